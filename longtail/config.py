@@ -1,0 +1,310 @@
+"""``params.yaml`` bound to frozen dataclasses: unknown keys, wrong types and values out of range are errors.
+
+DVC passes ``-S imb_factor=abc`` through unseen, so this loader is the only guard, and it runs before any work starts.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from longtail.errors import ConfigError
+
+T = TypeVar("T")
+Auto = Literal["auto"]
+
+
+def _range(low: float | None = None, high: float | None = None, *, above: float | None = None, **options: Any) -> Any:
+    """A field whose numbers lie in [low, high] (or above ``above``); strings such as ``auto`` are not compared."""
+    return field(metadata={"low": low, "high": high, "above": above}, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shots:
+    """Limits of the groups: many > many_above, few < few_below training images, medium between."""
+
+    many_above: int = _range(0, default=100)
+    few_below: int = _range(0, default=20)
+
+    def check(self) -> None:
+        if self.few_below > self.many_above + 1:
+            raise ConfigError(
+                f"shots.few_below: {self.few_below} is above shots.many_above + 1 = {self.many_above + 1}; "
+                "a class would be both many and few"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """List files of ``dataset: file_lists``, absolute or relative to data_root; lines are ``relative/path label``."""
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Initial weights of the backbone."""
+
+    method: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Backbone training."""
+
+    objective: Literal["ce"] = "ce"
+    backbone: str = "resnet8"
+    width: int | Auto = _range(1, default="auto")
+    head: Literal["linear", "cosine"] = "linear"
+    scale: float = _range(above=0, default=30.0)
+    frozen: bool = False
+    bn_mode: Literal["auto", "train", "eval"] = "auto"
+    sampler: Literal["instance", "class_aware", "square_root", "progressive"] = "instance"
+    samples_per_class: int = _range(1, default=4)
+    augment: Literal["auto", "none", "crop", "crop_flip", "resized_crop", "resized_crop_jitter"] = "auto"
+    epochs: int = _range(1, default=30)
+    batch_size: int = _range(1, default=64)
+    lr: float = _range(above=0, default=0.1)
+    momentum: float = _range(0, 1, default=0.9)
+    weight_decay: float = _range(0, default=2e-4)
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    warmup_epochs: int = _range(0, default=0)
+    milestones: list[int] | Auto = "auto"
+    gamma: float = _range(above=0, default=0.01)
+    select: Literal["last", "best_val"] = "last"
+    precision: Literal["float32", "bf16"] = "float32"
+
+    def check(self) -> None:
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(f"train.warmup_epochs: {self.warmup_epochs} is more than train.epochs: {self.epochs}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint:
+    """The stage-1 head as it is: nothing to set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCM:
+    """Nearest class mean."""
+
+    feature: Literal["un", "l2n", "cl2n"] = "cl2n"
+    distance: Literal["l2", "cos", "true_cosine"] = "l2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tau:
+    """tau-normalisation; ``value: auto`` selects tau on ``select_on``."""
+
+    value: float | Auto = _range(0, 10, default="auto")
+    grid_max: float = _range(0, 10, default=2.0)
+    grid_step: float = _range(above=0, high=10, default=0.1)
+    select_on: Literal["val", "test"] = "val"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTraining:
+    """cRT and LWS: class-aware sampling on cached features, or online on augmented images."""
+
+    mode: Literal["cached", "online"] = "cached"
+    bn_mode: Literal["train", "eval"] = "eval"
+    epochs: int = _range(1, default=10)
+    batch_size: int = _range(1, default=512)
+    lr: float = _range(above=0, default=0.2)
+    momentum: float = _range(0, 1, default=0.9)
+    weight_decay: float = _range(0, default=5e-4)
+    samples_per_class: int = _range(1, default=4)
+    select: Literal["last", "best_val"] = "last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where and how to compute. No stage depends on it: it changes results by rounding at most."""
+
+    device: str = "auto"
+    threads: int = _range(1, 1024, default=1)
+    workers: int = _range(0, 1024, default=2)
+    compile: bool = False
+    progress: Literal["auto", "bar", "lines", "off"] = "auto"
+    checkpoint_every: int = _range(1, default=5)
+
+    def check(self) -> None:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"runtime.device: {self.device!r} is not allowed; use auto, cpu, cuda or cuda:N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """All of params.yaml: the protocol at the top level, one group a stage or method."""
+
+    dataset: Literal["digits", "cifar10", "cifar100", "image_folder", "file_lists"] = "digits"
+    data_root: str | None = None
+    lists: Lists = field(default_factory=Lists)
+    image_size: int | Auto = _range(4, 4096, default="auto")
+    storage: Literal["auto", "memory", "paths"] = "auto"
+    normalize: Literal["auto", "dataset", "cifar", "imagenet", "inaturalist"] = "auto"
+    relabel: bool = False
+    imb_type: Literal["exp", "step", "natural"] = "exp"
+    imb_factor: float = _range(1, 1e6, default=100)
+    val_per_class: int = _range(0, default=10)
+    split_seed: int = _range(0, 2**32 - 1, default=0)
+    seed: int = _range(0, 2**63 - 1, default=0)
+    shots: Shots = field(default_factory=Shots)
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    train: Train = field(default_factory=Train)
+    joint: Joint = field(default_factory=Joint)
+    ncm: NCM = field(default_factory=NCM)
+    crt: HeadTraining = field(default_factory=HeadTraining)
+    tau: Tau = field(default_factory=Tau)
+    lws: HeadTraining = field(default_factory=lambda: HeadTraining(epochs=5))
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def check(self) -> None:
+        if self.dataset in ("image_folder", "file_lists") and self.data_root is None:
+            raise ConfigError(f"data_root: not given; dataset: {self.dataset} needs the folder that holds the images")
+        if self.dataset == "file_lists" and (self.lists.train is None or self.lists.test is None):
+            raise ConfigError("lists.train and lists.test: dataset: file_lists needs both (lists.val is optional)")
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers of YAML 1.2 (``1e-4`` is one) and without duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(f"{key}: given twice (line {key_node.start_mark.line + 1}); keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Yaml12Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Yaml12Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+def load_params(path: str | Path) -> Params:
+    """Read and check a params.yaml.
+
+    Raises:
+        ConfigError: names the key, what was given and what is allowed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: run from the top of the repository")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}, expected keys and values")
+    return bind(Params, content)
+
+
+def bind(kind: type[T], content: dict[str, Any], prefix: str = "") -> T:
+    """Build the dataclass ``kind`` from ``content``, strictly; keys left out keep their defaults."""
+    hints = typing.get_type_hints(kind)
+    fields = {spec.name: spec for spec in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for key in content:
+        if key not in fields:
+            raise ConfigError(_unknown(f"{prefix}{key}", str(key), list(fields)))
+    values = {}
+    for name, value in content.items():
+        where = f"{prefix}{name}"
+        values[name] = _convert(hints[name], value, where)
+        _check_range(fields[name].metadata, values[name], where)
+    bound = kind(**values)
+    if hasattr(bound, "check"):
+        bound.check()
+    return bound
+
+
+def _unknown(where: str, key: str, allowed: list[str]) -> str:
+    close = difflib.get_close_matches(key, allowed, n=1)
+    hint = f" (did you mean {where.removesuffix(key)}{close[0]}?)" if close else ""
+    return f"{where}: unknown key{hint}; allowed here: {', '.join(allowed) or 'nothing'}"
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: {value!r} given, a group of keys expected")
+        return bind(typing.cast(type, hint), value, f"{where}.")
+    for option in typing.get_args(hint) if _is_union(hint) else (hint,):
+        accepted, converted = _accept(option, value)
+        if accepted:
+            return converted
+    hinted = f" ({_imbalance_hint(value)})" if where == "imb_factor" else ""
+    raise ConfigError(f"{where}: {value!r} given, {_describe(hint)} expected{hinted}")
+
+
+def _accept(option: Any, value: Any) -> tuple[bool, Any]:
+    if typing.get_origin(option) is Literal:
+        return value in typing.get_args(option) and not isinstance(value, bool), value
+    if typing.get_origin(option) is list:
+        (inner,) = typing.get_args(option)
+        return isinstance(value, list) and all(_accept(inner, item)[0] for item in value), value
+    if option is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return number, float(value) if number else value
+    if option is int:
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return whole and not isinstance(value, bool), int(value) if whole else value
+    return isinstance(value, option), value
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _describe(hint: Any) -> str:
+    if _is_union(hint):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        options = [str(option) for option in typing.get_args(hint)]
+        return options[0] if len(options) == 1 else f"one of {', '.join(options)}"
+    if typing.get_origin(hint) is list:
+        return f"a list, each of it {_describe(typing.get_args(hint)[0])}"
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
+    return names[hint]
+
+
+def _check_range(limits: Any, value: Any, where: str) -> None:
+    if not limits or isinstance(value, str):
+        return
+    low, high, above = limits["low"], limits["high"], limits["above"]
+    if (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above):
+        return
+    bounds = (("at least", low), ("above", above), ("at most", high))
+    allowed = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+    hinted = f" ({_imbalance_hint(value)})" if where == "imb_factor" else ""
+    raise ConfigError(f"{where}: {value:g} given, {allowed} expected{hinted}")
+
+
+def _imbalance_hint(value: Any) -> str:
+    meaning = "imb_factor is n_max / n_min, the largest class over the smallest"
+    if isinstance(value, float) and 0 < value < 1:
+        return f"{meaning}; papers that write {value:g} for n_min / n_max mean imb_factor: {1 / value:g}"
+    return meaning

@@ -1,0 +1,157 @@
+"""What is done to images before a network sees them: the train policy and the normalisation.
+
+Images in memory are augmented as one batch on their device; files are augmented one by one in loader workers with
+torchvision. Every image and view has its own random parameters, drawn from a stream named by seed, epoch and position.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtail.data.manifest import DatasetInfo
+from longtail.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONSTANTS = {
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inaturalist": ((0.466, 0.471, 0.380), (0.195, 0.194, 0.192)),
+}
+MEMORY_POLICIES = ("none", "crop", "crop_flip")
+PATH_POLICIES = ("none", "resized_crop", "resized_crop_jitter")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Train policy, normalisation and size; recorded in the backbone so that later stages repeat it.
+
+    Attributes:
+        policy: a name of MEMORY_POLICIES or PATH_POLICIES.
+        mean, std: for each channel, of values in [0, 1].
+        image_size: side in pixels.
+    """
+
+    policy: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+
+    def to_meta(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any]) -> "Transform":
+        return cls(meta["policy"], tuple(meta["mean"]), tuple(meta["std"]), meta["image_size"])
+
+
+def resolve_transform(info: DatasetInfo, augment: str, normalize: str, train_pixels: np.ndarray | None) -> Transform:
+    """Settle ``auto`` for a dataset.
+
+    Args:
+        info: the prepared dataset.
+        augment: ``train.augment``; auto is a crop for digits (a mirrored digit is none), crop and flip for other sets
+            in memory, and the ImageNet-LT recipe for files.
+        normalize: auto is the published constants for CIFAR and for files, the statistics of the training images else.
+        train_pixels: (n, H, W, channels) uint8 training images of a set in memory.
+
+    Raises:
+        ConfigError: a policy or constants that do not fit the dataset.
+    """
+    in_memory = info.storage == "memory"
+    allowed = MEMORY_POLICIES if in_memory else PATH_POLICIES
+    if augment == "auto":
+        augment = ("crop" if info.dataset == "digits" else "crop_flip") if in_memory else "resized_crop_jitter"
+    if augment not in allowed:
+        raise ConfigError(
+            f"train.augment: {augment} given, one of {', '.join(allowed)} allowed with storage: {info.storage}"
+        )
+    if normalize == "auto":
+        published = "cifar" if info.dataset in ("cifar10", "cifar100") else "imagenet"
+        normalize = published if info.dataset.startswith("cifar") or not in_memory else "dataset"
+    if normalize == "dataset":
+        if train_pixels is None:
+            raise ConfigError(f"normalize: dataset given, one of {', '.join(CONSTANTS)} allowed with storage: paths")
+        mean, std = _statistics(train_pixels)
+    elif info.channels != 3:
+        raise ConfigError(f"normalize: {normalize} is for colour images; use auto or dataset for {info.dataset}")
+    else:
+        mean, std = CONSTANTS[normalize]
+    return Transform(augment, mean, std, info.image_size)
+
+
+def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation for each channel from exact integer histograms."""
+    levels = np.arange(256) / 255
+    means, stds = [], []
+    for channel in range(pixels.shape[3]):
+        share = np.bincount(pixels[..., channel].reshape(-1), minlength=256) / pixels[..., channel].size
+        mean = float(share @ levels)
+        means.append(round(mean, 6))
+        stds.append(round(max(float(np.sqrt(share @ (levels - mean) ** 2)), 1 / 255), 6))
+    return tuple(means), tuple(stds)
+
+
+def normalizer(transform: Transform, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """uint8 (B, channels, H, W) -> float32 of the same shape, ``(x / 255 - mean) / std``."""
+    mean = torch.tensor(transform.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(transform.std, device=device).view(1, -1, 1, 1)
+    factor, offset = 1 / (255 * std), mean / std
+    return lambda images: images.to(torch.float32).mul_(factor).sub_(offset)
+
+
+def crop_batch(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
+    """Cut one window out of each zero-padded image, mirrored where ``flip`` says so, in one gather.
+
+    Args:
+        images: (N, H, W, channels) uint8, the whole set.
+        rows: (B,) which images.
+        top, left: (B,) window corners in the padded image, 0..2*padding.
+        flip: (B,) bool.
+        padding: black pixels added on each side.
+
+    Returns:
+        (B, channels, H, W) uint8, a view in channels-last order.
+    """
+    height, width = images.shape[1:3]
+    y = torch.arange(height, device=images.device) + top[:, None] - padding
+    x = torch.arange(width, device=images.device).expand(len(rows), width)
+    x = torch.where(flip[:, None], width - 1 - x, x) + left[:, None] - padding
+    window = images[rows[:, None, None], y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None, :]]
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    return (window * inside[..., None]).permute(0, 3, 1, 2)
+
+
+def augment_batch(images: Tensor, rows: Tensor, policy: str, generator: torch.Generator) -> Tensor:
+    """Apply a memory policy to the images ``rows``: (N, H, W, channels) uint8 -> (B, channels, H, W) uint8."""
+    if policy == "none":
+        return images[rows].permute(0, 3, 1, 2)
+    padding = max(1, round(images.shape[1] / 8))
+    draws = torch.rand(3, len(rows), generator=generator, device=images.device)
+    top, left = (draws[:2] * (2 * padding + 1)).long().clamp_(max=2 * padding)
+    flip = draws[2] < 0.5 if policy == "crop_flip" else torch.zeros_like(draws[2], dtype=torch.bool)
+    return crop_batch(images, rows, top, left, flip, padding)
+
+
+def path_transform(transform: Transform, train: bool) -> Callable[["Image"], Tensor]:
+    """The torchvision pipeline of one file: RGB picture -> (3, S, S) uint8.
+
+    Training follows Kang et al. 2020 (random resized crop, flip, and for ``resized_crop_jitter`` brightness, contrast
+    and saturation 0.4); otherwise the shorter side becomes 256/224 of S and the centre is cut out.
+    """
+    from torchvision.transforms import v2
+
+    size = transform.image_size
+    steps: list[Any] = [v2.PILToTensor()]
+    if train and transform.policy != "none":
+        steps += [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
+        if transform.policy == "resized_crop_jitter":
+            steps.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))
+    else:
+        steps += [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+    return v2.Compose(steps)

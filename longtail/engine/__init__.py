@@ -1,0 +1,1 @@
+"""The training engine: schedules, progress, checkpoints and one loop for all objectives."""

@@ -1,0 +1,28 @@
+"""Features or logits of images, in eval mode."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from longtail.data.batches import ImageSet
+from longtail.progress import Progress
+
+BATCH = 512
+
+
+@torch.no_grad()
+def outputs(module: nn.Module, images: ImageSet, width: int, label: str, progress: str) -> np.ndarray:
+    """What ``module`` says of each image: (n, width) float32 in the order of ``images``.
+
+    Eval mode (running batch-norm statistics), no augmentation, no gradient. Of a backbone these are the pooled
+    features, of a classifier the logits.
+    """
+    module.eval()
+    rows = np.empty((len(images.labels), width), np.float32)
+    start = 0
+    with Progress(len(rows), label, progress) as report:
+        for pixels, _ in images.eval_batches(BATCH):
+            rows[start : start + len(pixels)] = module(pixels).float().cpu().numpy()
+            start += len(pixels)
+            report.advance(len(pixels))
+    return rows

@@ -1,0 +1,60 @@
+"""Learning-rate schedules: the multiplier of the base rate for a moment in training.
+
+All are constant within an epoch and set before the epoch starts, as in the codes they come from. With t the 1-based
+epoch, T the number of epochs and w the warm-up epochs, t <= w gives t/w; after that
+
+- "constant": 1;
+- "cosine": (1 + cos(pi (t-w)/(T-w))) / 2. Without warm-up this is the schedule of Kang et al. 2020 (official code):
+  the first epoch is already below the base rate and the last one runs at exactly 0;
+- "step": gamma to the number of milestones before t. Cao et al. 2019 (LDAM-DRW), 200 epochs: warm-up 5, milestones
+  (160, 180), gamma 0.01, so the rate drops with epoch 161.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from longtail.errors import ConfigError
+
+SCHEDULES = ("constant", "cosine", "step")
+
+
+def create_schedule(
+    name: str,
+    *,
+    epochs: int,
+    warmup_epochs: int = 0,
+    milestones: Sequence[int] | None = None,
+    gamma: float = 0.1,
+) -> Callable[[int, float], float]:
+    """A function of (0-based epoch, fraction of that epoch in [0, 1)) that returns the multiplier of the base rate.
+
+    ``milestones`` (1-based epochs, the last ones before a drop; default 80 % and 90 % of ``epochs``, rounded down) and
+    ``gamma`` matter to "step" only. Raises ConfigError for an unknown name or a value out of range.
+    """
+    if name not in SCHEDULES:
+        raise ConfigError(f"unknown schedule {name!r}; allowed: {', '.join(SCHEDULES)}")
+    if epochs < 1:
+        raise ConfigError(f"epochs must be at least 1, got {epochs}")
+    if not 0 <= warmup_epochs <= epochs:
+        raise ConfigError(f"warmup_epochs must be between 0 and epochs ({epochs}), got {warmup_epochs}")
+    if not gamma > 0:
+        raise ConfigError(f"gamma must be above 0, got {gamma}")
+    drops = (epochs * 8 // 10, epochs * 9 // 10) if milestones is None else tuple(milestones)
+
+    def constant(t: int) -> float:
+        return 1.0
+
+    def cosine(t: int) -> float:
+        return 0.5 * (1.0 + math.cos(math.pi * ((t - warmup_epochs) / (epochs - warmup_epochs))))
+
+    def step(t: int) -> float:
+        return gamma ** sum(t > milestone for milestone in drops)
+
+    after_warmup = {"constant": constant, "cosine": cosine, "step": step}[name]
+
+    def multiplier(epoch: int, fraction: float) -> float:
+        assert 0 <= epoch < epochs and 0.0 <= fraction < 1.0, (epoch, fraction)
+        t = epoch + 1
+        return t / warmup_epochs if t <= warmup_epochs else after_warmup(t)
+
+    return multiplier

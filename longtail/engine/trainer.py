@@ -1,0 +1,290 @@
+"""One training loop for images in memory and on disk, for every objective.
+
+The state of a run is the model, the objective, the optimizer and the number of finished epochs. All randomness comes
+from streams named by (seed, epoch, step), so that this state is the whole of it and an interrupted run, resumed,
+computes the same bits as one that was never interrupted.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from longtail.data.batches import Batch, ImageSet
+from longtail.data.samplers import Sampler
+from longtail.engine.objective import Moment, Objective
+from longtail.errors import ArtifactError, TrainingError
+from longtail.io.checkpoints import load_checkpoint, save_checkpoint
+from longtail.models.classifier import Classifier
+from longtail.progress import Progress
+from longtail.seeds import derive_seed
+
+Schedule = Callable[[int, float], float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; see the parameters of the same names."""
+
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+    schedule: Schedule
+    seed: int
+    frozen: bool = False
+    bn_mode: str = "train"
+    select: str = "last"
+    precision: str = "float32"
+    compile: bool = False
+    checkpoint_every: int = 5
+    progress: str = "auto"
+    label: str = "training"
+
+
+@dataclass
+class _State:
+    model: Classifier
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    epoch: int
+    history: list[dict[str, float]]
+    best: dict[str, Tensor]
+    best_epoch: int
+    best_accuracy: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row an epoch (epoch, lr, loss, objective's logs, val_accuracy in percent) and the 1-based chosen epoch."""
+
+    history: list[dict[str, float]]
+    chosen_epoch: int
+
+
+def train(
+    model: Classifier,
+    objective: Objective,
+    images: ImageSet,
+    val: ImageSet | None,
+    sampler: Sampler,
+    settings: Settings,
+    device: torch.device,
+    scratch: Path,
+) -> Outcome:
+    """Train ``model`` in place.
+
+    Args:
+        model, objective: freshly initialised; they are moved to ``device``.
+        images, val: the training images, and the validation images or None.
+        sampler: order of the training images.
+        settings: how to train. ``batch_size`` above n becomes n, with a message.
+        device: where to compute.
+        scratch: folder for the checkpoint of this very run; a checkpoint in it is resumed.
+
+    Raises:
+        TrainingError: the loss is not finite; no step was taken with it and the last checkpoint is kept.
+    """
+    settings, steps = _fit_batch(settings, len(images.labels))
+    state = _start(model, objective, settings, device)
+    checkpoint = scratch / "checkpoint.pt"
+    _resume(state, checkpoint)
+    partner = objective.partner_sampler(images.labels)
+    compiled = cast(Classifier, torch.compile(model)) if settings.compile else model
+    update = _Update(state.optimizer, device, settings.precision)
+    progress = Progress(settings.epochs * steps, settings.label, settings.progress, done=state.epoch * steps)
+    with progress:
+        while state.epoch < settings.epochs:
+            epoch = state.epoch
+            batches = _batches(images, sampler, partner, objective.views, settings, epoch, steps)
+            row = _run_epoch(compiled, state, batches, settings, steps, update, progress)
+            if val is not None:
+                row["val_accuracy"] = accuracy(model, val, device, settings.precision)
+            state.history.append({"epoch": epoch + 1, **row})
+            state.epoch += 1
+            if settings.select == "best_val" and row["val_accuracy"] > state.best_accuracy:
+                state.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+                state.best_epoch, state.best_accuracy = state.epoch, row["val_accuracy"]
+            if state.epoch % settings.checkpoint_every == 0 or state.epoch == settings.epochs:
+                _save(state, checkpoint)
+    if settings.select == "best_val":
+        model.load_state_dict(state.best)
+        return Outcome(state.history, state.best_epoch)
+    return Outcome(state.history, settings.epochs)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: ImageSet, device: torch.device, precision: str = "float32") -> float:
+    """Top-1 accuracy in percent, in eval mode; the model's mode is restored."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for pixels, labels in images.eval_batches(512):
+        with _autocast(device, precision):
+            logits = model(pixels)
+        correct += (logits.argmax(dim=1) == labels).sum()
+    for module, mode in training:
+        module.training = mode
+    return round(100 * int(correct) / len(images.labels), 4)
+
+
+def set_mode(model: Classifier, frozen: bool, bn_mode: str) -> None:
+    """Train mode, with the backbone's batch-norm statistics fixed where ``bn_mode`` is ``eval``."""
+    model.train()
+    model.backbone.requires_grad_(not frozen)
+    if bn_mode == "eval":
+        model.backbone.eval()
+
+
+def _fit_batch(settings: Settings, available: int) -> tuple[Settings, int]:
+    if settings.batch_size > available:
+        print(f"batch_size: {settings.batch_size} is more than the {available} training images; {available} is used")
+        settings = replace(settings, batch_size=available)
+    return settings, available // settings.batch_size
+
+
+def _start(model: Classifier, objective: Objective, settings: Settings, device: torch.device) -> _State:
+    memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    objective.to(device)
+    objective.attach(model)
+    set_mode(model, settings.frozen, settings.bn_mode)
+    groups = [model.backbone.parameters(), model.head.parameters(), objective.parameters()]
+    trained = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
+    optimizer = torch.optim.SGD(
+        [{"params": parameters} for parameters in trained if parameters],
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    return _State(model, objective, optimizer, 0, [], {}, 0, -1.0)
+
+
+def _batches(
+    images: ImageSet, sampler: Sampler, partner: Sampler | None, views: int, settings: Settings, epoch: int, steps: int
+) -> Iterator[Batch]:
+    draws = steps * settings.batch_size
+
+    def stream(source: Sampler, name: str) -> Iterator[Batch]:
+        seed = derive_seed(settings.seed, name, epoch)
+        return images.train_batches(source.epoch(epoch, draws), settings.batch_size, views, seed)
+
+    if partner is None:
+        yield from stream(sampler, "augment")
+        return
+    for batch, other in zip(stream(sampler, "augment"), stream(partner, "partner"), strict=True):
+        batch.partner = other
+        yield batch
+
+
+def _run_epoch(
+    model: Classifier,
+    state: _State,
+    batches: Iterator[Batch],
+    settings: Settings,
+    steps: int,
+    update: "_Update",
+    progress: Progress,
+) -> dict[str, float]:
+    sums: dict[str, Tensor] = {}
+    lr = settings.lr
+    for step, batch in enumerate(batches):
+        lr = settings.lr * settings.schedule(state.epoch, step / steps)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(derive_seed(settings.seed, "step", state.epoch, step))
+        moment = Moment(state.epoch, settings.epochs, step, steps)
+        loss, logs = state.objective.step(model, batch, moment, update)
+        state.objective.after_step(model, moment)
+        for name, value in {"loss": loss, **logs}.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
+        progress.advance(1, update.note)
+    # The only wait for the device in an epoch.
+    means = dict(zip(sums, (torch.stack([value.double() for value in sums.values()]) / steps).tolist(), strict=True))
+    if update.failed():
+        raise TrainingError(
+            f"{settings.label}: the loss is not finite in epoch {state.epoch + 1} of {settings.epochs}; no step was "
+            "taken with it. Lower the learning rate (lr), or raise warmup_epochs"
+        )
+    update.note = f"epoch {state.epoch + 1}, loss {means['loss']:.4f}"
+    return {"lr": lr, **means}
+
+
+class _Update:
+    """One optimizer step. On a GPU a loss that is not finite is noticed at the epoch's end, without a wait in between:
+    from that loss on, the fused optimizer skips its steps on the device itself."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str) -> None:
+        self._optimizer, self._device, self._precision = optimizer, device, precision
+        self._bad = torch.zeros((), device=device)
+        self.note = ""
+
+    def autocast(self) -> AbstractContextManager:
+        return _autocast(self._device, self._precision)
+
+    def backward(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        self._bad = torch.maximum(self._bad, (~torch.isfinite(loss.detach())).to(self._bad))
+        loss.backward()
+
+    def apply(self) -> None:
+        self._optimizer.found_inf = self._bad  # type: ignore[attr-defined]
+        self._optimizer.step()
+
+    def failed(self) -> bool:
+        return bool(self._bad)
+
+
+def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def _save(state: _State, path: Path) -> None:
+    tensors = {
+        **{f"model.{name}": tensor for name, tensor in state.model.state_dict().items()},
+        **{f"objective.{name}": tensor for name, tensor in state.objective.state_dict().items()},
+        **{f"best.{name}": tensor for name, tensor in state.best.items()},
+    }
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
+    meta = {
+        "epoch": state.epoch,
+        "history": state.history,
+        "best_epoch": state.best_epoch,
+        "best_accuracy": state.best_accuracy,
+    }
+    save_checkpoint(path, tensors, meta)
+
+
+def _resume(state: _State, path: Path) -> None:
+    if not path.is_file():
+        return
+    try:
+        tensors, meta, _ = load_checkpoint(path, "train_backbone")
+    except ArtifactError as error:
+        print(f"starting over: {error}")
+        return
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    state.model.load_state_dict(part("model."))
+    state.objective.load_state_dict(part("objective."))
+    device = next(state.model.parameters()).device
+    state.best = {name: tensor.to(device) for name, tensor in part("best.").items()}
+    optimizer_state: dict[int, dict[str, Any]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, _, key = name.partition(".")
+        optimizer_state.setdefault(int(index), {})[key] = tensor
+    groups = copy.deepcopy(state.optimizer.state_dict()["param_groups"])
+    state.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+    state.epoch, state.history = meta["epoch"], meta["history"]
+    state.best_epoch, state.best_accuracy = meta["best_epoch"], meta["best_accuracy"]
+    print(f"resuming after epoch {state.epoch}")

@@ -1,0 +1,1 @@
+"""Measures of long-tailed recognition, computed from prediction tables without torch."""

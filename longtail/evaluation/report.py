@@ -1,0 +1,91 @@
+"""The table METHOD x (all, many, medium, few, macro, ECE), as plain text.
+
+``python -m longtail.evaluation.report metrics/summary.json`` prints it.
+"""
+
+import argparse
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from longtail.errors import LongtailError
+from longtail.io.tables import read_json
+
+COLUMNS = {"all": "all", "many": "many", "medium": "medium", "few": "few", "macro": "macro", "ece": "ECE"}
+METHOD_ORDER = ("joint", "ncm", "crt", "tau", "lws", "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
+_LOWER_IS_BETTER = {"ece"}
+
+
+def format_table(summary: Mapping[str, Mapping[str, float | int]], uncalibrated: Collection[str] = ()) -> str:
+    """Aligned text table of ``{METHOD: {all, many, ...}}`` in percent: known methods in their usual
+    order, then others as given.
+
+    ``+`` marks the best value of a column, ``*`` a method that was selected on the test split (it does not compete for
+    ``+``), ``~`` the ECE of the ``uncalibrated`` methods, ``-`` an empty group.
+    """
+    known = [name for name in METHOD_ORDER if name in summary]
+    summary = {name: summary[name] for name in (*known, *(name for name in summary if name not in METHOD_ORDER))}
+    competing = {name: row for name, row in summary.items() if not row.get("selected_on_test")}
+    best = {}
+    for key in COLUMNS:
+        values = [row[key] for row in competing.values() if key in row]
+        if values:
+            best[key] = min(values) if key in _LOWER_IS_BETTER else max(values)
+
+    lines = [["METHOD", *(f"{title} " for title in COLUMNS.values())]]
+    for name, row in summary.items():
+        cells = [name if name in competing else f"{name} *"]
+        for key in COLUMNS:
+            if key not in row:
+                cells.append("- ")
+                continue
+            mark = "+" if name in competing and row[key] == best[key] else " "
+            prefix = "~" if key == "ece" and name in uncalibrated else ""
+            cells.append(f"{prefix}{row[key]:.2f}{mark}")
+        lines.append(cells)
+
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS) + 1)]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "-" * (sum(widths) + 2 * len(COLUMNS)))
+    notes = ["percent; + best of its column"]
+    if any(key not in row for row in summary.values() for key in COLUMNS):
+        notes.append("- no class in this group")
+    if any(name in uncalibrated for name in summary):
+        notes.append("~ of scores that are not a likelihood")
+    text.append("; ".join(notes))
+    if len(competing) < len(summary):
+        text.append("* selected on the test split: optimistic, not compared for +")
+    return "\n".join(text)
+
+
+def read_uncalibrated(details_path: Path) -> set[str]:
+    """Methods that ``details.json`` marks as uncalibrated; none where the file is absent."""
+    if not details_path.exists():
+        return set()
+    details = read_json(details_path, made_by="evaluate")
+    return {name for name, row in details.items() if row.get("uncalibrated")}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table of a summary file; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m longtail.evaluation.report", description=__doc__)
+    parser.add_argument("summary", type=Path, help="for example metrics/summary.json")
+    path: Path = parser.parse_args(arguments).summary
+    if not path.exists():
+        print(f"{path} does not exist; run `dvc repro` to make it", file=sys.stderr)
+        return 1
+    try:
+        print(format_table(read_json(path, made_by="evaluate"), read_uncalibrated(path.with_name("details.json"))))
+    except LongtailError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

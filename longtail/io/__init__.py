@@ -1,0 +1,1 @@
+"""Artifacts on disk: atomic, byte-stable, and verified when they are read."""

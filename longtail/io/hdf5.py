@@ -1,0 +1,94 @@
+"""Verified HDF5 files: checksummed chunks and one digest over datasets and attributes, written last."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from longtail.errors import ArtifactError
+from longtail.io.atomic import atomic_path
+from longtail.io.digest import Scalar, content_digest
+
+SCHEMA, DIGEST = "schema", "digest"
+CHUNK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Hdf5Content:
+    """What a verified file holds: arrays by name, attributes by name, and the digest of both."""
+
+    datasets: dict[str, np.ndarray]
+    attributes: dict[str, Scalar]
+    digest: str
+
+
+def write_hdf5(
+    path: str | Path, datasets: Mapping[str, np.ndarray], attributes: Mapping[str, Scalar], *, schema: str
+) -> str:
+    """Write arrays and attributes atomically; equal content gives equal bytes.
+
+    Args:
+        path: the target file.
+        datasets: name -> array of any shape; a name may hold ``/``. Strings are NumPy ``S`` arrays.
+        attributes: name -> str, int, float or bool.
+        schema: name and version of the layout, checked by :func:`read_hdf5`.
+
+    Returns:
+        The content digest in hex.
+    """
+    attributes = {**attributes, SCHEMA: schema}
+    digest = content_digest(datasets, attributes)
+    with atomic_path(path) as partial, h5py.File(partial, "w", libver=("earliest", "v110")) as file:
+        for name in sorted(datasets):
+            array = np.ascontiguousarray(datasets[name])
+            chunked = array.ndim > 0 and array.size > 0
+            chunks = (min(CHUNK_ROWS, len(array)), *array.shape[1:]) if chunked else None
+            file.create_dataset(name, data=array, chunks=chunks, fletcher32=chunked, track_times=False)
+        for name in sorted(attributes):
+            file.attrs[name] = attributes[name]
+        file.attrs[DIGEST] = digest
+    return digest
+
+
+def read_hdf5(path: str | Path, *, schema: str, made_by: str) -> Hdf5Content:
+    """Read a whole file and verify its checksums, its schema and its content digest.
+
+    Raises:
+        ArtifactError: the file is missing, truncated, damaged, half-written or of another schema; the message names
+            it and the stage ``made_by`` that makes it.
+    """
+    path = Path(path)
+    remedy = f"make it again with `dvc repro -f {made_by}`"
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing: make it with `dvc repro {made_by}`")
+    datasets: dict[str, np.ndarray] = {}
+
+    def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            datasets[name] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            file.visititems(collect)
+    # h5py reports damage through whichever of these its C library's failure maps to.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        raise ArtifactError(f"{path} is damaged ({error}); {remedy}") from error
+    recorded = attributes.pop(DIGEST, None)
+    if recorded is None:
+        raise ArtifactError(f"{path} carries no content digest: it is half-written or not one of ours; {remedy}")
+    if attributes.get(SCHEMA) != schema:
+        raise ArtifactError(f"{path} has schema {attributes.get(SCHEMA)!r}, expected {schema!r}; {remedy}")
+    if content_digest(datasets, attributes) != recorded:
+        raise ArtifactError(f"{path} is damaged (its content does not match its digest); {remedy}")
+    del attributes[SCHEMA]
+    return Hdf5Content(datasets, attributes, recorded)
+
+
+def _plain(value: object) -> Scalar:
+    item = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(item, str | int | float | bool):
+        raise TypeError(f"attribute of type {type(value).__name__}")
+    return item

@@ -1,0 +1,41 @@
+"""What all stages share: where artifacts lie, the parameters, and how errors reach the user."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from longtail.config import Params, load_params
+from longtail.errors import LongtailError
+
+PREPARED = Path("data/prepared")
+RAW = Path("data/raw")
+SPLIT = Path("data/split.csv")
+SPLIT_COLUMNS = ("part", "index", "label")
+CLASS_COUNTS = Path("data/class_counts.csv")
+PRETRAINED = Path("models/pretrained.pt")
+BACKBONE = Path("models/backbone.pt")
+CURVES = Path("metrics/curves/train_backbone.tsv")
+FEATURES = Path("features")
+HEAD = FEATURES / "head.h5"
+HEADS = Path("models/heads")
+PREDICTIONS = Path("metrics/predictions")
+COST = Path("metrics/cost")
+SCRATCH = Path(".scratch")
+
+
+def params() -> Params:
+    """The checked parameters of the working folder."""
+    return load_params("params.yaml")
+
+
+def features_file(part: str) -> Path:
+    return FEATURES / f"features_{part}.h5"
+
+
+def run(stage: Callable[[], None]) -> None:
+    """Run a stage; an error that the user can mend becomes one line on stderr and exit status 1."""
+    try:
+        stage()
+    except LongtailError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

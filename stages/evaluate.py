@@ -1,0 +1,116 @@
+"""Measure every method on the test split: summary, details, per-class table and plot tables."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from longtail.errors import ArtifactError
+from longtail.evaluation import plot_tables
+from longtail.evaluation.metrics import DETAIL_KEYS, SUMMARY_KEYS, select_keys, summarize
+from longtail.evaluation.report import format_table
+from longtail.io.head_files import HeadFile, read_head
+from longtail.io.predictions import Predictions, read_predictions
+from longtail.io.tables import read_csv, write_csv, write_json
+from stages.common import CLASS_COUNTS, HEADS, PREDICTIONS, params, run
+
+METRICS = Path("metrics")
+PLOTS = METRICS / "plots"
+
+
+class Method(NamedTuple):
+    """A row of the table: its prediction table, the stage that makes it, and whether it has a head file."""
+
+    name: str
+    made_by: str
+    has_head: bool = False
+
+
+METHODS = (
+    Method("joint", "rebalance@joint", has_head=True),
+    Method("ncm", "rebalance@ncm", has_head=True),
+    Method("crt", "rebalance@crt", has_head=True),
+    Method("tau", "rebalance@tau", has_head=True),
+    Method("lws", "rebalance@lws", has_head=True),
+)
+
+
+def read_tables() -> dict[str, Predictions]:
+    """All prediction tables, proven to be about the same images."""
+    tables: dict[str, Predictions] = {}
+    for method in METHODS:
+        path = PREDICTIONS / f"{method.name}.h5"
+        table = read_predictions(path, method.made_by)
+        first = next(iter(tables.values()), table)
+        if table.method != method.name:
+            raise ArtifactError(f"{path} holds the predictions of {table.method}; run `dvc repro {method.made_by}`")
+        if table.split_digest != first.split_digest:
+            raise ArtifactError(_other(path, method, "belongs to another split", first))
+        if table.num_classes != first.num_classes or not np.array_equal(table.index, first.index):
+            raise ArtifactError(_other(path, method, "holds other images or classes", first))
+        if not np.array_equal(table.label, first.label):
+            raise ArtifactError(_other(path, method, "holds other labels", first))
+        tables[method.name] = table
+    return tables
+
+
+def _other(path: Path, method: Method, what: str, first: Predictions) -> str:
+    return f"{path} {what} than the table of {first.method}; run `dvc repro {method.made_by}`"
+
+
+def read_heads(split_digest: str) -> dict[str, HeadFile]:
+    """The head files of the methods that have one."""
+    heads: dict[str, HeadFile] = {}
+    for method in METHODS:
+        if method.has_head:
+            path = HEADS / f"{method.name}.h5"
+            heads[method.name] = read_head(path, method.made_by)
+            if heads[method.name].split_digest != split_digest:
+                raise ArtifactError(
+                    f"{path} belongs to another split than the predictions; run `dvc repro {method.made_by}`"
+                )
+    return heads
+
+
+def main() -> None:
+    """Run the stage."""
+    shots = params().shots
+    class_counts = read_csv(
+        CLASS_COUNTS, made_by="subsample", columns=["label", "name", "train", "val", "test"], text=["name"]
+    )
+    counts, names = class_counts["train"].to_numpy(), class_counts["name"].tolist()
+    tables = read_tables()
+    first = tables[METHODS[0].name]
+    if not np.array_equal(class_counts["test"], np.bincount(first.label, minlength=first.num_classes)):
+        raise ArtifactError(f"{CLASS_COUNTS} counts other test images than the prediction tables hold; run `dvc repro`")
+    heads = read_heads(first.split_digest)
+
+    measures = {name: summarize(table, counts, shots) for name, table in tables.items()}
+    summary = {name: select_keys(row, SUMMARY_KEYS) for name, row in measures.items()}
+    details = {name: select_keys(row, DETAIL_KEYS) for name, row in measures.items()}
+    selection = {
+        name: {key: int(value) if isinstance(value, bool) else value for key, value in head.notes.items()}
+        for name, head in heads.items()
+    }
+    every_table = list(tables.values())
+    plots = {
+        "accuracy_by_group": plot_tables.accuracy_by_group(summary),
+        "class_profile": plot_tables.class_profile(class_counts),
+        "head_curves": plot_tables.head_curves(heads),
+        "tau_curve": plot_tables.tau_curve(heads["tau"], counts, shots),
+        "confusion": plot_tables.confusion(every_table, names, counts),
+        "reliability": plot_tables.reliability(every_table),
+        "weight_norm": plot_tables.weight_norm(heads, names, counts),
+    }
+
+    write_csv(METRICS / "per_class.csv", plot_tables.per_class(every_table, names, counts, shots))
+    for name, table in plots.items():
+        write_csv(PLOTS / f"{name}.csv", table)
+    write_json(METRICS / "selection.json", selection)
+    write_json(METRICS / "details.json", details)
+    write_json(METRICS / "summary.json", summary)
+    print(format_table(summary, {name for name, row in details.items() if row.get("uncalibrated")}))
+
+
+if __name__ == "__main__":
+    run(main)

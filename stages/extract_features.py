@@ -1,0 +1,57 @@
+"""Features of all three split parts, and the stage-1 head: all that work on features needs, without torch."""
+
+import json
+
+from longtail.data.batches import open_part
+from longtail.data.manifest import read_manifest, read_pixels
+from longtail.data.transforms import Transform
+from longtail.engine.extract import outputs
+from longtail.engine.runtime import set_up
+from longtail.errors import ArtifactError
+from longtail.io.features import Features, write_features
+from longtail.io.head_files import HeadFile, write_head
+from longtail.models.stored import load_backbone
+from stages.common import BACKBONE, HEAD, PREPARED, features_file, params, run
+from stages.split_file import read_split
+
+
+def main() -> None:
+    p = params()
+    device = set_up(p.runtime)
+    manifest = read_manifest(PREPARED)
+    split, split_digest = read_split()
+    backbone, head, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
+    if meta["split_digest"] != split_digest:
+        raise ArtifactError(f"{BACKBONE} was trained on another split; make it again with `dvc repro train_backbone`")
+    transform = Transform.from_meta(meta["transform"])
+    pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
+    backbone.to(device)
+    for part in ("train", "val", "test"):
+        index = getattr(split, part)
+        images = open_part(manifest, PREPARED, p.data_root, index, transform, device, p.runtime.workers, pixels)
+        content = Features(
+            features=outputs(backbone, images, backbone.num_features, f"features of {part}", p.runtime.progress),  # type: ignore[arg-type]
+            labels=manifest.labels[index],
+            index=index,
+            num_classes=manifest.info.num_classes,
+            dataset=manifest.info.dataset,
+            split_digest=split_digest,
+            backbone_digest=backbone_digest,
+            transform=json.dumps(meta["transform"], sort_keys=True),
+        )
+        write_features(features_file(part), content)
+    stage1 = HeadFile(
+        method="stage1",
+        kind=meta["head_kind"],
+        weight=head["weight"].numpy(),
+        bias=head["bias"].numpy() if "bias" in head else None,
+        scale=meta["head_scale"],
+        split_digest=split_digest,
+        backbone_digest=backbone_digest,
+        notes={"epoch": meta["chosen_epoch"]},
+    )
+    write_head(HEAD, stage1)
+
+
+if __name__ == "__main__":
+    run(main)

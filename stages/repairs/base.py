@@ -1,0 +1,62 @@
+"""What every repair is given and gives back."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from longtail.config import Params
+from longtail.heads.base import HeadClassifier, LinearHead
+from longtail.io.digest import Scalar
+from longtail.io.features import Features
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Features of the three split parts, the stage-1 head (None with foreign features) and the repair's own seed."""
+
+    params: Params
+    train: Features
+    val: Features | None
+    test: Features
+    head: LinearHead | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A repaired classifier.
+
+    Attributes:
+        kind: of the head file: ``linear``, ``cosine``, ``unit`` or ``ncm``.
+        weight, bias: (C, D) and (C,) or None.
+        scores: (M, C) of the test rows.
+        likelihood: whether softmax(scores) is a model's likelihood.
+        selected_on_test: whether something was chosen on the test rows.
+        extra, notes: further arrays and remarks of the head file.
+    """
+
+    kind: str
+    weight: np.ndarray
+    bias: np.ndarray | None
+    scores: np.ndarray
+    likelihood: bool = True
+    selected_on_test: bool = False
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: dict[str, Scalar] = field(default_factory=dict)
+
+
+def validation_rows(inputs: Inputs) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """X_val and y_val for an estimator's ``fit``; both None where the split holds no val rows."""
+    if inputs.val is None or len(inputs.val.labels) == 0:
+        return None, None
+    return inputs.val.features, inputs.val.labels
+
+
+def history_arrays(history: dict[str, list[float]]) -> dict[str, np.ndarray]:
+    """Columns of a training history as arrays of a head file, ``history/NAME``."""
+    return {f"history/{name}": np.asarray(values, np.float64) for name, values in history.items()}
+
+
+def linear_kind(estimator: HeadClassifier) -> str:
+    """``unit`` where the estimator's weight acts on x/|x|, else ``linear``."""
+    return "unit" if estimator.unit_input_ else "linear"

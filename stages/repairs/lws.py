@@ -1,0 +1,33 @@
+"""lws: one scale a class on the stage-1 head, trained as crt is."""
+
+from longtail.heads.lws import LWS
+from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, validation_rows
+
+
+def fit(inputs: Inputs) -> Repair:
+    from stages.repairs.online import fit_online, selection_notes, trained_on
+
+    config = inputs.params.lws
+    if config.mode == "online":
+        return fit_online("lws", inputs, config, inputs.head)
+    lws = LWS(
+        config.epochs,
+        config.batch_size,
+        config.lr,
+        config.momentum,
+        config.weight_decay,
+        config.samples_per_class,
+        config.select,
+        trained_on(inputs),
+        inputs.seed,
+        inputs.head,
+    )
+    lws.fit(inputs.train.features, inputs.train.labels, *validation_rows(inputs))
+    return Repair(
+        linear_kind(lws),
+        lws.weight_,
+        lws.bias_,
+        lws.scores(inputs.test.features),
+        extra=history_arrays(lws.history_) | {"scales": lws.scales_},
+        notes=selection_notes(config, lws.selected_epoch_),
+    )

@@ -1,0 +1,93 @@
+"""What crt and lws share: the device, their remarks, and the online mode on images."""
+
+import torch
+
+from longtail.config import HeadTraining
+from longtail.data.batches import open_part
+from longtail.data.manifest import read_manifest, read_pixels
+from longtail.data.transforms import Transform
+from longtail.engine.runtime import describe, set_up
+from longtail.errors import ArtifactError, ConfigError
+from longtail.heads.base import LinearHead
+from longtail.heads.gradient.online import train_online
+from longtail.io.digest import Scalar
+from longtail.io.scratch import Scratch, code_digest
+from longtail.models.classifier import LinearHead as LinearModule
+from longtail.models.classifier import ScaledHead
+from longtail.models.stored import load_backbone
+from stages.common import BACKBONE, PREPARED, SCRATCH
+from stages.repairs.base import Inputs, Repair, history_arrays
+from stages.split_file import read_split
+
+
+def trained_on(inputs: Inputs) -> str:
+    """The device that ``runtime`` asks for, as text."""
+    return str(set_up(inputs.params.runtime))
+
+
+def selection_notes(config: HeadTraining, chosen_epoch: int) -> dict[str, Scalar]:
+    """How a head was trained and which epoch it is from."""
+    selected_on = "val" if config.select == "best_val" else "last"
+    notes: dict[str, Scalar] = {"mode": config.mode, "epoch": chosen_epoch, "selected_on": selected_on}
+    return notes | ({"bn_mode": config.bn_mode} if config.mode == "online" else {})
+
+
+def fit_online(method: str, inputs: Inputs, config: HeadTraining, start: LinearHead | None) -> Repair:
+    """Train ``start`` (crt: as a new linear head, lws: under scales) on images through the frozen backbone."""
+    if start is None or inputs.train.foreign:
+        raise ConfigError(f"{method}.mode: online given, but the features are foreign; only cached is possible")
+    p = inputs.params
+    device = set_up(p.runtime)
+    manifest = read_manifest(PREPARED)
+    split, split_digest = read_split()
+    backbone, _, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
+    if (split_digest, backbone_digest) != (inputs.train.split_digest, inputs.train.backbone_digest):
+        raise ArtifactError("the features are of another split or backbone; run `dvc repro extract_features`")
+    transform = Transform.from_meta(meta["transform"])
+    pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
+    train, val, test = (
+        open_part(manifest, PREPARED, p.data_root, index, transform, device, p.runtime.workers, pixels)
+        for index in (split.train, split.val, split.test)
+    )
+    identity = {
+        "params": repr((p.seed, config)),
+        "inputs": [split_digest, backbone_digest],
+        "code": code_digest("longtail", "stages"),
+        "runtime": describe(p.runtime, device),
+    }
+    with Scratch(SCRATCH / f"rebalance_{method}", identity) as scratch:
+        outcome = train_online(
+            method,
+            backbone,
+            _module(method, start),
+            train,
+            val if len(split.val) else None,
+            test,
+            manifest.info.num_classes,
+            config,
+            p.runtime,
+            inputs.seed,
+            device,
+            scratch.folder,
+        )
+        scratch.clear()
+    weight, bias = outcome.head.export()  # type: ignore[operator]
+    history = {name: [row[name] for row in outcome.history] for name in outcome.history[0]}
+    return Repair(
+        str(outcome.head.kind),
+        weight.cpu().numpy(),
+        None if bias is None else bias.cpu().numpy(),
+        outcome.test_scores,
+        extra=history_arrays(history),
+        notes=selection_notes(config, outcome.chosen_epoch),
+    )
+
+
+def _module(method: str, start: LinearHead) -> torch.nn.Module:
+    weight = torch.from_numpy(start.effective_weight()).float()
+    bias = None if start.bias is None else torch.from_numpy(start.bias).float()
+    if method == "lws":
+        return ScaledHead(weight, bias, start.unit_input)
+    head = LinearModule(weight.shape[1], weight.shape[0])
+    head.load_state_dict({"weight": weight, "bias": bias})
+    return head

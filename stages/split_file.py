@@ -1,0 +1,15 @@
+"""Reading the split that ``subsample`` wrote."""
+
+import numpy as np
+
+from longtail.data.splits import Split
+from longtail.io.digest import file_digest
+from longtail.io.tables import read_csv
+from stages.common import SPLIT, SPLIT_COLUMNS
+
+
+def read_split() -> tuple[Split, str]:
+    """The split and the digest of its file."""
+    table = read_csv(SPLIT, made_by="subsample", columns=SPLIT_COLUMNS, text=("part",))
+    index, part = table["index"].to_numpy(np.int64), table["part"].to_numpy(str)
+    return Split(*(index[part == name] for name in ("train", "val", "test"))), file_digest(SPLIT)

@@ -1,0 +1,126 @@
+"""Train the backbone and its head: ``models/backbone.pt`` and the training curves."""
+
+import time
+
+import pandas as pd
+import torch
+
+from longtail.config import Params, Train
+from longtail.data.batches import open_part
+from longtail.data.manifest import read_manifest, read_pixels
+from longtail.data.samplers import create_sampler
+from longtail.data.transforms import resolve_transform
+from longtail.engine.objective import Setting
+from longtail.engine.runtime import describe, peak_memory, set_up
+from longtail.engine.schedule import create_schedule
+from longtail.engine.trainer import Settings, train
+from longtail.errors import ConfigError
+from longtail.io.digest import file_digest
+from longtail.io.scratch import Scratch, code_digest
+from longtail.io.tables import write_csv, write_json
+from longtail.models.classifier import Classifier
+from longtail.models.resnet import count_macs, count_parameters
+from longtail.models.stored import load_backbone, save_backbone
+from longtail.objectives.registry import OBJECTIVES
+from longtail.seeds import derive_seed
+from stages.common import BACKBONE, COST, CURVES, PREPARED, PRETRAINED, SCRATCH, params, run
+from stages.split_file import read_split
+
+
+def main() -> None:
+    start = time.perf_counter()
+    p = params()
+    device = set_up(p.runtime)
+    manifest = read_manifest(PREPARED)
+    split, split_digest = read_split()
+    if p.train.select == "best_val" and len(split.val) == 0:
+        raise ConfigError("train.select: best_val given, but the split has no val images; set val_per_class above 0")
+    pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
+    train_pixels = None if pixels is None else pixels[split.train]
+    transform = resolve_transform(manifest.info, p.train.augment, p.normalize, train_pixels)
+
+    def images(index):  # type: ignore[no-untyped-def]
+        return open_part(manifest, PREPARED, p.data_root, index, transform, device, p.runtime.workers, pixels)
+
+    backbone, _, origin, pretrained_digest = load_backbone(PRETRAINED, "pretrain")
+    labels = manifest.labels[split.train]
+    seed = derive_seed(p.seed, "train_backbone")
+    torch.manual_seed(derive_seed(seed, "initialise"))
+    setting = Setting(
+        num_classes=len(manifest.class_names),
+        counts=pd.Series(labels).value_counts().sort_index().to_numpy(),
+        num_features=backbone.num_features,  # type: ignore[arg-type]
+        epochs=p.train.epochs,
+        seed=seed,
+        head=p.train.head,
+        scale=p.train.scale,
+    )
+    objective = OBJECTIVES[p.train.objective](setting)
+    model = Classifier(backbone, objective.create_head())
+    sampler = create_sampler(
+        p.train.sampler, labels, seed=seed, epochs=p.train.epochs, samples_per_class=p.train.samples_per_class
+    )
+    identity = {
+        "params": repr((p.seed, p.normalize, p.train)),
+        "inputs": [split_digest, pretrained_digest, file_digest(PREPARED / "manifest.csv")],
+        "code": code_digest("longtail", "stages"),
+        "runtime": describe(p.runtime, device),
+    }
+    with Scratch(SCRATCH / "train_backbone", identity) as scratch:
+        val = images(split.val) if len(split.val) else None
+        settings = _settings(p, seed)
+        outcome = train(model, objective, images(split.train), val, sampler, settings, device, scratch.folder)
+        weight, bias = model.head.export()  # type: ignore[operator]
+        head = {"weight": weight} | ({} if bias is None else {"bias": bias})
+        meta = {
+            "name": origin["name"],
+            "width": origin["width"],
+            "channels": origin["channels"],
+            "transform": transform.to_meta(),
+            "head_kind": model.head.kind,
+            "head_scale": model.head.scale,
+            "split_digest": split_digest,
+            "chosen_epoch": outcome.chosen_epoch,
+        }
+        save_backbone(BACKBONE, model.backbone, meta, head)
+        write_csv(CURVES, pd.DataFrame(outcome.history), sep="\t")
+        scratch.clear()
+    cost = {
+        "parameters": count_parameters(model),
+        "macs": count_macs(model, manifest.info.channels, manifest.info.image_size),
+        "seconds": round(time.perf_counter() - start, 3),
+        "peak_memory_bytes": peak_memory(device),
+    }
+    write_json(COST / "train_backbone.json", cost)
+
+
+def _settings(p: Params, seed: int) -> Settings:
+    t: Train = p.train
+    frozen_bn = t.frozen if t.bn_mode == "auto" else t.bn_mode == "eval"
+    return Settings(
+        epochs=t.epochs,
+        batch_size=t.batch_size,
+        lr=t.lr,
+        momentum=t.momentum,
+        weight_decay=t.weight_decay,
+        schedule=create_schedule(
+            t.schedule,
+            epochs=t.epochs,
+            warmup_epochs=t.warmup_epochs,
+            milestones=None if t.milestones == "auto" else t.milestones,
+            gamma=t.gamma,
+        ),
+        seed=seed,
+        frozen=t.frozen,
+        bn_mode="eval" if frozen_bn else "train",
+        select=t.select,
+        precision=t.precision,
+        compile=p.runtime.compile,
+        checkpoint_every=p.runtime.checkpoint_every,
+        progress=p.runtime.progress,
+        label="train_backbone",
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -176,7 +176,7 @@ class Params:
 
 
 class _Yaml12Loader(yaml.SafeLoader):
-    """Safe YAML with the numbers of YAML 1.2 (``1e-4`` is one) and without duplicate keys."""
+    """Safe YAML with the numbers and booleans of YAML 1.2 (``1e-4`` is one, ``off`` is text); no duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
@@ -189,11 +189,12 @@ class _Yaml12Loader(yaml.SafeLoader):
 
 
 _Yaml12Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
-    ]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("float", "int", "bool")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Yaml12Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Yaml12Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 _Yaml12Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
 _Yaml12Loader.add_implicit_resolver(
@@ -203,6 +204,11 @@ _Yaml12Loader.add_implicit_resolver(
     ),
     list("-+.0123456789"),
 )
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML as params.yaml is read."""
+    return yaml.load(text, Loader=_Yaml12Loader)  # noqa: S506 - a SafeLoader
 
 
 def load_params(path: str | Path) -> Params:
@@ -215,7 +221,7 @@ def load_params(path: str | Path) -> Params:
     if not path.is_file():
         raise ConfigError(f"{path} is missing: run from the top of the repository")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)  # noqa: S506 - a SafeLoader
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):

@@ -10,6 +10,7 @@ statistics keep moving; the last epoch is kept by default, the official code kee
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from longtail.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, LinearHead, seed_of
 from longtail.heads.gradient.sgd import ClassBalancedSgd, LinearScorer, to_device
@@ -82,7 +83,7 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         return self._set_linear_form(start, scorer.weight.cpu().numpy(), scorer.bias.cpu().numpy())
 
 
-def initial_head(num_classes: int, num_features: int, seed: int, dtype: np.dtype) -> LinearHead:
+def initial_head(num_classes: int, num_features: int, seed: int, dtype: DTypeLike) -> LinearHead:
     """PyTorch's default linear layer: W (C, D) and b (C,) uniform in +-1/sqrt(D), from a stream of its own."""
     stream, bound = generator(seed, "crt", "initial head"), num_features**-0.5
     weight = stream.uniform(-bound, bound, (num_classes, num_features)).astype(dtype)

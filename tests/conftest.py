@@ -1,0 +1,79 @@
+"""Shared fixtures: one thread for everything, real data where it is at hand, and stages run inside this process."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.imports import ROOT
+
+SHARED_DATA = ROOT.parent / "shared" / "data"
+FAST = {
+    "train": {"epochs": 2, "batch_size": 32},
+    "crt": {"epochs": 2, "batch_size": 32},
+    "lws": {"epochs": 2, "batch_size": 32},
+    "runtime": {"progress": "off", "device": "cpu", "workers": 0, "checkpoint_every": 1},
+}
+REPAIRS = ("joint", "ncm", "crt", "tau", "lws")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images and lists that lies beside some checkouts."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the data archives are not beside this checkout")
+    return SHARED_DATA
+
+
+def merged(base: dict, changes: dict) -> dict:
+    """``base`` with ``changes`` laid over it, group by group."""
+    result = dict(base)
+    for key, value in changes.items():
+        result[key] = (
+            merged(result[key], value) if isinstance(value, dict) and isinstance(result.get(key), dict) else value
+        )
+    return result
+
+
+def write_params(folder: Path, *changes: dict) -> None:
+    """The repository's params.yaml with fast settings and ``changes``."""
+    params = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), FAST)
+    for change in changes:
+        params = merged(params, change)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``stage("subsample")`` or ``stage("rebalance", "crt")`` runs in an empty folder, with errors as exceptions."""
+    import importlib
+
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path)
+
+    def run(name: str, *arguments: str) -> None:
+        importlib.import_module(f"stages.{name}").main(*arguments)
+
+    return run
+
+
+@pytest.fixture
+def pipeline(stage: Callable[..., None]) -> Callable[..., None]:
+    """Run every stage up to ``last``."""
+
+    def run(last: str = "evaluate") -> None:
+        for name in ("prepare", "subsample", "pretrain", "train_backbone", "extract_features"):
+            stage(name)
+            if name == last:
+                return
+        for method in REPAIRS:
+            stage("rebalance", method)
+        if last == "evaluate":
+            stage("evaluate")
+
+    return run

@@ -1,0 +1,241 @@
+"""The training loop: resume, determinism, and everything that an objective may ask of the seam."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from longtail.data.batches import Batch, MemoryImages
+from longtail.data.samplers import create_sampler
+from longtail.data.transforms import Transform
+from longtail.engine.objective import Moment, Objective, Setting
+from longtail.engine.schedule import create_schedule
+from longtail.engine.trainer import Settings, accuracy, train
+from longtail.errors import TrainingError
+from longtail.models.classifier import Classifier
+from longtail.models.factory import create_backbone
+from longtail.objectives.registry import OBJECTIVES
+
+CPU = torch.device("cpu")
+N, C = 45, 3
+
+
+class Demanding(Objective):
+    """All that the seam promises at once: two views, a partner batch, a second pass from moved weights (SAM), a
+    momentum encoder, a queue, an extra head, and a loss that depends on the epoch."""
+
+    views = 2
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.projection = torch.nn.Linear(setting.num_features, 4)
+        self.register_buffer("queue", torch.zeros(16, 4))
+
+    def attach(self, model: Classifier) -> None:
+        self.momentum_backbone = copy.deepcopy(model.backbone).requires_grad_(False)
+
+    def partner_sampler(self, labels: np.ndarray):
+        return create_sampler("square_root", labels, seed=self.setting.seed, epochs=self.setting.epochs)
+
+    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+        assert len(batch.views) == 2 and batch.partner is not None
+        assert not torch.equal(*batch.views), "each view has its own random parameters"
+        weight = 1 - (moment.epoch / moment.epochs) ** 2
+        lam = torch.rand(())
+        mixed = lam * batch.views[0] + (1 - lam) * batch.partner.views[1]
+        features = model.forward_features(mixed)
+        loss = F.cross_entropy(model.head(features), batch.labels)
+        with torch.no_grad():
+            self.keys = F.normalize(self.projection(self.momentum_backbone(batch.views[1])))
+        queries = F.normalize(self.projection(features))
+        return weight * loss - (queries * self.keys).sum(1).mean() + (queries @ self.queue.T).mean(), {"weighted": loss}
+
+    def step(self, model, batch, moment, update):
+        loss, logs = self.loss(model, batch, moment)
+        update.backward(loss)
+        moved = [(p, p.grad) for p in model.parameters() if p.grad is not None]
+        with torch.no_grad():
+            norm = torch.sqrt(sum((g**2).sum() for _, g in moved)) + 1e-12
+            kept = [p.clone() for p, _ in moved]
+            for p, g in moved:
+                p.add_(0.05 * g / norm)
+        second, _ = self.loss(model, batch, moment)
+        update.backward(second)
+        with torch.no_grad():
+            for (p, _), original in zip(moved, kept, strict=True):
+                p.copy_(original)
+        update.apply()
+        return loss.detach(), logs
+
+    @torch.no_grad()
+    def after_step(self, model, moment):
+        for slow, fast in zip(self.momentum_backbone.parameters(), model.backbone.parameters(), strict=True):
+            slow.lerp_(fast, 0.1)
+        self.queue.copy_(torch.cat([self.keys, self.queue])[: len(self.queue)])
+
+
+class ExplodesInEpoch(Objective):
+    """Cross-entropy until the step (epoch, step), then NaN."""
+
+    at = (2, 1)
+
+    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+        loss = F.cross_entropy(model(batch.views[0]), batch.labels)
+        if (moment.epoch, moment.step) == self.at:
+            self.before = {name: value.clone() for name, value in model.named_parameters()}
+            loss = loss * float("nan")
+        return loss, {}
+
+
+def images(count: int = N) -> MemoryImages:
+    labels = np.repeat(np.arange(C), [count - 15, 10, 5]).astype(np.int64)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 100, (count, 8, 8, 3)) + 50 * labels[:, None, None, None]
+    transform = Transform("crop_flip", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), 8)
+    return MemoryImages(pixels.astype(np.uint8), labels, transform, CPU)
+
+
+def fresh(objective_class, epochs: int):
+    torch.manual_seed(1)
+    backbone = create_backbone("resnet8", in_channels=3, width=4)
+    objective = objective_class(Setting(C, np.array([N - 15, 10, 5]), backbone.num_features, epochs, seed=7))
+    return Classifier(backbone, objective.create_head()), objective
+
+
+def settings(epochs: int = 6, **changes) -> Settings:
+    schedule = create_schedule("cosine", epochs=epochs)
+    values = {"batch_size": 8, "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "seed": 3, "progress": "off"}
+    return Settings(epochs=epochs, schedule=schedule, checkpoint_every=2, **(values | changes))
+
+
+def run(scratch: Path, objective_class=OBJECTIVES["ce"], epochs: int = 6, val: bool = False, **changes):
+    model, objective = fresh(objective_class, epochs)
+    sampler = create_sampler("class_aware", images().labels, seed=5, epochs=epochs)
+    outcome = train(
+        model, objective, images(), images() if val else None, sampler, settings(epochs, **changes), CPU, scratch
+    )
+    return model, objective, outcome
+
+
+class Stop(Exception):
+    pass
+
+
+def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, objective_class, epoch: int) -> None:
+    original = objective_class.after_step
+
+    def after_step(self, model, moment):
+        original(self, model, moment)
+        if (moment.epoch, moment.step) == (epoch, 2):
+            raise Stop
+
+    monkeypatch.setattr(objective_class, "after_step", after_step)
+
+
+@pytest.mark.parametrize("objective_class", [OBJECTIVES["ce"], Demanding])
+@pytest.mark.parametrize("epoch", [0, 3, 5])
+def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, objective_class, epoch):
+    whole_model, whole_objective, whole = run(tmp_path / "whole", objective_class, val=True, select="best_val")
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, objective_class, epoch)
+        with pytest.raises(Stop):
+            run(tmp_path / "cut", objective_class, val=True, select="best_val")
+    torch.rand(17)  # whatever the process did in between must not matter
+    model, objective, outcome = run(tmp_path / "cut", objective_class, val=True, select="best_val")
+    assert outcome == whole
+    for one, other in ((model, whole_model), (objective, whole_objective)):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_resume_repeats_at_most_checkpoint_every_epochs(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, OBJECTIVES["ce"], 5)
+        with pytest.raises(Stop):
+            run(tmp_path)
+    run(tmp_path)
+    assert "resuming after epoch 4" in capsys.readouterr().out
+
+
+def test_checkpoint_that_is_damaged_is_not_resumed(tmp_path, monkeypatch, capsys):
+    whole = run(tmp_path / "whole")[2]
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, OBJECTIVES["ce"], 3)
+        with pytest.raises(Stop):
+            run(tmp_path / "cut")
+    path = tmp_path / "cut" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:-200])
+    assert run(tmp_path / "cut")[2] == whole
+    assert "starting over" in capsys.readouterr().out
+
+
+def test_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_checkpoint(tmp_path):
+    model, objective = fresh(ExplodesInEpoch, 6)
+    sampler = create_sampler("instance", images().labels, seed=5, epochs=6)
+    with pytest.raises(TrainingError, match=r"epoch 3 of 6.*lr"):
+        train(model, objective, images(), None, sampler, settings(), CPU, tmp_path)
+    for name, value in model.named_parameters():
+        assert torch.equal(value, objective.before[name]), name
+    from longtail.io.checkpoints import load_checkpoint
+
+    assert load_checkpoint(tmp_path / "checkpoint.pt", "train_backbone")[1]["epoch"] == 2
+
+
+def test_training_lowers_the_loss_and_learns(tmp_path):
+    model, _, outcome = run(tmp_path, epochs=12)
+    assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
+    assert accuracy(model, images(), CPU) > 90
+
+
+def test_frozen_backbone_keeps_every_weight_and_buffer(tmp_path):
+    model, _, _ = run(tmp_path, frozen=True, bn_mode="eval")
+    start = fresh(OBJECTIVES["ce"], 6)[0]
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, start.backbone.state_dict()[name]), name
+    assert not torch.equal(model.head.weight, start.head.weight)
+
+
+def test_frozen_backbone_in_train_mode_drifts_in_its_statistics_alone(tmp_path):
+    model, _, _ = run(tmp_path, frozen=True, bn_mode="train")
+    start = fresh(OBJECTIVES["ce"], 6)[0].backbone.state_dict()
+    moved = {name for name, tensor in model.backbone.state_dict().items() if not torch.equal(tensor, start[name])}
+    assert moved == {name for name in start if "running" in name or "num_batches" in name}
+
+
+def test_best_val_returns_the_weights_of_the_first_best_epoch(tmp_path):
+    model, _, outcome = run(tmp_path, val=True, select="best_val", epochs=8)
+    scores = [row["val_accuracy"] for row in outcome.history]
+    assert outcome.chosen_epoch == scores.index(max(scores)) + 1
+    assert accuracy(model, images(), CPU) == max(scores)
+
+
+def test_batch_above_the_number_of_images_becomes_it(tmp_path, capsys):
+    run(tmp_path, epochs=1, batch_size=10_000)
+    assert f"batch_size: 10000 is more than the {N} training images; {N} is used" in capsys.readouterr().out
+
+
+def test_sgd_follows_the_worked_update(tmp_path):
+    """g' = g + wd p; v = m v + g' (v = g' first); p = p - lr v (spec 3.2)."""
+    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=0.01, fused=True)
+    value, velocity = np.array([1.0, -2.0]), np.zeros(2)
+    for step in range(3):
+        gradient = np.array([0.5, 0.25]) * (step + 1)
+        parameter.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+        velocity = 0.9 * velocity + gradient + 0.01 * value
+        value = value - 0.1 * velocity
+        np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_model_computes_what_the_eager_one_does(tmp_path):
+    eager, _, whole = run(tmp_path / "eager", epochs=1)
+    compiled, _, outcome = run(tmp_path / "compiled", epochs=1, compile=True)
+    assert outcome.history[0]["loss"] == pytest.approx(whole.history[0]["loss"], rel=1e-4)
+    for name, tensor in compiled.state_dict().items():
+        torch.testing.assert_close(tensor, eager.state_dict()[name], rtol=1e-3, atol=1e-4)

@@ -2,7 +2,7 @@
 
 import time
 
-import pandas as pd
+import numpy as np
 import torch
 
 from longtail.config import Params, Train
@@ -13,7 +13,7 @@ from longtail.data.transforms import resolve_transform
 from longtail.engine.objective import Setting
 from longtail.engine.runtime import describe, peak_memory, set_up
 from longtail.engine.schedule import create_schedule
-from longtail.engine.trainer import Settings, train
+from longtail.engine.trainer import Settings, curves, train
 from longtail.errors import ConfigError
 from longtail.io.digest import file_digest
 from longtail.io.scratch import Scratch, code_digest
@@ -48,7 +48,7 @@ def main() -> None:
     torch.manual_seed(derive_seed(seed, "initialise"))
     setting = Setting(
         num_classes=len(manifest.class_names),
-        counts=pd.Series(labels).value_counts().sort_index().to_numpy(),
+        counts=np.bincount(labels),
         num_features=backbone.num_features,  # type: ignore[arg-type]
         epochs=p.train.epochs,
         seed=seed,
@@ -83,7 +83,7 @@ def main() -> None:
             "chosen_epoch": outcome.chosen_epoch,
         }
         save_backbone(BACKBONE, model.backbone, meta, head)
-        write_csv(CURVES, pd.DataFrame(outcome.history), sep="\t")
+        write_csv(CURVES, curves(outcome.history), sep="\t")
         scratch.clear()
     cost = {
         "parameters": count_parameters(model),

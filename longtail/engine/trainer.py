@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -132,6 +133,13 @@ def accuracy(model: nn.Module, images: ImageSet, device: torch.device, precision
     for module, mode in training:
         module.training = mode
     return round(100 * int(correct) / len(images.labels), 4)
+
+
+def curves(history: list[dict[str, float]]) -> pd.DataFrame:
+    """A training history as a table: epoch, lr, loss, then the other columns by name, whether or not it was resumed."""
+    table = pd.DataFrame(history)
+    first = ["epoch", "lr", "loss"]
+    return table[first + sorted(set(table.columns) - set(first))]
 
 
 def set_mode(model: Classifier, frozen: bool, bn_mode: str) -> None:

@@ -1,0 +1,224 @@
+"""Batched augmentation against torchvision's per-image transforms: ``python -m benchmarks.augmentation [--threads 2]``.
+
+Random crop (padding 4), mirror and normalisation of 32 x 32 images in batches of 128. The direct side is what a script
+does: PIL images, ``torchvision.transforms`` v1 or v2, a DataLoader with persistent workers, warm (the epoch that starts
+the workers is not timed). On a GPU its batches are pinned and copied there, and whole training epochs are timed too.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms as v1
+from torchvision.transforms import functional as per_image
+from torchvision.transforms import v2
+
+from benchmarks.common import machine
+from benchmarks.timing import alternate, ratios, spread, table
+from longtail.config import Runtime
+from longtail.data.batches import MemoryImages
+from longtail.data.samplers import create_sampler
+from longtail.data.transforms import CONSTANTS, Transform, crop_batch, normalizer
+from longtail.engine.objective import Setting
+from longtail.engine.runtime import set_up
+from longtail.engine.schedule import create_schedule
+from longtail.engine.trainer import Settings, train
+from longtail.models.classifier import Classifier
+from longtail.models.factory import create_backbone
+from longtail.objectives.cross_entropy import CrossEntropy
+
+SIDE, PADDING, CLASSES = 32, 4, 100
+MEAN, STD = CONSTANTS["cifar"]
+TRANSFORM = Transform("crop_flip", MEAN, STD, SIDE)
+LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 2e-4
+SEED = 0
+PIPELINES = {
+    "torchvision v1": [
+        v1.RandomCrop(SIDE, padding=PADDING),
+        v1.RandomHorizontalFlip(),
+        v1.ToTensor(),
+        v1.Normalize(MEAN, STD),
+    ],
+    "torchvision v2": [
+        v2.RandomCrop(SIDE, padding=PADDING),
+        v2.RandomHorizontalFlip(),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(MEAN, STD),
+    ],
+}
+
+
+class Pictures(Dataset):
+    """Images as torchvision's CIFAR gives them: a PIL image made from an array, then the transforms."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, pipeline: str) -> None:
+        self._pixels, self._labels = pixels, labels.tolist()
+        self._transform = v1.Compose(PIPELINES[pipeline])
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return self._transform(Image.fromarray(self._pixels[row])), self._labels[row]
+
+
+class Bench:
+    """The images and both ways to go once through them, on one device."""
+
+    def __init__(self, images: int, batch_size: int, workers: int, device: torch.device) -> None:
+        rng = np.random.default_rng(SEED)
+        self.pixels = rng.integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8)
+        self.labels = np.arange(images) % CLASSES
+        self.batch_size, self.workers, self.device = batch_size, workers, device
+        self.memory = MemoryImages(self.pixels, self.labels, TRANSFORM, device)
+
+    def check(self) -> float:
+        """The largest difference between a batch of ours and the same windows cut by torchvision image by image."""
+        rng = np.random.default_rng(SEED)
+        rows = rng.integers(0, len(self.labels), self.batch_size)
+        top, left = rng.integers(0, 2 * PADDING + 1, (2, self.batch_size))
+        mirrored = rng.random(self.batch_size) < 0.5
+        on_device = [torch.from_numpy(values).to(self.device) for values in (self.pixels, rows, top, left, mirrored)]
+        ours = normalizer(TRANSFORM, self.device)(crop_batch(*on_device, padding=PADDING)).cpu()
+        worst = 0.0
+        for position, row in enumerate(rows):
+            picture = per_image.pad(Image.fromarray(self.pixels[row]), PADDING)
+            picture = per_image.crop(picture, int(top[position]), int(left[position]), SIDE, SIDE)
+            picture = per_image.hflip(picture) if mirrored[position] else picture
+            expected = per_image.normalize(per_image.to_tensor(picture), MEAN, STD)
+            worst = max(worst, float((ours[position] - expected).abs().max()))
+        assert worst <= 1e-5, f"pixels differ by {worst:.1e}"
+        return worst
+
+    def epoch(self) -> None:
+        """One pass with longtail, to the last pixel on the device."""
+        order = np.random.default_rng(SEED).permutation(len(self.labels))
+        for batch in self.memory.train_batches(order, self.batch_size, 1, SEED):
+            last = batch.views[0]
+        last.sum().item()
+
+    def loader(self, pipeline: str) -> DataLoader:
+        return DataLoader(
+            Pictures(self.pixels, self.labels, pipeline),
+            batch_size=self.batch_size,
+            shuffle=True,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def direct_epoch(self, batches: DataLoader) -> None:
+        """One pass with a DataLoader, batches on the device."""
+        for images, _ in batches:
+            last = images.to(self.device, non_blocking=True)
+        last.sum().item()
+
+    def train(self, backbone: str, epochs: int) -> None:
+        """Training with longtail's loop."""
+        counts = np.bincount(self.labels, minlength=CLASSES)
+        model = create_model(backbone)
+        setting = Setting(CLASSES, counts, int(model.backbone.num_features), epochs, SEED)  # type: ignore[arg-type]
+        sampler = create_sampler("instance", self.labels, seed=SEED, epochs=epochs)
+        settings = Settings(
+            epochs=epochs,
+            batch_size=self.batch_size,
+            lr=LR,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY,
+            schedule=create_schedule("constant", epochs=epochs),
+            seed=SEED,
+            checkpoint_every=epochs,
+            progress="off",
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            train(model, CrossEntropy(setting), self.memory, None, sampler, settings, self.device, Path(scratch))
+
+    def direct_train(self, backbone: str, epochs: int, batches: DataLoader) -> None:
+        """Training with a DataLoader, the loss read at each step, and the fastest convolutions that cuDNN finds."""
+        model = create_model(backbone).to(self.device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        total = 0.0
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False):
+            for _ in range(epochs):
+                for images, labels in batches:
+                    images, labels = images.to(self.device, non_blocking=True), labels.to(self.device)
+                    loss = F.cross_entropy(model(images), labels)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    total += loss.item()
+        assert np.isfinite(total)
+
+
+def create_model(name: str) -> Classifier:
+    """The same network for both sides."""
+    torch.manual_seed(SEED)
+    backbone = create_backbone(name, in_channels=3)
+    return Classifier(backbone, torch.nn.Linear(int(backbone.num_features), CLASSES))  # type: ignore[arg-type]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--images", type=int, default=10_847, help="as CIFAR-100-LT, imbalance factor 100")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of longtail's side on the CPU")
+    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
+    parser.add_argument("--backbone", default="resnet32")
+    parser.add_argument("--epochs", type=int, help="of a timed training; default 5 with a GPU, 0 (none) without")
+    options = parser.parse_args(arguments)
+    print(f"{machine('torch', 'torchvision', 'pillow')}")
+    print(
+        f"{options.images:,} images of {SIDE} x {SIDE}, batches of {options.batch_size}, {options.threads} threads, "
+        f"{options.workers} loader workers, warm; n = {options.repeats}, median (min-max)"
+    )
+    for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        device = set_up(Runtime(device=name, threads=options.threads))
+        bench = Bench(options.images, options.batch_size, options.workers, device)
+        print(f"\nAugmented images on {name}; the same windows differ by at most {bench.check():.1e}:\n")
+        loaders = {pipeline: bench.loader(pipeline) for pipeline in PIPELINES}
+        print(
+            _compare(bench.epoch, lambda batches: bench.direct_epoch(batches), loaders, options.images, options.repeats)
+        )
+        epochs = (5 if name == "cuda" else 0) if options.epochs is None else options.epochs
+        if epochs:
+            print(f"\nTraining {options.backbone} on {name}, float32, {epochs} epochs at a time:\n")
+            print(
+                _compare(
+                    lambda: bench.train(options.backbone, epochs),
+                    lambda batches: bench.direct_train(options.backbone, epochs, batches),
+                    loaders,
+                    options.images * epochs,
+                    options.repeats,
+                )
+            )
+
+
+def _compare(
+    ours: Callable[[], None],
+    direct: Callable[[DataLoader], None],
+    loaders: dict[str, DataLoader],
+    images: int,
+    repeats: int,
+) -> str:
+    """The table of images/s; one untimed round first starts the workers and warms the device up."""
+    tasks = [ours, *(lambda batches=batches: direct(batches) for batches in loaders.values())]
+    alternate(1, *tasks)
+    timed = [task.seconds for task in alternate(repeats, *tasks)]
+    lines = [["longtail", spread([images / s for s in timed[0]]), ""]]
+    for pipeline, seconds in zip(loaders, timed[1:], strict=True):
+        lines.append([pipeline, spread([images / s for s in seconds]), spread(ratios(seconds, timed[0]))])
+    return table(["side", "images/s", "longtail is faster by"], lines)
+
+
+if __name__ == "__main__":
+    main()

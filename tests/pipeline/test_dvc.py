@@ -1,0 +1,149 @@
+"""What a user types: dvc repro, exp run -S, metrics diff, plots, push and pull, the queue."""
+
+import json
+import re
+import shutil
+import socket
+import time
+
+import yaml
+
+from tests.conftest import REPAIRS
+from tests.pipeline.conftest import copy_code, stages_run
+
+ALL_STAGES = ["prepare", "subsample", "pretrain", "train_backbone", "extract_features",
+              *(f"rebalance@{m}" for m in REPAIRS), "evaluate"]  # fmt: skip
+AFTER_SUBSAMPLE = set(ALL_STAGES) - {"prepare", "subsample", "pretrain"}
+
+
+def summary(project):
+    return json.loads((project.folder / "metrics/summary.json").read_text())
+
+
+def test_repro_runs_every_stage_prints_the_table_and_leaves_git_clean(reproduced):
+    assert set(stages_run(reproduced.first_output)) == set(ALL_STAGES)
+    header = next(line for line in reproduced.first_output.splitlines() if line.startswith("METHOD"))
+    assert header.split() == ["METHOD", "all", "many", "medium", "few", "macro", "ECE"]
+    assert set(summary(reproduced)) == set(REPAIRS)
+    assert reproduced.call("git", "status", "--porcelain") == ""
+
+
+def test_second_repro_runs_nothing(reproduced):
+    output = reproduced.dvc("repro")
+    assert stages_run(output) == []
+    assert "up to date" in output
+
+
+def test_changed_crt_epochs_run_crt_and_evaluate_and_going_back_runs_nothing(reproduced):
+    before = summary(reproduced)
+    assert stages_run(reproduced.dvc("exp", "run", "-S", "crt.epochs=3")) == ["rebalance@crt", "evaluate"]
+    assert {m for m in REPAIRS if summary(reproduced)[m] != before[m]} <= {"crt"}
+    back = reproduced.dvc("exp", "run", "-S", "crt.epochs=2")
+    assert stages_run(back) == []
+    assert summary(reproduced) == before
+
+
+def test_changed_imbalance_runs_subsample_and_what_follows_and_diffs_name_every_method(reproduced):
+    output = reproduced.dvc("exp", "run", "-S", "imb_factor=50")
+    assert stages_run(output)[0] == "subsample"
+    assert set(stages_run(output)) == AFTER_SUBSAMPLE | {"subsample"}
+    diff = json.loads(reproduced.dvc("metrics", "diff", "--json"))
+    changed = {name.split(".")[0] for name in diff["metrics/summary.json"]}
+    assert changed == set(REPAIRS)
+    shown = reproduced.dvc("exp", "show", "--csv")
+    assert "joint.few" in shown and "imb_factor" in shown
+    assert stages_run(reproduced.dvc("exp", "run", "-S", "imb_factor=100")) == []
+
+
+def test_changed_shots_run_evaluate_alone(reproduced):
+    output = reproduced.dvc("exp", "run", "-S", "shots.many_above=50")
+    assert stages_run(output) == ["evaluate"]
+    assert stages_run(reproduced.dvc("exp", "run", "-S", "shots.many_above=100")) == []
+
+
+def test_runtime_changes_run_nothing(reproduced):
+    assert stages_run(reproduced.dvc("exp", "run", "-S", "runtime.checkpoint_every=2")) == []
+    reproduced.call("git", "checkout", "-q", "params.yaml")
+
+
+def test_a_bad_value_ends_with_one_sentence_and_keeps_the_results(reproduced):
+    before = summary(reproduced)
+    output = reproduced.dvc("exp", "run", "-S", "imb_factor=abc", check=False)
+    assert "error: imb_factor: 'abc' given, a finite number expected" in output
+    assert "Traceback" not in output
+    reproduced.call("git", "checkout", "-q", ".")
+    reproduced.dvc("checkout")
+    assert summary(reproduced) == before
+
+
+def test_one_repair_runs_just_what_it_needs(reproduced, clone):
+    output = clone(reproduced).dvc("repro", "rebalance@tau")
+    assert stages_run(output) == [
+        "prepare",
+        "subsample",
+        "pretrain",
+        "train_backbone",
+        "extract_features",
+        "rebalance@tau",
+    ]
+
+
+def test_push_and_pull_give_a_second_clone_everything_without_running_a_stage(reproduced, clone, tmp_path):
+    reproduced.dvc("remote", "add", "--local", "--default", "--force", "store", str(tmp_path / "remote"))
+    reproduced.dvc("push")
+    other = clone(reproduced)
+    other.dvc("remote", "add", "--local", "--default", "store", str(tmp_path / "remote"))
+    other.dvc("pull")
+    assert stages_run(other.dvc("repro")) == []
+    lock = yaml.safe_load((other.folder / "dvc.lock").read_text())
+    for stage in lock["stages"].values():
+        for out in stage["outs"]:
+            assert (other.folder / out["path"]).exists(), out["path"]
+    table = other.call("python", "-m", "longtail.evaluation.report", "metrics/summary.json")
+    assert all(method in table for method in REPAIRS)
+
+
+def test_plots_render_every_plot_of_the_dag(reproduced):
+    reproduced.dvc("plots", "show", "-o", "plots_out")
+    page = (reproduced.folder / "plots_out/index.html").read_text()
+    declared = [next(iter(plot)) for plot in yaml.safe_load((reproduced.folder / "dvc.yaml").read_text())["plots"]]
+    assert len(declared) == 9
+    shutil.rmtree(reproduced.folder / "plots_out")
+    assert set(re.findall(r'<div id = "([^"]+)">', page)) == {re.sub(r"\W", "_", path) for path in declared}
+
+
+def test_queue_runs_a_sweep_beside_the_workspace(reproduced):
+    before = summary(reproduced)
+    reproduced.dvc("exp", "run", "--queue", "-S", "crt.epochs=4,5")
+    reproduced.dvc("queue", "start", "--jobs", "1")
+    for _ in range(120):
+        status = reproduced.dvc("queue", "status")
+        if "Running" not in status and "Queued" not in status:
+            break
+        time.sleep(1)
+    assert status.count("Success") == 2, status
+    assert summary(reproduced) == before
+    shown = reproduced.dvc("exp", "show", "--csv")
+    rows = [line for line in shown.splitlines() if line]
+    column = rows[0].split(",").index("crt.epochs")
+    assert {"4", "5"} <= {row.split(",")[column] for row in rows[1:]}
+
+
+def test_outputs_keep_no_path_time_or_host(reproduced):
+    lock = yaml.safe_load((reproduced.folder / "dvc.lock").read_text())
+    files = [reproduced.folder / out["path"] for stage in lock["stages"].values() for out in stage["outs"]]
+    for path in [f for p in files for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file()]:
+        content = path.read_bytes()
+        assert str(reproduced.folder).encode() not in content, path
+        assert len(socket.gethostname()) < 4 or socket.gethostname().encode() not in content, path
+
+
+def test_the_repositorys_params_survive_a_change_and_back_byte_for_byte(tmp_path):
+    """dvc rewrites params.yaml on -S; its comments and its spelling must be what dvc would write."""
+    project = copy_code(tmp_path / "project")
+    project.commit("code")
+    before = (project.folder / "params.yaml").read_bytes()
+    for settings in (["imb_factor=50", "runtime.progress=off"], ["imb_factor=100", "runtime.progress=auto"]):
+        modify = "from dvc.utils.hydra import apply_overrides as a; import sys; a('params.yaml', sys.argv[1:])"
+        project.call("python", "-c", modify, *settings)
+    assert (project.folder / "params.yaml").read_bytes() == before

@@ -1,0 +1,375 @@
+"""Stages without dvc: byte-stable outputs, image folders and file lists, online repairs, and every kind of bad input."""
+
+import gzip
+import hashlib
+import json
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.special import softmax
+
+from longtail.errors import ArtifactError, ConfigError, DataError, LongtailError
+from longtail.io.features import read_features
+from longtail.io.head_files import read_head
+from longtail.io.predictions import read_predictions
+from tests.conftest import REPAIRS, write_params
+
+OUTPUTS = ("data", "models", "features", "metrics")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [
+        path for name in OUTPUTS for path in (folder / name).rglob("*") if path.is_file() and "cost" not in path.parts
+    ]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def write_image(path: Path, label: int, number: int, size: tuple[int, int]) -> None:
+    """A noisy picture whose brightness and hue say its class."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([label, number])
+    colour = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [180, 180, 40]])[label]
+    Image.fromarray((colour + rng.integers(-30, 30, (*size, 3))).clip(0, 255).astype(np.uint8)).save(path, quality=95)
+
+
+@pytest.fixture
+def image_root(tmp_path: Path) -> Path:
+    """Four classes, naturally long-tailed, files of unequal size, test not balanced."""
+    root = tmp_path / "images"
+    for label, (train, test) in enumerate([(24, 6), (12, 4), (6, 3), (2, 2)]):
+        for part, count in (("train", train), ("test", test)):
+            for number in range(count):
+                name = root / part / f"class {label}" / f"{number:03d}.jpg"
+                write_image(name, label, number + 1000 * (part == "test"), (40 + number % 3, 44))
+    return root
+
+
+@pytest.fixture
+def list_root(image_root: Path) -> Path:
+    for part in ("train", "test"):
+        rows = [
+            f"{path.relative_to(image_root).as_posix()} {label}"
+            for label in range(4)
+            for path in sorted((image_root / part / f"class {label}").iterdir())
+        ]
+        (image_root / f"{part}.txt").write_text("\n".join(rows) + "\n")
+    return image_root
+
+
+def test_every_stage_writes_the_same_bytes_twice(tmp_path, pipeline, stage):
+    pipeline()
+    first = digests(tmp_path)
+    assert len(first) > 25
+    for name in first:
+        (tmp_path / name).unlink()
+    pipeline()
+    assert digests(tmp_path) == first
+
+
+def test_another_seed_gives_another_backbone_on_the_same_split(tmp_path, pipeline, stage):
+    pipeline("train_backbone")
+    first = digests(tmp_path)
+    write_params(tmp_path, {"seed": 1})
+    stage("pretrain")
+    stage("train_backbone")
+    second = digests(tmp_path)
+    assert {name for name in first if first[name] != second[name]} == {
+        "models/pretrained.pt", "models/backbone.pt", "metrics/curves/train_backbone.tsv"
+    }  # fmt: skip
+
+
+def test_features_and_head_give_the_networks_own_logits(tmp_path, pipeline):
+    pipeline("extract_features")
+    import torch
+
+    from longtail.data.manifest import read_pixels
+    from longtail.data.transforms import Transform, normalizer
+    from longtail.models.stored import load_backbone
+
+    backbone, head, meta, _ = load_backbone(Path("models/backbone.pt"), "train_backbone")
+    test, stored = read_features("features/features_test.h5"), read_head("features/head.h5", "extract_features")
+    pixels = torch.from_numpy(read_pixels(Path("data/prepared"))[test.index]).permute(0, 3, 1, 2)
+    images = normalizer(Transform.from_meta(meta["transform"]), torch.device("cpu"))(pixels)
+    with torch.no_grad():
+        features = backbone.eval()(images)
+    np.testing.assert_allclose(test.features, features, atol=1e-5)
+    assert (test.features >= 0).all()
+    np.testing.assert_array_equal(stored.weight, head["weight"])
+    np.testing.assert_array_equal(stored.bias, head["bias"])
+
+
+@pytest.mark.parametrize("storage", ["memory", "paths"])
+def test_image_folder_with_natural_counts_runs_to_the_table(tmp_path, image_root, pipeline, storage):
+    settings = {"dataset": "image_folder", "data_root": str(image_root), "imb_type": "natural", "val_per_class": 1}
+    groups = {"shots": {"many_above": 10, "few_below": 4}}
+    write_params(tmp_path, settings, groups, {"image_size": 16, "storage": storage, "train": {"batch_size": 8}})
+    pipeline()
+    counts = pd.read_csv("data/class_counts.csv")
+    assert counts["train"].tolist() == [23, 11, 5, 2] and counts["test"].tolist() == [6, 4, 3, 2]
+    assert counts["name"].tolist() == [f"class {label}" for label in range(4)]
+    summary = json.loads(Path("metrics/summary.json").read_text())
+    assert all({"all", "many", "medium", "few", "macro"} <= set(summary[method]) for method in REPAIRS)
+
+
+def test_file_lists_train_a_timm_backbone_from_jpegs(tmp_path, list_root, stage, pipeline):
+    (list_root / "train.txt.gz").write_bytes(gzip.compress((list_root / "train.txt").read_bytes()))
+    write_params(
+        tmp_path,
+        {"dataset": "file_lists", "data_root": str(list_root), "lists": {"train": "train.txt.gz", "test": "test.txt"}},
+        {"imb_type": "natural", "val_per_class": 0, "image_size": 32, "storage": "paths"},
+        {"train": {"backbone": "resnet50", "epochs": 1, "batch_size": 8}, "runtime": {"workers": 2}},
+    )
+    pipeline("extract_features")
+    test = read_features("features/features_test.h5")
+    assert test.features.shape == (15, 2048) and test.num_classes == 4
+    assert len(read_features("features/features_val.h5").labels) == 0
+    stage("rebalance", "tau")
+    assert read_head("models/heads/tau.h5", "rebalance@tau").notes["selected_on"] == "train_slice"
+
+
+@pytest.mark.parametrize("method", ["crt", "lws"])
+@pytest.mark.parametrize("bn_mode", ["eval", "train"])
+def test_online_repairs_run_on_images_and_leave_the_backbone_alone(tmp_path, pipeline, stage, method, bn_mode):
+    pipeline("extract_features")
+    before = digests(tmp_path)
+    write_params(tmp_path, {method: {"mode": "online", "bn_mode": bn_mode}})
+    stage("rebalance", method)
+    head = read_head(f"models/heads/{method}.h5", f"rebalance@{method}")
+    assert head.notes["mode"] == "online" and head.notes["bn_mode"] == bn_mode
+    scores = read_features("features/features_test.h5").features @ head.weight.T + head.bias
+    probability = softmax(scores, axis=1).max(axis=1)
+    confidence = read_predictions(f"metrics/predictions/{method}.h5", f"rebalance@{method}").confidence
+    # In eval mode the cached features are the ones that the head saw; in train mode the statistics have drifted.
+    assert np.allclose(confidence, probability, atol=1e-5) == (bn_mode == "eval")
+    assert {name: digest for name, digest in digests(tmp_path).items() if name in before} == before
+
+
+def test_lws_head_scales_the_stage_1_head(pipeline, stage):
+    pipeline("extract_features")
+    stage("rebalance", "lws")
+    joint, lws = read_head("features/head.h5", "extract_features"), read_head("models/heads/lws.h5", "rebalance@lws")
+    np.testing.assert_allclose(lws.weight, lws.extra["scales"][:, None] * joint.weight, rtol=1e-6)
+
+
+def test_cosine_head_runs_through_every_repair(tmp_path, pipeline):
+    write_params(tmp_path, {"train": {"head": "cosine", "scale": 16.0}})
+    pipeline()
+    joint = read_predictions("metrics/predictions/joint.h5", "rebalance@joint")
+    features, head = read_features("features/features_test.h5"), read_head("features/head.h5", "extract_features")
+    assert head.kind == "cosine" and head.scale == 16.0 and head.bias is None
+    unit = features.features / np.linalg.norm(features.features, axis=1, keepdims=True)
+    logits = 16 * unit @ head.weight.T
+    probability = np.exp(logits - logits.max(1, keepdims=True))
+    probability /= probability.sum(1, keepdims=True)
+    np.testing.assert_allclose(joint.confidence, probability.max(1), rtol=1e-4)
+
+
+def test_tau_selected_on_test_is_marked(tmp_path, pipeline, stage):
+    pipeline()
+    write_params(tmp_path, {"tau": {"select_on": "test"}})
+    stage("rebalance", "tau")
+    stage("evaluate")
+    summary = json.loads(Path("metrics/summary.json").read_text())
+    assert summary["tau"]["selected_on_test"] == 1 and "selected_on_test" not in summary["joint"]
+    assert json.loads(Path("metrics/selection.json").read_text())["tau"]["selected_on"] == "test"
+
+
+def test_digits_at_100_are_learned_and_repaired(tmp_path, pipeline, stage):
+    """With the real default recipe: the tail gains from NCM and cRT."""
+    write_params(tmp_path, {"train": {"epochs": 60, "batch_size": 64}, "crt": {"epochs": 10, "batch_size": 64}})
+    pipeline()
+    summary = json.loads(Path("metrics/summary.json").read_text())
+    assert summary["joint"]["many"] > 95
+    for method in ("ncm", "crt"):
+        assert summary[method]["few"] > summary["joint"]["few"], method
+        assert summary[method]["macro"] > summary["joint"]["macro"], method
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def refused(error: type[LongtailError], call, *words: str) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("value", [0.01, 0, -5, "abc", 1e9])
+def test_imb_factor_out_of_range_is_refused_before_work(tmp_path, stage, value):
+    write_params(tmp_path, {"imb_factor": value})
+    refused(ConfigError, lambda: stage("prepare"), "imb_factor")
+    assert not (tmp_path / "data").exists()
+
+
+def test_imb_factor_that_empties_a_class_says_the_largest_possible_one(tmp_path, stage):
+    write_params(tmp_path, {"imb_factor": 500})
+    stage("prepare")
+    refused(ConfigError, lambda: stage("subsample"), "imb_factor: 500", "at most 124")
+    assert not (tmp_path / "data/split.csv").exists()
+
+
+def test_missing_data_root(tmp_path, stage):
+    write_params(tmp_path, {"dataset": "image_folder", "data_root": str(tmp_path / "nowhere")})
+    refused(DataError, lambda: stage("prepare"), "nowhere")
+    assert not (tmp_path / "data").exists()
+
+
+def test_unreadable_image_is_named(tmp_path, image_root, stage):
+    (image_root / "train/class 1/003.jpg").write_bytes(b"not a picture")
+    write_params(tmp_path, {"dataset": "image_folder", "data_root": str(image_root)})
+    refused(DataError, lambda: stage("prepare"), "class 1/003.jpg")
+
+
+def test_class_without_test_image_is_named(tmp_path, image_root, stage):
+    for path in (image_root / "test/class 2").iterdir():
+        path.unlink()
+    write_params(tmp_path, {"dataset": "image_folder", "data_root": str(image_root), "image_size": 16})
+    stage("prepare")
+    refused(DataError, lambda: stage("subsample"), "class 2", "test")
+
+
+@pytest.mark.parametrize("labels", ["0 1 2 7", "0 1 2 -1"])
+def test_labels_with_gaps_or_out_of_range_are_refused(tmp_path, list_root, stage, labels):
+    new = dict(zip("0123", labels.split(), strict=True))
+    for part in ("train", "test"):
+        lines = (list_root / f"{part}.txt").read_text().splitlines()
+        (list_root / f"{part}.txt").write_text("\n".join(line[:-1] + new[line[-1]] for line in lines))
+    settings = {
+        "dataset": "file_lists",
+        "data_root": str(list_root),
+        "lists": {"train": "train.txt", "test": "test.txt"},
+    }
+    write_params(tmp_path, settings)
+    refused(DataError, lambda: stage("prepare"), "train.txt")
+    if "7" in labels:
+        write_params(tmp_path, settings, {"relabel": True, "image_size": 16})
+        stage("prepare")
+
+
+def test_image_that_changed_after_prepare_is_named_by_later_stages(tmp_path, image_root, stage):
+    write_params(
+        tmp_path,
+        {"dataset": "image_folder", "data_root": str(image_root), "imb_type": "natural", "storage": "paths"},
+        {"image_size": 16, "train": {"batch_size": 8}, "runtime": {"workers": 2}, "val_per_class": 0},
+    )
+    for name in ("prepare", "subsample", "pretrain"):
+        stage(name)
+    write_image(image_root / "train/class 0/005.jpg", 3, 9, (50, 50))
+    refused(DataError, lambda: stage("train_backbone"), "class 0/005.jpg", "dvc repro -f prepare")
+    (image_root / "train/class 0/005.jpg").unlink()
+    refused(DataError, lambda: stage("train_backbone"), "class 0/005.jpg")
+
+
+def test_nan_feature_is_refused_with_its_row(pipeline, stage):
+    pipeline("extract_features")
+    with h5py.File("features/features_train.h5", "r+") as file:
+        features = file["features"][()]
+        features[17, 3] = np.nan
+        del file["features"]
+        file["features"] = features
+        for name in list(file.attrs):
+            del file.attrs[name]
+    refused(ArtifactError, lambda: stage("rebalance", "ncm"), "features_train.h5", "row 17")
+    assert not Path("models/heads/ncm.h5").exists()
+
+
+def test_features_of_another_backbone_or_split_are_refused(tmp_path, pipeline, stage):
+    pipeline("extract_features")
+    old_test, old_head = (Path(f"features/{name}.h5").read_bytes() for name in ("features_test", "head"))
+    write_params(tmp_path, {"seed": 3})
+    for name in ("pretrain", "train_backbone", "extract_features"):
+        stage(name)
+    new_test, new_head = (Path(f"features/{name}.h5").read_bytes() for name in ("features_test", "head"))
+    Path("features/head.h5").write_bytes(old_head)
+    refused(ArtifactError, lambda: stage("rebalance", "joint"), "head.h5", "backbone")
+    Path("features/head.h5").write_bytes(new_head)
+    Path("features/features_test.h5").write_bytes(old_test)
+    refused(ArtifactError, lambda: stage("rebalance", "joint"), "features_test.h5", "backbone")
+    Path("features/features_test.h5").write_bytes(new_test)
+    stage("rebalance", "joint")
+    write_params(tmp_path, {"seed": 3, "imb_factor": 50})
+    stage("subsample")
+    refused(ArtifactError, lambda: stage("extract_features"), "backbone.pt", "another split")
+
+
+def damaged(path: str, how: str) -> bytes:
+    content = Path(path).read_bytes()
+    if how == "truncated":
+        return content[: len(content) // 2]
+    if how == "half-written":
+        return content[: len(content) // 2] + bytes(len(content) - len(content) // 2)
+    if how == "bit-flipped":
+        middle = len(content) // 2
+        return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1 :]
+    return pickle.dumps({"state_dict": [1, 2, 3]})
+
+
+@pytest.mark.parametrize("how", ["truncated", "half-written", "bit-flipped", "pickle"])
+def test_damaged_artifacts_are_refused_by_name_and_stage(tmp_path, pipeline, stage, how):
+    pipeline("extract_features")
+    readers = {
+        "models/pretrained.pt": ("train_backbone", "pretrain"),
+        "models/backbone.pt": ("extract_features", "train_backbone"),
+        "features/features_train.h5": ("rebalance joint", "extract_features"),
+        "features/head.h5": ("rebalance joint", "extract_features"),
+        "data/prepared/images.h5": ("extract_features", "prepare"),
+    }
+    for path, (reader, maker) in readers.items():
+        whole = Path(path).read_bytes()
+        Path(path).write_bytes(damaged(path, how))
+        refused(ArtifactError, lambda reader=reader: stage(*reader.split()), path, maker)
+        Path(path).write_bytes(whole)
+    assert not Path("models/heads").exists() or not list(Path("models/heads").iterdir())
+
+
+def test_missing_prediction_table_names_its_stage(pipeline, stage):
+    pipeline()
+    Path("metrics/predictions/crt.h5").unlink()
+    refused(ArtifactError, lambda: stage("evaluate"), "metrics/predictions/crt.h5", "rebalance@crt")
+
+
+def test_unknown_method_is_refused(stage):
+    refused(ConfigError, lambda: stage("rebalance", "magic"), "magic", "joint")
+
+
+def test_best_val_without_val_is_refused_before_training(tmp_path, stage):
+    write_params(tmp_path, {"val_per_class": 0, "train": {"select": "best_val"}})
+    for name in ("prepare", "subsample", "pretrain"):
+        stage(name)
+    refused(ConfigError, lambda: stage("train_backbone"), "train.select", "val_per_class")
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path, stage):
+    for name in ("prepare", "subsample", "pretrain"):
+        stage(name)
+    write_params(tmp_path, {"runtime": {"device": "cuda:31"}})
+    refused(ConfigError, lambda: stage("train_backbone"), "runtime.device", "cuda:31")
+
+
+def test_error_of_a_stage_process_is_one_line_and_exit_status_1(tmp_path, stage):
+    import subprocess
+    import sys
+
+    from tests.imports import ROOT
+
+    write_params(tmp_path, {"crt": {"epoch": 3}})
+    result = subprocess.run(
+        [sys.executable, "-m", "stages.prepare"],
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1 and result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "error: crt.epoch: unknown key (did you mean crt.epochs?); allowed here: mode, bn_mode, epochs, batch_size, lr, "
+        "momentum, weight_decay, samples_per_class, select"
+    ]

@@ -9,6 +9,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,10 @@ class Bench:
         rows = rng.integers(0, len(self.labels), self.batch_size)
         top, left = rng.integers(0, 2 * PADDING + 1, (2, self.batch_size))
         mirrored = rng.random(self.batch_size) < 0.5
-        on_device = [torch.from_numpy(values).to(self.device) for values in (self.pixels, rows, top, left, mirrored)]
-        ours = normalizer(TRANSFORM, self.device)(crop_batch(*on_device, padding=PADDING)).cpu()
+        pixels, *windows = (
+            torch.from_numpy(values).to(self.device) for values in (self.pixels, rows, top, left, mirrored)
+        )
+        ours = normalizer(TRANSFORM, self.device)(crop_batch(pixels, *windows, PADDING)).cpu()
         worst = 0.0
         for position, row in enumerate(rows):
             picture = per_image.pad(Image.fromarray(self.pixels[row]), PADDING)
@@ -184,23 +187,15 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         device = set_up(Runtime(device=name, threads=options.threads))
         bench = Bench(options.images, options.batch_size, options.workers, device)
-        print(f"\nAugmented images on {name}; the same windows differ by at most {bench.check():.1e}:\n")
         loaders = {pipeline: bench.loader(pipeline) for pipeline in PIPELINES}
-        print(
-            _compare(bench.epoch, lambda batches: bench.direct_epoch(batches), loaders, options.images, options.repeats)
-        )
+        print(f"\nAugmented images on {name}; the same windows differ by at most {bench.check():.1e}:\n")
+        print(_compare(bench.epoch, bench.direct_epoch, loaders, options.images, options.repeats))
         epochs = (5 if name == "cuda" else 0) if options.epochs is None else options.epochs
         if epochs:
             print(f"\nTraining {options.backbone} on {name}, float32, {epochs} epochs at a time:\n")
-            print(
-                _compare(
-                    lambda: bench.train(options.backbone, epochs),
-                    lambda batches: bench.direct_train(options.backbone, epochs, batches),
-                    loaders,
-                    options.images * epochs,
-                    options.repeats,
-                )
-            )
+            ours = partial(bench.train, options.backbone, epochs)
+            direct = partial(bench.direct_train, options.backbone, epochs)
+            print(_compare(ours, direct, loaders, options.images * epochs, options.repeats))
 
 
 def _compare(
@@ -211,7 +206,7 @@ def _compare(
     repeats: int,
 ) -> str:
     """The table of images/s; one untimed round first starts the workers and warms the device up."""
-    tasks = [ours, *(lambda batches=batches: direct(batches) for batches in loaders.values())]
+    tasks = [ours, *(partial(direct, batches) for batches in loaders.values())]
     alternate(1, *tasks)
     timed = [task.seconds for task in alternate(repeats, *tasks)]
     lines = [["longtail", spread([images / s for s in timed[0]]), ""]]

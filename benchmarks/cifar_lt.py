@@ -1,0 +1,196 @@
+"""CIFAR-100-LT and CIFAR-10-LT by the LDAM recipe, all five heads: ``python -m benchmarks.cifar_lt --archive FILE``.
+
+The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked and the stages run on it as they are:
+dataset image_folder, no val, ResNet-32, 200 epochs, batch 128, SGD 0.1 with momentum 0.9 and weight decay 2e-4, warm-up 5,
+rate times 0.01 after epochs 160 and 180, last epoch. cRT and LWS have the ImageNet-LT setting of Kang et al. 2020 with
+the rate scaled to batch 128, as its authors advise. The split is always the published one (split_seed 0); the seeds are
+those of training.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common import REPAIRS, machine, run_pipeline, run_stage, write_params
+from benchmarks.timing import table
+
+BATCH_SIZE = 128
+COLUMNS = ("all", "many", "medium", "few", "macro", "ece")
+SMOKE_CLASSES, SMOKE_TRAIN, SMOKE_TEST = 4, 40, 10
+PUBLISHED = {
+    (100, 100.0): "CIFAR-100-LT, imbalance factor 100: joint 38-40, the best repair 40.5-43.5",
+    (10, 100.0): "CIFAR-10-LT, imbalance factor 100: joint 70-72",
+}
+
+
+def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
+    """Settings over params.yaml; 200 epochs give milestones 160 and 180."""
+    return [
+        "dataset=image_folder",
+        f"data_root={root}",
+        "storage=memory",
+        "normalize=cifar",
+        "imb_type=exp",
+        f"imb_factor={imb_factor}",
+        "val_per_class=0",
+        "split_seed=0",
+        f"seed={seed}",
+        "train.objective=ce",
+        "train.backbone=resnet32",
+        "train.sampler=instance",
+        "train.augment=crop_flip",
+        f"train.epochs={epochs}",
+        f"train.batch_size={BATCH_SIZE}",
+        "train.lr=0.1",
+        "train.momentum=0.9",
+        "train.weight_decay=2e-4",
+        "train.schedule=step",
+        f"train.warmup_epochs={min(5, epochs)}",
+        f"train.milestones=[{epochs * 8 // 10}, {epochs * 9 // 10}]",
+        "train.gamma=0.01",
+        "train.select=last",
+        *(
+            f"{method}.{setting}"
+            for method, length in (("crt", 10), ("lws", 5))
+            for setting in (f"epochs={length}", f"batch_size={BATCH_SIZE}", "lr=0.05", "weight_decay=5e-4")
+        ),
+        f"runtime.workers={min(8, os.cpu_count() or 1)}",
+    ]
+
+
+def unpack(archive: Path, target: Path, *, smoke: bool) -> None:
+    """Image files of the archive as ``target/PART/CLASS/FILE``; with ``smoke`` a few of a few classes, read past the rest.
+
+    Raises:
+        SystemExit: no image in the archive.
+    """
+    limit = {"train": SMOKE_TRAIN, "test": SMOKE_TEST}
+    taken: dict[tuple[str, str], int] = {}
+    classes: list[str] = []
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            parts = PurePosixPath(member.name).parts
+            if not member.isfile() or len(parts) < 3 or parts[-3] not in limit:
+                continue
+            part, label, name = parts[-3:]
+            if label not in classes:
+                if smoke and len(classes) == SMOKE_CLASSES:
+                    continue
+                classes.append(label)
+            taken[part, label] = taken.get((part, label), 0) + 1
+            if smoke and taken[part, label] > limit[part]:
+                continue
+            path = target / part / label / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            content = tar.extractfile(member)
+            assert content is not None
+            path.write_bytes(content.read())
+    if not taken:
+        raise SystemExit(f"{archive} holds no train/CLASS/FILE or test/CLASS/FILE")
+
+
+def run_seed(folder: Path, settings: list[str], online: bool) -> dict[str, Any]:
+    """Summary by method, chosen values, cost of training and seconds by stage; with ``online`` two more methods."""
+    outcome = run_pipeline(folder, settings)
+    outcome["cost"] = json.loads((folder / "metrics/cost/train_backbone.json").read_text())
+    outcome["tau"] = json.loads((folder / "metrics/selection.json").read_text())["tau"]["tau"]
+    outcome["images"] = int(pd.read_csv(folder / "data/class_counts.csv")["train"].sum())
+    if online:
+        write_params(folder, [*settings, "crt.mode=online", "lws.mode=online"])
+        for method in ("crt", "lws"):
+            outcome["seconds"][f"rebalance@{method} online"] = run_stage(folder, "rebalance", method)
+        run_stage(folder, "evaluate")
+        summary = json.loads((folder / "metrics/summary.json").read_text())
+        outcome["summary"] |= {f"{method} online": summary[method] for method in ("crt", "lws")}
+    return outcome
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--archive", type=Path, help="NAME.tar.gz")
+    parser.add_argument(
+        "--dataset-root", type=Path, help="folder with train/ and test/; filled from --archive if absent"
+    )
+    parser.add_argument("--classes", type=int, default=100, help="how many the dataset has")
+    parser.add_argument("--imb-factor", type=float, default=100.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, help="of stage 1; default 200, with --smoke 2")
+    parser.add_argument("--online", action="store_true", help="train cRT and LWS on augmented images too")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further overrides of params.yaml")
+    parser.add_argument("--smoke", action="store_true", help="a few images on the CPU: does the script work?")
+    options = parser.parse_args(arguments)
+    if options.archive is None and (options.dataset_root is None or options.smoke):
+        parser.error("--archive is needed" + (" with --smoke" if options.smoke else ", or --dataset-root"))
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        root = work / "images" if options.dataset_root is None or options.smoke else options.dataset_root.absolute()
+        if not (root / "train").is_dir():
+            if options.archive is None:
+                parser.error(f"--dataset-root: {root} has no train/, and no --archive is given")
+            unpack(options.archive, root, smoke=options.smoke)
+        found = sum(entry.is_dir() for entry in (root / "train").iterdir())
+        if not options.smoke and found != options.classes:
+            parser.error(f"--classes: {options.classes} given, but {root} has {found}")
+        epochs = options.epochs or (2 if options.smoke else 200)
+        imb_factor = min(options.imb_factor, SMOKE_TRAIN / 4) if options.smoke else options.imb_factor
+        runs = []
+        for seed in options.seeds:
+            settings = recipe(root, imb_factor, seed, epochs)
+            settings += ["runtime.device=cpu", "runtime.progress=off"] if options.smoke else []
+            runs.append(run_seed(work / f"seed{seed}", [*settings, *options.set], options.online))
+            shutil.rmtree(work / f"seed{seed}")
+        report(runs, options.seeds, found, imb_factor, epochs, smoke=options.smoke)
+
+
+def report(
+    runs: list[dict[str, Any]], seeds: list[int], classes: int, imb_factor: float, epochs: int, *, smoke: bool
+) -> None:
+    print(machine("torch", "numpy", "pillow"))
+    if smoke:
+        print("SMOKE TEST on a few images: the numbers mean nothing")
+    print(
+        f"{classes} classes, {runs[0]['images']:,} training images, imbalance factor {imb_factor:g}, resnet32, {epochs} "
+        f"epochs, seeds {' '.join(map(str, seeds))}; percent" + (", mean ± standard deviation" if len(runs) > 1 else "")
+    )
+    print()
+    methods = [*REPAIRS, *(name for name in runs[0]["summary"] if name not in REPAIRS)]
+    lines = [[name, *(_cell([run["summary"][name].get(key) for run in runs]) for key in COLUMNS)] for name in methods]
+    print(table(["method", *COLUMNS], lines))
+    if not smoke and (classes, imb_factor) in PUBLISHED:
+        print(f"\nPublished, {PUBLISHED[classes, imb_factor]}.")
+        print("These images are JPEG copies of the original pixels, which can cost a little accuracy.")
+    print(f"\ntau chosen on held-out training rows: {', '.join(format(run['tau'], 'g') for run in runs)}\n")
+    cost = runs[0]["cost"]
+    seconds = [run["cost"]["seconds"] for run in runs]
+    shown = epochs * (runs[0]["images"] // BATCH_SIZE or 1) * min(BATCH_SIZE, runs[0]["images"])
+    facts = [
+        ["seconds of train_backbone, reading the images included", _cell(seconds)],
+        ["images/s of train_backbone", _cell([shown / second for second in seconds])],
+        ["parameters", f"{cost['parameters']:,}"],
+        ["MACs an image", f"{cost['macs']:,}"],
+        ["peak memory, MiB", _cell([run["cost"]["peak_memory_bytes"] / 2**20 for run in runs])],
+        ["seconds of each stage, process start included", ""],
+    ]
+    facts += [[f"- {stage}", _cell([run["seconds"][stage] for run in runs])] for stage in runs[0]["seconds"]]
+    print(table(["cost", "value"], facts))
+
+
+def _cell(values: list[float | None]) -> str:
+    """Mean, and with several values the standard deviation; ``-`` where the group is empty."""
+    if any(value is None for value in values):
+        return "-"
+    numbers = np.asarray(values, float)
+    mean = f"{numbers.mean():,.1f}"
+    return mean if len(numbers) == 1 else f"{mean} ± {numbers.std(ddof=1):,.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -88,10 +88,10 @@ class Bench:
         rows = rng.integers(0, len(self.labels), self.batch_size)
         top, left = rng.integers(0, 2 * PADDING + 1, (2, self.batch_size))
         mirrored = rng.random(self.batch_size) < 0.5
-        pixels, *windows = (
+        pixels, chosen, corner_y, corner_x, flip = (
             torch.from_numpy(values).to(self.device) for values in (self.pixels, rows, top, left, mirrored)
         )
-        ours = normalizer(TRANSFORM, self.device)(crop_batch(pixels, *windows, PADDING)).cpu()
+        ours = normalizer(TRANSFORM, self.device)(crop_batch(pixels, chosen, corner_y, corner_x, flip, PADDING)).cpu()
         worst = 0.0
         for position, row in enumerate(rows):
             picture = per_image.pad(Image.fromarray(self.pixels[row]), PADDING)
@@ -206,7 +206,7 @@ def _compare(
     repeats: int,
 ) -> str:
     """The table of images/s; one untimed round first starts the workers and warms the device up."""
-    tasks = [ours, *(partial(direct, batches) for batches in loaders.values())]
+    tasks: list[Callable[[], None]] = [ours, *(partial(direct, batches) for batches in loaders.values())]
     alternate(1, *tasks)
     timed = [task.seconds for task in alternate(repeats, *tasks)]
     lines = [["longtail", spread([images / s for s in timed[0]]), ""]]

@@ -1,10 +1,10 @@
 """CIFAR-100-LT and CIFAR-10-LT by the LDAM recipe, all five heads: ``python -m benchmarks.cifar_lt --archive FILE``.
 
 The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked and the stages run on it as they are:
-dataset image_folder, no val, ResNet-32, 200 epochs, batch 128, SGD 0.1 with momentum 0.9 and weight decay 2e-4, warm-up 5,
-rate times 0.01 after epochs 160 and 180, last epoch. cRT and LWS have the ImageNet-LT setting of Kang et al. 2020 with
-the rate scaled to batch 128, as its authors advise. The split is always the published one (split_seed 0); the seeds are
-those of training.
+dataset image_folder, no val, ResNet-32, 200 epochs, batch 128, SGD 0.1 with momentum 0.9 and weight decay 2e-4,
+warm-up 5, rate times 0.01 after epochs 160 and 180, last epoch. cRT (10 epochs) and LWS (5) have the ImageNet-LT
+setting of Kang et al. 2020 with batch 128 and the rate scaled to it, 0.05, as its authors advise. The split is always
+the published one (split_seed 0); the seeds are those of training.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
 
 
 def unpack(archive: Path, target: Path, *, smoke: bool) -> None:
-    """Image files of the archive as ``target/PART/CLASS/FILE``; with ``smoke`` a few of a few classes, read past the rest.
+    """Image files of the archive as ``target/PART/CLASS/FILE``; with ``smoke`` a few of a few classes.
 
     Raises:
         SystemExit: no image in the archive.
@@ -156,9 +156,10 @@ def report(
     print(machine("torch", "numpy", "pillow"))
     if smoke:
         print("SMOKE TEST on a few images: the numbers mean nothing")
+    print(f"{classes} classes, {runs[0]['images']:,} training images, imbalance factor {imb_factor:g}")
     print(
-        f"{classes} classes, {runs[0]['images']:,} training images, imbalance factor {imb_factor:g}, resnet32, {epochs} "
-        f"epochs, seeds {' '.join(map(str, seeds))}; percent" + (", mean ± standard deviation" if len(runs) > 1 else "")
+        f"resnet32, {epochs} epochs, seeds {' '.join(map(str, seeds))}; percent"
+        + (", mean ± standard deviation" if len(runs) > 1 else "")
     )
     print()
     methods = [*REPAIRS, *(name for name in runs[0]["summary"] if name not in REPAIRS)]

@@ -13,8 +13,8 @@ import pytest
 from tests.conftest import write_params
 from tests.imports import ROOT
 
-CARRIED = ("stages", "longtail", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore",
-           ".dvc/plots")  # fmt: skip
+CARRIED = ("stages", "longtail", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", ".dvc/config",
+           ".dvc/.gitignore", ".dvc/plots")  # fmt: skip
 BIN = Path(sys.executable).parent
 
 
@@ -71,7 +71,7 @@ def copy_code(folder: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The pipeline after one ``dvc repro``, committed. Shared: tests leave params.yaml and the workspace as they were."""
+    """The pipeline after one ``dvc repro``, committed. Shared: tests leave its parameters as they were."""
     project = copy_code(tmp_path_factory.mktemp("project"))
     write_params(project.folder)
     project.commit("code")

@@ -2,12 +2,12 @@
 
 import multiprocessing
 import os
-import random
 import signal
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from longtail.errors import ArtifactError
@@ -23,7 +23,7 @@ FORKS.set_forkserver_preload(["torch", "torch._dynamo", "pandas", "h5py", "PIL.I
 
 
 def train_in(folder: str, kill_at_rename: int = 0) -> None:
-    """Run the stage in ``folder``; with ``kill_at_rename`` die by SIGKILL inside the n-th atomic write, before its rename."""
+    """Run the stage in ``folder``; with ``kill_at_rename`` die by SIGKILL inside the n-th atomic write."""
     from stages import train_backbone
 
     os.chdir(folder)
@@ -34,7 +34,7 @@ def train_in(folder: str, kill_at_rename: int = 0) -> None:
         def dying(self: Path, target: Path) -> Path:
             calls.append(target)
             if len(calls) == kill_at_rename:
-                os.truncate(self, os.path.getsize(self) // 2)
+                os.truncate(self, self.stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
             return replace(self, target)
 
@@ -84,7 +84,7 @@ def test_killed_at_random_moments_gives_the_same_bytes(ready):
     for seed in range(6):
         remove_outputs(ready)
         process = start(ready)
-        time.sleep(random.Random(seed).uniform(0.1, 0.95) * seconds)
+        time.sleep(np.random.default_rng(seed).uniform(0.1, 0.95) * seconds)
         process.kill()
         process.join()
         resumed += any((ready / ".scratch/train_backbone").glob("*/checkpoint.pt"))

@@ -1,4 +1,4 @@
-"""Stages without dvc: byte-stable outputs, image folders and file lists, online repairs, and every kind of bad input."""
+"""Stages without dvc: byte-stable outputs, image folders and file lists, online repairs, and bad input."""
 
 import gzip
 import hashlib
@@ -370,6 +370,6 @@ def test_error_of_a_stage_process_is_one_line_and_exit_status_1(tmp_path, stage)
     )
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.splitlines() == [
-        "error: crt.epoch: unknown key (did you mean crt.epochs?); allowed here: mode, bn_mode, epochs, batch_size, lr, "
-        "momentum, weight_decay, samples_per_class, select"
+        "error: crt.epoch: unknown key (did you mean crt.epochs?); allowed here: mode, bn_mode, epochs, batch_size, "
+        "lr, momentum, weight_decay, samples_per_class, select"
     ]

@@ -1,0 +1,181 @@
+"""The benchmark scripts at toy size: they run, both sides agree, and a table comes out. The times mean nothing here."""
+
+import io
+import tarfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import augmentation, cifar_lt, features
+from benchmarks.timing import alternate, ratios, spread, table
+from longtail.heads.base import LinearHead
+
+CLASSES = ("bird", "cat", "dog")
+TINY = ["--rows", "400", "--dim", "8", "--classes", "10", "--batch-size", "64", "--repeats", "2", "--threads", "1"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of plain colours with noise, laid out as the CIFAR archives are, with a file beside the images."""
+    path = tmp_path_factory.mktemp("archive") / "toy.tar.gz"
+    rng = np.random.default_rng(0)
+    with tarfile.open(path, "w:gz") as tar:
+        add(tar, "toy/classes.tsv", b"0\tbird\n")
+        for part, count in (("test", 4), ("train", 45)):
+            for label, name in enumerate(CLASSES):
+                for number in range(count):
+                    pixels = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+                    pixels[..., label] += 150
+                    buffer = io.BytesIO()
+                    Image.fromarray(pixels).save(buffer, "JPEG")
+                    add(tar, f"toy/{part}/{name}/{number:04d}.jpg", buffer.getvalue())
+    return path
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def rows_of(output: str, header: str) -> list[list[str]]:
+    """The cells of the Markdown table whose header starts with ``header``."""
+    lines = output.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {header} "))
+    body = lines[start + 2 :]
+    end = next((i for i, line in enumerate(body) if not line.startswith("|")), len(body))
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body[:end]]
+
+
+def test_features_benchmark_agrees_with_direct_code_and_prints_a_table(capsys: pytest.CaptureFixture) -> None:
+    features.main(TINY)
+    rows = rows_of(capsys.readouterr().out, "work")
+    assert [row[0].split(";")[0] for row in rows] == [
+        "tau grid of 21",
+        "NCM fit + predict",
+        "NCM fit + predict",
+        "cRT, one epoch",
+        "cRT, one epoch",
+    ]
+    assert all(float(row[4]) <= 1e-5 for row in rows)
+
+
+@pytest.mark.parametrize("method", ["direct_tau_grid", "direct_ncm", "direct_crt_epoch"])
+def test_features_benchmark_stops_where_results_differ(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(features, method)
+
+    def wrong(*arguments, **options):  # type: ignore[no-untyped-def]
+        result = right(*arguments, **options)
+        (result[0] if isinstance(result, tuple) else result)[0, 0] += 1e-3
+        return result
+
+    monkeypatch.setattr(features, method, wrong)
+    with pytest.raises(AssertionError, match="results differ"):
+        features.main(TINY)
+
+
+def test_class_accuracies_may_differ_only_where_two_scores_tie() -> None:
+    inputs = features.synthetic(400, 8, 10, 64, 0)
+    exact = features.direct_tau_grid(inputs)
+    other = exact.copy()
+    other[3, 2] += 1 / features.VAL_PER_CLASS
+    with pytest.raises(AssertionError, match="results differ"):
+        features.tau_difference(inputs, other.copy(), exact)
+    weight = inputs.head.weight.copy()
+    weight[1] = weight[2]  # every row ties between the two
+    tied = features.replace(inputs, head=LinearHead(weight))
+    assert features.tau_difference(tied, other, exact) == 0
+
+
+def test_synthetic_class_counts_have_the_size_and_ends_of_imagenet_lt() -> None:
+    counts = features.class_counts(115_846, 1000)
+    assert abs(counts.sum() - 115_846) < 100
+    assert (counts[0], counts[-1]) == (1280, 5)
+    assert (np.diff(counts) <= 0).all()
+
+
+def test_direct_class_aware_draws_hold_every_class_once_a_turn() -> None:
+    y = np.repeat(np.arange(3), [5, 2, 1])
+    blocks = y[list(features.CyclicSampler(y, 24))].reshape(-1, features.SAMPLES_PER_CLASS)
+    assert (blocks == blocks[:, :1]).all()
+    assert (np.sort(blocks[:, 0].reshape(-1, 3), axis=1) == np.arange(3)).all()
+
+
+def test_augmentation_benchmark_agrees_with_torchvision_and_prints_its_tables(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    sizes = ["--images", "200", "--batch-size", "100", "--repeats", "1", "--threads", "1", "--workers", "1"]
+    augmentation.main([*sizes, "--backbone", "resnet8", "--epochs", "1"])
+    output = capsys.readouterr().out
+    assert "Augmented images on cpu" in output and "Training resnet8 on cpu" in output
+    assert [row[0] for row in rows_of(output, "side")] == ["longtail", "torchvision v1", "torchvision v2"]
+
+
+def test_augmentation_benchmark_stops_where_pixels_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = augmentation.Bench(8, 8, 0, torch.device("cpu"))
+    monkeypatch.setattr(augmentation, "MEAN", (0.5, 0.5, 0.5))
+    with pytest.raises(AssertionError, match="pixels differ"):
+        bench.check()
+
+
+def test_cifar_benchmark_runs_every_stage_on_a_small_archive(archive: Path, capfd: pytest.CaptureFixture) -> None:
+    cifar_lt.main(["--archive", str(archive), "--smoke", "--epochs", "1", "--set", "train.backbone=resnet8"])
+    output = capfd.readouterr().out
+    assert "SMOKE" in output and "Published" not in output
+    assert [row[0] for row in rows_of(output, "method")] == ["joint", "ncm", "crt", "tau", "lws"]
+    assert "- train_backbone" in {row[0] for row in rows_of(output, "cost")}
+
+
+def test_cifar_benchmark_unpacks_all_images_or_a_few(archive: Path, tmp_path: Path) -> None:
+    cifar_lt.unpack(archive, tmp_path / "all", smoke=False)
+    cifar_lt.unpack(archive, tmp_path / "few", smoke=True)
+    assert len(list((tmp_path / "all").rglob("*.*"))) == 3 * (4 + 45)
+    assert len(list((tmp_path / "few").rglob("*.*"))) == 3 * (4 + cifar_lt.SMOKE_TRAIN)
+
+
+def test_cifar_benchmark_refuses_another_number_of_classes(archive: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cifar_lt.main(["--archive", str(archive), "--classes", "10"])
+    assert "10 given" in capsys.readouterr().err
+
+
+def test_cifar_report_gives_mean_and_spread_over_seeds(capsys: pytest.CaptureFixture) -> None:
+    def run(accuracy: float) -> dict:
+        summary = {method: {"all": accuracy, "macro": accuracy, "ece": 1.0} for method in cifar_lt.REPAIRS}
+        cost = {"parameters": 5, "macs": 6, "seconds": 2.0, "peak_memory_bytes": 2**20}
+        return {"summary": summary, "seconds": {"prepare": 1.0}, "cost": cost, "tau": 0.5, "images": 10_847}
+
+    cifar_lt.report([run(38.0), run(40.0)], [0, 1], 100, 100.0, 200, smoke=False)
+    output = capsys.readouterr().out
+    assert "the best repair 40.5-43.5" in output
+    assert rows_of(output, "method")[0][:3] == ["joint", "39.0 ± 1.4", "-"]
+    assert ["images/s of train_backbone", "1,075,200.0 ± 0.0"] in rows_of(output, "cost")
+
+
+def test_timing_runs_tasks_in_turn_and_keeps_the_first_result() -> None:
+    calls: list[str] = []
+
+    def note(name: str) -> int:
+        calls.append(name)
+        return len(calls)
+
+    first, second = alternate(2, partial(note, "a"), partial(note, "b"))
+    assert calls == ["a", "b", "a", "b"]
+    assert (first.result, second.result) == (1, 2)
+    assert len(first.seconds) == len(second.seconds) == 2
+
+
+def test_timing_gives_ratios_by_repetition_and_their_spread() -> None:
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+    assert spread([3.0, 1.0, 2.0]) == "2 (1-3)"
+    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

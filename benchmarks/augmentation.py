@@ -126,7 +126,8 @@ class Bench:
         last.sum().item()
 
     def train(self, backbone: str, epochs: int) -> None:
-        """Training with longtail's loop."""
+        """Training with longtail's loop, deterministic as its stages are."""
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         counts = np.bincount(self.labels, minlength=CLASSES)
         model = create_model(backbone)
         setting = Setting(CLASSES, counts, int(model.backbone.num_features), epochs, SEED)  # type: ignore[arg-type]
@@ -149,16 +150,16 @@ class Bench:
         """Training with a DataLoader, the loss read at each step, and the fastest convolutions that cuDNN finds."""
         model = create_model(backbone).to(self.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
         total = 0.0
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, deterministic=False):
-            for _ in range(epochs):
-                for images, labels in batches:
-                    images, labels = images.to(self.device, non_blocking=True), labels.to(self.device)
-                    loss = F.cross_entropy(model(images), labels)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    total += loss.item()
+        for _ in range(epochs):
+            for images, labels in batches:
+                images, labels = images.to(self.device, non_blocking=True), labels.to(self.device)
+                loss = F.cross_entropy(model(images), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
         assert np.isfinite(total)
 
 

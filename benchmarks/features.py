@@ -132,6 +132,7 @@ def direct_tau_grid(inputs: Inputs) -> np.ndarray:
 
 def tau_difference(inputs: Inputs, ours: np.ndarray, direct: np.ndarray) -> float:
     """The largest difference of a class accuracy; where rounding alone decides between two classes, it may."""
+    ours = ours.copy()
     for t in np.flatnonzero((np.abs(ours - direct) > TOLERANCE).any(axis=1)):
         scores = inputs.X_val.astype(np.float64) @ tau_normalised(inputs.head, t / 10).T
         second, first = np.partition(scores, -2, axis=1)[:, -2:].T

@@ -20,15 +20,16 @@ def format_table(summary: Mapping[str, Mapping[str, float | int]], uncalibrated:
     """Aligned text table of ``{METHOD: {all, many, ...}}`` in percent: known methods in their usual
     order, then others as given.
 
-    ``+`` marks the best value of a column, ``*`` a method that was selected on the test split (it does not compete for
-    ``+``), ``~`` the ECE of the ``uncalibrated`` methods, ``-`` an empty group.
+    ``+`` marks the best value of a column, ``*`` a method that was selected on the test split, ``~`` the ECE of the
+    ``uncalibrated`` methods (neither competes for ``+``), ``-`` an empty group.
     """
     known = [name for name in METHOD_ORDER if name in summary]
     summary = {name: summary[name] for name in (*known, *(name for name in summary if name not in METHOD_ORDER))}
     competing = {name: row for name, row in summary.items() if not row.get("selected_on_test")}
     best = {}
     for key in COLUMNS:
-        values = [row[key] for row in competing.values() if key in row]
+        rivals = [name for name in competing if not (key == "ece" and name in uncalibrated)]
+        values = [competing[name][key] for name in rivals if key in competing[name]]
         if values:
             best[key] = min(values) if key in _LOWER_IS_BETTER else max(values)
 
@@ -39,8 +40,8 @@ def format_table(summary: Mapping[str, Mapping[str, float | int]], uncalibrated:
             if key not in row:
                 cells.append("- ")
                 continue
-            mark = "+" if name in competing and row[key] == best[key] else " "
             prefix = "~" if key == "ece" and name in uncalibrated else ""
+            mark = "+" if name in competing and not prefix and row[key] == best[key] else " "
             cells.append(f"{prefix}{row[key]:.2f}{mark}")
         lines.append(cells)
 

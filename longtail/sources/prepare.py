@@ -58,7 +58,7 @@ def prepare(
         digests, sizes = _survey(source.root, source.paths, workers, progress)
         size, storage = _choose(sizes, image_size, storage)
         if storage == "memory":
-            print(f"{len(sizes)} images are resized to {size} x {size} pixels (image_size) and held in memory")
+            print(f"{len(sizes)} images are held in memory at {size} x {size} pixels (image_size)")
             pixels = _decode_all(source.root, source.paths, size, workers, progress)
     channels = 3 if pixels is None else pixels.shape[3]
     info = DatasetInfo(dataset, storage, size, channels, len(source.class_names))

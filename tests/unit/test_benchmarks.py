@@ -89,7 +89,7 @@ def test_class_accuracies_may_differ_only_where_two_scores_tie() -> None:
     other = exact.copy()
     other[3, 2] += 1 / features.VAL_PER_CLASS
     with pytest.raises(AssertionError, match="results differ"):
-        features.tau_difference(inputs, other.copy(), exact)
+        features.tau_difference(inputs, other, exact)
     weight = inputs.head.weight.copy()
     weight[1] = weight[2]  # every row ties between the two
     tied = features.replace(inputs, head=LinearHead(weight))

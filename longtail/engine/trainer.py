@@ -158,8 +158,9 @@ def _fit_batch(settings: Settings, available: int) -> tuple[Settings, int]:
 
 
 def _start(model: Classifier, objective: Objective, settings: Settings, device: torch.device) -> _State:
-    memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+    model.to(device)
+    if device.type == "cuda":
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     objective.to(device)
     objective.attach(model)
     set_mode(model, settings.frozen, settings.bn_mode)
@@ -293,6 +294,11 @@ def _resume(state: _State, path: Path) -> None:
         optimizer_state.setdefault(int(index), {})[key] = tensor
     groups = copy.deepcopy(state.optimizer.state_dict()["param_groups"])
     state.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+    # Checkpoints hold plain order, but the fused step walks parameter and momentum side by side in memory.
+    for parameter, values in state.optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[key] = torch.empty_like(parameter).copy_(value)
     state.epoch, state.history = meta["epoch"], meta["history"]
     state.best_epoch, state.best_accuracy = meta["best_epoch"], meta["best_accuracy"]
     print(f"resuming after epoch {state.epoch}")

@@ -4,19 +4,22 @@ As in the official code, features are centred with the mean over all images (not
 means of the transformed features and are not normalised again, and "cos" is the dot product divided by D. The paper
 describes normalised means; "true_cosine" is the cosine against the centroids, offered beside it.
 
-Deviations: rows of zero length stay zero instead of becoming NaN; all arithmetic is float64.
+Deviations: rows of zero length stay zero instead of becoming NaN; transforms and sums are in float64, the products of
+prediction in the dtype of the features.
 """
 
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from longtail.errors import ConfigError
-from longtail.heads.base import NORM_FLOOR, HeadClassifier, row_blocks, unit_rows
+from longtail.heads.base import NORM_FLOOR, HeadClassifier, unit_rows
 
 FEATURES = ("cl2n", "l2n", "un")
 DISTANCES = ("l2", "cos", "true_cosine")
+CACHED_BYTES = 2**20
 
 
 class NCM(HeadClassifier):
@@ -42,27 +45,27 @@ class NCM(HeadClassifier):
         if self.distance not in DISTANCES:
             raise ConfigError(f"distance must be one of {', '.join(DISTANCES)}, got {self.distance!r}")
         X, y = self._check_training(X, y)
-        order = np.argsort(y, kind="stable")
         counts = np.bincount(y)
-        sums = self._class_sums(X, order, y, np.zeros(X.shape[1]), normalise=False)
-        self.mean_ = sums.sum(axis=0) / len(X)
-        if self.feature != "un":
-            shift = self.mean_ if self.feature == "cl2n" else np.zeros(X.shape[1])
-            sums = self._class_sums(X, order, y, shift, normalise=True)
+        if self.feature == "un":
+            sums = self._class_sums(X, y, None)
+            self.mean_ = sums.sum(axis=0) / len(X)
+        else:
+            self.mean_ = _row_sum(X) / len(X)
+            sums = self._class_sums(X, y, self.mean_ if self.feature == "cl2n" else np.zeros_like(self.mean_))
         self.centroids_ = sums / counts[:, None]
         return self
 
-    def _class_sums(
-        self, X: np.ndarray, order: np.ndarray, y: np.ndarray, shift: np.ndarray, *, normalise: bool
-    ) -> np.ndarray:
-        """(C, D) float64: per-class sums of X - shift, each row first divided by its norm if ``normalise``."""
-        num_classes, num_features = len(self.classes_), X.shape[1]
-        sums = np.zeros((num_classes, num_features))
-        for rows in row_blocks(len(X), 2 * 8 * num_features):
-            members = order[rows]  # by class, so that a block holds few classes
+    def _class_sums(self, X: np.ndarray, y: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
+        """(C, D) float64: per-class sums of the rows, or, given ``shift`` (D,), of the unit vectors along X - shift."""
+        sums = np.zeros((len(self.classes_), X.shape[1]))
+        order = np.argsort(y, kind="stable")  # by class, so that a block holds few classes
+        for rows in _cached_blocks(X):
+            members = order[rows]
             block = X[members].astype(np.float64)
-            block -= shift
-            share = 1.0 / np.maximum(_norms(block), NORM_FLOOR) if normalise else np.ones(len(members))
+            share = np.ones(len(members))
+            if shift is not None:
+                block -= shift
+                share /= np.maximum(_norms(block), NORM_FLOOR)
             classes, first = np.unique(y[members], return_index=True)
             membership = csr_array(
                 (share, np.arange(len(members)), np.append(first, len(members))), shape=(len(classes), len(members))
@@ -71,23 +74,41 @@ class NCM(HeadClassifier):
         return sums
 
     def _block_scores(self, X: np.ndarray) -> np.ndarray:
-        query, centroids = X.astype(np.float64), self.centroids_
-        if self.feature == "cl2n":
-            query -= self.mean_
-        if self.feature != "un":
-            query = unit_rows(query)
+        # Distances do not change with the origin. Near the centroids the products are small, so that after this step
+        # in float64 the product, which is most of the work, may run in the dtype of X.
+        origin = self.centroids_.mean(axis=0) if self.distance == "l2" else np.zeros_like(self.mean_)
+        query = np.empty_like(X)
+        for rows in _cached_blocks(X):
+            query[rows] = self._transformed(X[rows]) - origin
+        centroids = self.centroids_ - origin
         if self.distance == "cos":
-            return query @ centroids.T / X.shape[1]
+            return query @ centroids.astype(X.dtype).T / X.shape[1]
         if self.distance == "true_cosine":
-            return unit_rows(query) @ unit_rows(centroids).T
-        if self.feature == "un":  # distances do not change, but the squares below then stay small
-            query -= self.mean_
-            centroids = centroids - self.mean_
+            return unit_rows(query) @ unit_rows(centroids).astype(X.dtype).T
+        centroids = centroids.astype(X.dtype)
         scores = query @ centroids.T
-        scores *= 2.0
+        scores *= 2
         scores -= _squared_norms(query)[:, None]
         scores -= _squared_norms(centroids)
-        return np.minimum(scores, 0.0, out=scores)
+        return np.minimum(scores, 0, out=scores)
+
+    def _transformed(self, X: np.ndarray) -> np.ndarray:
+        """float64 rows in the space of ``feature``."""
+        rows = X.astype(np.float64)
+        if self.feature == "cl2n":
+            rows -= self.mean_
+        return rows if self.feature == "un" else unit_rows(rows)
+
+
+def _cached_blocks(X: np.ndarray) -> Iterator[slice]:
+    """Blocks of rows small enough that all passes over one but the first find it in the processor's cache."""
+    step = max(1, CACHED_BYTES // (X.itemsize * X.shape[1]))
+    return (slice(start, start + step) for start in range(0, len(X), step))
+
+
+def _row_sum(X: np.ndarray) -> np.ndarray:
+    """(D,) float64: the sum of all rows."""
+    return sum((X[rows].sum(axis=0, dtype=np.float64) for rows in _cached_blocks(X)), np.zeros(X.shape[1]))
 
 
 def _squared_norms(rows: np.ndarray) -> np.ndarray:

@@ -152,6 +152,28 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch,
             assert torch.equal(tensor, other.state_dict()[name]), name
 
 
+def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypatch):
+    """The memory order of a GPU run: momentum has to come back in the order of its parameter."""
+
+    plain = fresh
+
+    def start(objective_class, epochs):
+        model, objective = plain(objective_class, epochs)
+        return model.to(memory_format=torch.channels_last), objective
+
+    monkeypatch.setitem(run.__globals__, "fresh", start)
+    whole, _, outcome = run(tmp_path / "whole")
+    assert whole.backbone.stages[0][0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, OBJECTIVES["ce"], 3)
+        with pytest.raises(Stop):
+            run(tmp_path / "cut")
+    model, _, resumed = run(tmp_path / "cut")
+    assert resumed == outcome
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, whole.state_dict()[name]), name
+
+
 def test_resume_repeats_at_most_checkpoint_every_epochs(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, OBJECTIVES["ce"], 5)

@@ -40,8 +40,8 @@ class Scorer(Protocol):
         """(B, K) rows -> (B, C) logits."""
         ...
 
-    def gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor) -> Sequence[torch.Tensor]:
-        """The gradient of each parameter, given that of the logits (B, C)."""
+    def add_gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor]) -> None:
+        """Add the gradient of each parameter, given that of the logits (B, C), to its tensor in ``into``."""
         ...
 
 
@@ -101,8 +101,10 @@ def train(
                 log_p_label = log_p.gather(1, y)
                 loss_sum -= log_p_label.mean()
                 gradient = log_p.exp_().scatter_(1, y, log_p_label.exp() - 1.0).div_(batch_size)
-                for p, v, g in zip(scorer.parameters, velocity, scorer.gradients(x, gradient), strict=True):
-                    v.mul_(momentum).add_(g.add(p, alpha=weight_decay))
+                for p, v in zip(scorer.parameters, velocity, strict=True):
+                    v.mul_(momentum).add_(p, alpha=weight_decay)
+                scorer.add_gradients(x, gradient, velocity)
+                for p, v in zip(scorer.parameters, velocity, strict=True):
                     p.add_(v, alpha=-rate)
             finite = torch.stack([torch.isfinite(p).all() for p in scorer.parameters]).all()
             loss, parameters_finite = torch.stack([loss_sum / steps, finite.to(loss_sum.dtype)]).tolist()
@@ -237,8 +239,10 @@ class LinearScorer:
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         return rows @ self.weight.T + self.bias
 
-    def gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor) -> Sequence[torch.Tensor]:
-        return logit_gradient.T @ rows, logit_gradient.sum(dim=0)
+    def add_gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor]) -> None:
+        weight, bias = into
+        weight.addmm_(logit_gradient.T, rows)
+        bias += logit_gradient.sum(dim=0)
 
 
 class ScaleScorer:
@@ -268,6 +272,7 @@ class ScaleScorer:
         self._z = self.fixed_logits(rows)
         return self._z * self.scales
 
-    def gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor) -> Sequence[torch.Tensor]:
+    def add_gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor]) -> None:
         assert self._z is not None
-        return ((logit_gradient * self._z).sum(dim=0),)
+        (scales,) = into
+        scales += (logit_gradient * self._z).sum(dim=0)

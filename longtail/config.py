@@ -84,6 +84,10 @@ class Train:
     precision: Literal["float32", "bf16"] = "float32"
 
     def check(self) -> None:
+        if self.milestones != "auto" and (
+            sorted(set(self.milestones)) != self.milestones or min(self.milestones, default=0) < 0
+        ):
+            raise ConfigError(f"train.milestones: {self.milestones} given, epochs in ascending order expected")
         if self.warmup_epochs > self.epochs:
             raise ConfigError(f"train.warmup_epochs: {self.warmup_epochs} is more than train.epochs: {self.epochs}")
 
@@ -182,6 +186,8 @@ class _Yaml12Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                raise ConfigError(f"{key}: given as a key (line {key_node.start_mark.line + 1}); keys are words")
             if key in seen:
                 raise ConfigError(f"{key}: given twice (line {key_node.start_mark.line + 1}); keep one")
             seen.add(key)
@@ -222,7 +228,7 @@ def load_params(path: str | Path) -> Params:
         raise ConfigError(f"{path} is missing: run from the top of the repository")
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}, expected keys and values")
@@ -271,7 +277,10 @@ def _accept(option: Any, value: Any) -> tuple[bool, Any]:
         return value in typing.get_args(option) and not isinstance(value, bool), value
     if typing.get_origin(option) is list:
         (inner,) = typing.get_args(option)
-        return isinstance(value, list) and all(_accept(inner, item)[0] for item in value), value
+        if not isinstance(value, list):
+            return False, value
+        items = [_accept(inner, item) for item in value]
+        return all(accepted for accepted, _ in items), [item for _, item in items]
     if option is float:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         return number, float(value) if number else value
@@ -304,9 +313,13 @@ def _check_range(limits: Any, value: Any, where: str) -> None:
     if (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above):
         return
     bounds = (("at least", low), ("above", above), ("at most", high))
-    allowed = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+    allowed = " and ".join(f"{word} {_short(bound)}" for word, bound in bounds if bound is not None)
     hinted = f" ({_imbalance_hint(value)})" if where == "imb_factor" else ""
-    raise ConfigError(f"{where}: {value:g} given, {allowed} expected{hinted}")
+    raise ConfigError(f"{where}: {_short(value)} given, {allowed} expected{hinted}")
+
+
+def _short(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _imbalance_hint(value: Any) -> str:

@@ -1,5 +1,6 @@
 """What all stages share: where artifacts lie, the parameters, and how errors reach the user."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,9 +34,19 @@ def features_file(part: str) -> Path:
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Run a stage; an error that the user can mend becomes one line on stderr and exit status 1."""
+    """Run a stage; an error that the user can mend becomes one line on stderr and exit status 1.
+
+    Remarks of the library (its log messages) go to stdout.
+    """
+    remarks = logging.StreamHandler(sys.stdout)
+    remarks.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("longtail")
+    logger.addHandler(remarks)
+    logger.setLevel(logging.INFO)
     try:
         stage()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on from the last checkpoint, if the stage keeps any")
     except LongtailError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

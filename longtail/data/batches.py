@@ -1,5 +1,6 @@
 """Batches of one split part, from a tensor on the training device or from files; the same for the training loop."""
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,7 @@ class PathImages:
             for images, rows in loader:
                 yield images.to(self._device, non_blocking=pinned), rows.to(self._device, non_blocking=pinned)
         except DataError as error:
+            traceback.clear_frames(error.__traceback__)  # else the loader lives on, and ends its workers by a timeout
             # A worker's error arrives with its traceback as the message; the sentence for the user is the last line.
             raise DataError(str(error).strip().splitlines()[-1].partition("DataError: ")[2] or str(error)) from error
 

@@ -19,7 +19,7 @@ from longtail.io.tables import read_csv, read_json
 STAGE = "prepare"
 IMAGES_SCHEMA = "longtail/images/1"
 MANIFEST_COLUMNS = ("index", "label", "part", "path", "sha256")
-_UNDECODABLE = (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError)
+_UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,22 @@ def image_dimensions(content: bytes, name: Path) -> tuple[int, int]:
         with Image.open(io.BytesIO(content)) as image:
             return image.size
     except _UNDECODABLE as error:
-        raise DataError(f"image {name} cannot be decoded: {error}") from error
+        raise _undecodable(name, error) from error
 
 
 def decode(content: bytes, name: Path) -> Image.Image:
     """An RGB picture; an unreadable one is a DataError that names it."""
     try:
         with Image.open(io.BytesIO(content)) as image:
+            if image.mode.startswith(("I", "F")):  # Pillow would clip these to white
+                raise DataError(f"image {name} has mode {image.mode}; 8 bits a channel expected")
             return image.convert("RGB")
     except _UNDECODABLE as error:
-        raise DataError(f"image {name} cannot be decoded: {error}") from error
+        if isinstance(error, DataError):
+            raise
+        raise _undecodable(name, error) from error
+
+
+def _undecodable(name: Path, error: Exception) -> DataError:
+    reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+    return DataError(f"image {name} cannot be decoded: {reason}")

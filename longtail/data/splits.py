@@ -37,6 +37,8 @@ def long_tailed_counts(pool: np.ndarray, imb_type: str, imb_factor: float) -> np
         ConfigError: a class would be left without an image, or ``step`` with an odd number of classes.
     """
     num_classes = len(pool)
+    if num_classes < 2:
+        raise DataError(f"{num_classes} class found, at least 2 expected")
     if imb_type == "natural":
         return pool.astype(np.int64)
     largest = int(pool.min())
@@ -49,9 +51,10 @@ def long_tailed_counts(pool: np.ndarray, imb_type: str, imb_factor: float) -> np
             raise ConfigError(f"imb_type: step given, but {num_classes} classes cannot be halved; use exp or natural")
         counts = [largest] * (num_classes // 2) + [int(largest * factor)] * (num_classes // 2)
     if counts[-1] < 1:
+        allowed = largest if int(largest * (1.0 / largest)) else largest - 1
         raise ConfigError(
             f"imb_factor: {imb_factor:g} given, but the largest class has {largest} images, which leaves none for the "
-            f"smallest; at most {largest} allowed"
+            f"smallest; at most {allowed} allowed"
         )
     return np.asarray(counts, np.int64)
 

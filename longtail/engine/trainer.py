@@ -160,7 +160,7 @@ def _fit_batch(settings: Settings, available: int) -> tuple[Settings, int]:
 def _start(model: Classifier, objective: Objective, settings: Settings, device: torch.device) -> _State:
     model.to(device)
     if device.type == "cuda":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)
     objective.to(device)
     objective.attach(model)
     set_mode(model, settings.frozen, settings.bn_mode)

@@ -22,7 +22,7 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
 
     lr is for batch_size 512; scale the two together. A batch_size above N becomes N. samples_per_class: images per
     class turn of the sampler. select: "last", or "best_val" for the first epoch of the highest accuracy on X_val,
-    y_val. device: a torch device. Training runs in the dtype of X.
+    y_val. device: a torch device. progress: "off", "lines", "bar" or "auto". Training runs in the dtype of X.
 
     Learned: ``weight_`` (C, D), ``bias_`` (C,), ``linear_head_`` (the initial values), ``selected_epoch_`` (1-based),
     ``history_`` with lists "epoch" (1-based), "lr", "loss" (mean of the epoch's steps, nats) and, where validation rows
@@ -42,6 +42,7 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         samples_per_class: int = 4,
         select: str = "last",
         device: str = "cpu",
+        progress: str = "off",
         random_state: Any = 0,
     ) -> None:
         self.epochs = epochs
@@ -52,6 +53,7 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         self.samples_per_class = samples_per_class
         self.select = select
         self.device = device
+        self.progress = progress
         self.random_state = random_state
 
     def fit(
@@ -70,6 +72,7 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             self.select,
             self.device,
             seed,
+            self.progress,
         )
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)

@@ -44,6 +44,7 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         samples_per_class: int = 4,
         select: str = "last",
         device: str = "cpu",
+        progress: str = "off",
         random_state: Any = 0,
         head: Any = None,
     ) -> None:
@@ -55,6 +56,7 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         self.samples_per_class = samples_per_class
         self.select = select
         self.device = device
+        self.progress = progress
         self.random_state = random_state
         self.head = head
 
@@ -73,6 +75,7 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             self.select,
             self.device,
             seed_of(self.random_state),
+            self.progress,
         )
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)

@@ -8,6 +8,7 @@ altered file never reaches the unpickler.
 import hashlib
 import io
 import json
+import pickle
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,5 +70,8 @@ def load_checkpoint(path: str | Path, made_by: str) -> tuple[dict[str, "torch.Te
         raise ArtifactError(f"{path} is damaged (its content does not match its digest); {remedy}")
     import torch
 
-    state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    try:
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise ArtifactError(f"{path} holds more than tensors and is not loaded; {remedy}") from error
     return state["tensors"], json.loads(state["meta"]), digest

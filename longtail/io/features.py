@@ -12,7 +12,7 @@ import numpy as np
 
 from longtail.errors import ArtifactError
 from longtail.io.hdf5 import SCHEMA as SCHEMA_ATTRIBUTE
-from longtail.io.hdf5 import read_hdf5, write_hdf5
+from longtail.io.hdf5 import has_trailer, read_hdf5, write_hdf5
 
 SCHEMA = "longtail/features/1"
 STAGE = "extract_features"
@@ -70,9 +70,11 @@ def read_features(path: str | Path) -> Features:
 
 
 def _is_foreign(path: Path) -> bool:
+    if has_trailer(path):
+        return False
     try:
         with h5py.File(path, "r") as file:
-            return SCHEMA_ATTRIBUTE not in file.attrs and ("features" in file) and len(file.attrs) == 0
+            return SCHEMA_ATTRIBUTE not in file.attrs and "features" in file
     except (OSError, RuntimeError, KeyError, ValueError):
         return False  # a damaged file of ours: the verified reader says what is wrong
 

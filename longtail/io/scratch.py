@@ -34,8 +34,9 @@ class Scratch:
         self._base.mkdir(parents=True, exist_ok=True)
         self._lock = open(self._base / "lock", "a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # Unlike flock, a record lock is not inherited by loader workers, which may outlive a killed parent.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
             self._lock.close()

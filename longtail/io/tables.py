@@ -37,6 +37,12 @@ def read_csv(
             f"{path} has columns {list(table.columns)}, expected {list(columns)}; "
             f"make it again with `dvc repro -f {made_by}`"
         )
+    # pandas fills a row that was cut off with empty fields.
+    broken = [name for name in columns if name not in text and len(table) and table[name].dtype.kind not in "iufb"]
+    if broken:
+        raise ArtifactError(
+            f"{path} is damaged (column {broken[0]} is not all numbers); make it again with `dvc repro -f {made_by}`"
+        )
     return table
 
 

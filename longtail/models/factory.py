@@ -51,6 +51,9 @@ def create_backbone(name: str, *, in_channels: int, width: int | None = None) ->
     if width is not None:
         raise ConfigError(f"train.width: {width} given, but {name} is a timm model of fixed width; use auto")
     model = timm.create_model(model_name, pretrained=False, num_classes=0, in_chans=in_channels)
-    if isinstance(model, ResNet):
-        model.init_weights(zero_init_last=False)  # Kang et al. start the last BN of a block at 1
+    model.num_features = model.head_hidden_size  # differs where timm keeps a layer between pool and classifier
+    if isinstance(model, ResNet):  # Kang et al. start the last BN of a block at 1
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.ones_(module.weight)
     return model

@@ -28,6 +28,8 @@ def load_backbone(path: Path, made_by: str) -> tuple[nn.Module, dict[str, Tensor
         ArtifactError: a damaged file, or weights that do not fit the recorded architecture.
     """
     tensors, meta, digest = load_checkpoint(path, made_by)
+    if not {"name", "channels", "width"} <= meta.keys():
+        raise ArtifactError(f"{path} holds no backbone; make it again with `dvc repro -f {made_by}`")
     backbone = create_backbone(meta["name"], in_channels=meta["channels"], width=meta["width"])
     weights = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
     try:

@@ -1,12 +1,15 @@
 """Published split lists: ``relative/path label`` lines, as of ImageNet-LT, Places-LT and iNaturalist 2018."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from longtail.errors import DataError
 from longtail.sources.base import Source
+
+MAX_DIGITS = 9
 
 
 def read_list(path: Path) -> tuple[list[str], np.ndarray]:
@@ -29,11 +32,11 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray]:
                 if not line.strip():
                     continue
                 parts = line.rsplit(maxsplit=1)
-                if len(parts) != 2 or not parts[1].isdecimal():
+                if len(parts) != 2 or not parts[1].isdecimal() or len(parts[1]) > MAX_DIGITS:
                     raise DataError(f"{path}, line {number}: {line.strip()!r} given, `relative/path label` expected")
                 paths.append(parts[0])
                 labels.append(int(parts[1]))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"list file {path} cannot be read: {error}") from error
     return paths, np.asarray(labels, np.int64)
 
@@ -63,7 +66,7 @@ def load(root: Path, lists: dict[str, Path], relabel: bool) -> Source:
         row = strange[0]
         raise DataError(f"{lists[part_of[row]]}: label {joined[row]} ({paths[row]}) does not occur in {lists['train']}")
     if known[-1] != len(known) - 1 and not relabel:
-        gap = np.setdiff1d(np.arange(known[-1]), known)[0]
+        gap = np.flatnonzero(known != np.arange(len(known)))[0]
         raise DataError(
             f"{lists['train']}: labels have gaps ({gap} is missing below {known[-1]}); labels must be 0 to C-1, "
             "or set relabel: true to number the labels that occur"

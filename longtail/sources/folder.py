@@ -34,7 +34,16 @@ def load(root: Path) -> Source:
             if entry.name not in label_of:
                 raise DataError(f"data_root: {entry.path} is a class that {root / 'train'} does not have")
             files = sorted(file.name for file in os.scandir(entry.path) if file.name.lower().endswith(SUFFIXES))
+            _require_utf8(entry.name, *files)
             paths += [f"{part}/{entry.name}/{file}" for file in files]
             labels += [label_of[entry.name]] * len(files)
             parts += [part] * len(files)
     return Source(names, np.asarray(labels, np.int64), np.asarray(parts), root=root, paths=tuple(paths))
+
+
+def _require_utf8(*names: str) -> None:
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"data_root: the name {name!a} is not UTF-8; rename it") from error

@@ -11,16 +11,17 @@ def fit(inputs: Inputs) -> Repair:
     if config.mode == "online":
         return fit_online("lws", inputs, config, inputs.head)
     lws = LWS(
-        config.epochs,
-        config.batch_size,
-        config.lr,
-        config.momentum,
-        config.weight_decay,
-        config.samples_per_class,
-        config.select,
-        trained_on(inputs),
-        inputs.seed,
-        inputs.head,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        samples_per_class=config.samples_per_class,
+        select=config.select,
+        device=trained_on(inputs),
+        progress=inputs.params.runtime.progress,
+        random_state=inputs.seed,
+        head=inputs.head,
     )
     lws.fit(inputs.train.features, inputs.train.labels, *validation_rows(inputs))
     return Repair(

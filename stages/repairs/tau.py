@@ -8,7 +8,7 @@ def fit(inputs: Inputs) -> Repair:
     config = inputs.params.tau
     on_test = config.value == "auto" and config.select_on == "test"
     val = (inputs.test.features, inputs.test.labels) if on_test else validation_rows(inputs)
-    tau = TauNorm(config.value, config.grid_max, config.grid_step, inputs.head, inputs.seed)
+    tau = TauNorm(config.value, config.grid_max, config.grid_step, head=inputs.head, random_state=inputs.seed)
     tau.fit(inputs.train.features, inputs.train.labels, *val)
     return Repair(
         linear_kind(tau),

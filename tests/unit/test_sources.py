@@ -419,7 +419,7 @@ def test_awkward_class_and_file_names_survive(tmp_path):
     source = folder.load(root)
     run_prepare(source, tmp_path / "out", storage="paths")
     manifest = read_manifest(tmp_path / "out")
-    assert manifest.class_names == ("1.0", "NA", 'a, "b"', "Möwe 海")
+    assert manifest.class_names == ("1.0", "Möwe 海", "NA", 'a, "b"')
     assert manifest.paths.tolist() == list(source.paths)
 
 
@@ -666,7 +666,6 @@ def test_missing_list_is_named(tmp_path):
 
 def test_damaged_list_is_refused_by_name(tmp_path):
     whole = gzip.compress(b"".join(b"a/%d.jpg %d\n" % (i * 7919 % 1000, i % 3) for i in range(200)))
-    expected = len(gzip.decompress(whole))
     for position in range(10, len(whole), 3):
         (tmp_path / "a.gz").write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
         with pytest.raises(DataError, match=r"a\.gz"):
@@ -677,7 +676,6 @@ def test_damaged_list_is_refused_by_name(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe 0\n")
     with pytest.raises(DataError, match=r"list file .*a\.txt cannot be read"):
         file_lists.read_list(tmp_path / "a.txt")
-    assert expected > 0
 
 
 def test_lists_are_prepared_from_files(tmp_path):
@@ -709,9 +707,11 @@ def places_draws(places: Source, name: str, epochs: int = 1) -> tuple[np.ndarray
 def test_class_aware_sampler_on_places_is_balanced_in_classes_and_images(places):
     labels, epochs, sampler = places_draws(places, "class_aware", epochs=2)
     assert sampler.offered == 1_817_700  # type: ignore[attr-defined]
+    totals = np.zeros(365, np.int64)
     for drawn in epochs:
-        totals = np.bincount(labels[drawn], minlength=365)
-        assert totals.mean() == pytest.approx(171.134, abs=1e-3)
+        of_epoch = np.bincount(labels[drawn], minlength=365)
+        assert of_epoch.mean() == pytest.approx(171.134, abs=1e-3)
+        totals += of_epoch
         assert totals.max() - totals.min() <= 4
         blocks = labels[drawn].reshape(-1, 4)
         assert (blocks == blocks[:, :1]).all()
@@ -733,4 +733,3 @@ def test_square_root_sampler_on_places_draws_classes_by_the_root_of_their_size(p
     largest = np.flatnonzero(labels == counts.argmax())
     used = np.bincount(drawn, minlength=len(labels))[largest]
     assert used.max() <= 6, "images of a class are drawn alike"
-    assert (np.bincount(totals[counts == counts.min()]) >= 0).all()

@@ -20,6 +20,7 @@ from longtail.data.samplers import create_sampler
 from longtail.engine.schedule import create_schedule
 from longtail.errors import ConfigError, TrainingError
 from longtail.heads.base import row_blocks
+from longtail.progress import Progress
 from longtail.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -75,12 +76,14 @@ def train(
     multiplier: Callable[[int, float], float],
     val: tuple[torch.Tensor, torch.Tensor] | None = None,
     keep_best: bool = False,
+    progress: str = "off",
 ) -> tuple[int, History]:
     """Trains the scorer's parameters in place; returns the 1-based epoch they are from, and the history.
 
     rows: (N, K) and targets: (N,) int64, on one device. draw(epoch, count) gives positions into rows, multiplier the
     schedule. With ``keep_best`` the parameters end as they were after the epoch of the highest accuracy on ``val``, the
-    first such epoch on ties. Raises TrainingError where loss or parameters stop being finite.
+    first such epoch on ties. progress: mode of the report.
+    Raises TrainingError where loss or parameters stop being finite.
     """
     import torch
 
@@ -88,9 +91,9 @@ def train(
     steps = len(rows) // batch_size
     assert steps > 0, "batch_size must not exceed the number of rows"
     velocity = [torch.zeros_like(p) for p in scorer.parameters]
-    history = History([], [], [], [])
+    history, note = History([], [], [], []), ""
     best_epoch, best_accuracy, best = epochs, -1.0, None
-    with torch.no_grad():
+    with torch.no_grad(), Progress(epochs * steps, method, progress) as report:
         for epoch in range(epochs):
             rate = lr * multiplier(epoch, 0.0)
             order = torch.from_numpy(draw(epoch, steps * batch_size)).to(rows.device)
@@ -106,6 +109,7 @@ def train(
                 scorer.add_gradients(x, gradient, velocity)
                 for p, v in zip(scorer.parameters, velocity, strict=True):
                     p.add_(v, alpha=-rate)
+                report.advance(note=note)
             finite = torch.stack([torch.isfinite(p).all() for p in scorer.parameters]).all()
             loss, parameters_finite = torch.stack([loss_sum / steps, finite.to(loss_sum.dtype)]).tolist()
             if not (np.isfinite(loss) and parameters_finite):
@@ -116,6 +120,7 @@ def train(
             history.epoch.append(epoch + 1)
             history.lr.append(rate)
             history.loss.append(loss)
+            note = f"epoch {epoch + 1}, loss {loss:.4f}"
             if val is not None:
                 history.val_accuracy.append(_accuracy(scorer, *val))
                 if keep_best and history.val_accuracy[-1] > best_accuracy:
@@ -154,6 +159,7 @@ class ClassBalancedSgd:
     select: str
     device: str
     seed: int
+    progress: str = "off"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "samples_per_class"):
@@ -215,6 +221,7 @@ class ClassBalancedSgd:
             multiplier=create_schedule("cosine", epochs=self.epochs),
             val=None if val is None else (val[0], torch.from_numpy(val[1]).to(rows.device)),
             keep_best=self.select == "best_val",
+            progress=self.progress,
         )
 
 

@@ -178,6 +178,23 @@ def direct_ncm(inputs: Inputs, *, batched: bool) -> tuple[np.ndarray, np.ndarray
     return centroids.numpy(), torch.cat(batches).numpy()
 
 
+def few_queries(inputs: Inputs) -> Inputs:
+    """The same with every tenth val row, for the loop over classes."""
+    return replace(inputs, X_val=inputs.X_val[::10].copy(), y_val=inputs.y_val[::10])
+
+
+def looped_ncm(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """(C, D) centroids and the predictions of the val rows, one class after the other in both, all float32."""
+    X, y = torch.from_numpy(inputs.X), torch.from_numpy(inputs.y)
+    mean = X.mean(dim=0)
+    query = F.normalize(torch.from_numpy(inputs.X_val) - mean)
+    centroids, distances = [], []
+    for c in range(len(inputs.counts)):
+        centroids.append(F.normalize(X[y == c] - mean).mean(dim=0))
+        distances.append(((query - centroids[-1]) ** 2).sum(dim=1))
+    return torch.stack(centroids).numpy(), torch.stack(distances).argmin(dim=0).numpy()
+
+
 def ncm_difference(inputs: Inputs, ours: tuple[NCM, np.ndarray], direct: tuple[np.ndarray, np.ndarray]) -> float:
     """The largest difference of centroids, and of the distances to the predicted classes where those differ."""
     estimator, predicted = ours
@@ -311,6 +328,12 @@ def report(inputs: Inputs, repeats: int, threads: int) -> None:
     for direct, how in ((masks, "a mask a class"), (batches, "DataLoader")):
         difference = ncm_difference(inputs, ours.result, direct.result)
         lines.append(_line(f"NCM fit + predict; direct: {how}", ours.seconds, direct.seconds, difference))
+
+    few = few_queries(inputs)
+    ours, direct = alternate(repeats, lambda: ncm(few), lambda: looped_ncm(few))
+    difference = ncm_difference(few, ours.result, direct.result)
+    work = f"NCM fit + predict of {len(few.y_val):,} rows; direct: a loop over classes"
+    lines.append(_line(work, ours.seconds, direct.seconds, difference))
 
     memory = TensorDataset(torch.from_numpy(inputs.X), torch.from_numpy(inputs.y))
     draws = inputs.steps * inputs.batch_size

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from longtail.errors import ConfigError, DataError
-from longtail.seeds import generator
+from longtail.seeds import derive_seed, generator
 
 
 class Sampler(Protocol):
@@ -56,19 +56,8 @@ class _LabelledImages:
         per wrap. All arrays (M,) int64.
         """
         wrap, place = np.divmod(number, self.counts[classes])
-        images = self._members[self._first[classes]]
-        order = np.lexsort((wrap, classes))
-        sorted_classes, sorted_wraps = classes[order], wrap[order]
-        changes = (np.diff(sorted_classes) != 0) | (np.diff(sorted_wraps) != 0)
-        starts = np.concatenate([[0], np.flatnonzero(changes) + 1])
-        starts_several = starts[self.counts[sorted_classes[starts]] > 1]  # a list of one image has one order
-        stops = np.append(starts, len(order))[np.searchsorted(starts, starts_several) + 1]
-        for start, stop in zip(starts_several.tolist(), stops.tolist(), strict=True):
-            c, w = int(sorted_classes[start]), int(sorted_wraps[start])
-            shuffled = generator(self.seed, "class list", c, w).permutation(int(self.counts[c]))
-            draws = order[start:stop]
-            images[draws] = self._members[self._first[c] + shuffled[place[draws]]]
-        return images
+        shuffled = _shuffled_places(derive_seed(self.seed, "class list"), classes, wrap, self.counts[classes], place)
+        return self._members[self._first[classes] + shuffled]
 
 
 class InstanceSampler(_LabelledImages):
@@ -121,11 +110,10 @@ class ClassAwareSampler(_LabelledImages):
         blocks_per_epoch = -(-draws // k)
         block = epoch * blocks_per_epoch + np.arange(blocks_per_epoch, dtype=np.int64)
         turn, place = np.divmod(block, num_classes)  # every turn of the class list gives each class one block
-        class_of_block = np.empty(blocks_per_epoch, dtype=np.int64)
-        turns, starts = np.unique(turn, return_index=True)
-        for t, start, stop in zip(turns.tolist(), starts, [*starts[1:], blocks_per_epoch], strict=True):
-            shuffled = generator(self.seed, "classes", t).permutation(num_classes)
-            class_of_block[start:stop] = shuffled[place[start:stop]]
+        of_all_classes = np.full_like(place, num_classes)
+        class_of_block = _shuffled_places(
+            derive_seed(self.seed, "classes"), np.zeros_like(turn), turn, of_all_classes, place
+        )
         number = (turn[:, None] * k + np.arange(k, dtype=np.int64)).ravel()[:draws]
         return self.from_cyclic_lists(np.repeat(class_of_block, k)[:draws], number)
 
@@ -204,6 +192,38 @@ SAMPLERS: dict[str, type[InstanceSampler | ClassAwareSampler | SquareRootSampler
     "square_root": SquareRootSampler,
     "progressive": ProgressiveSampler,
 }
+
+
+def _shuffled_places(
+    seed: int, lists: np.ndarray, wraps: np.ndarray, sizes: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """Where place ``places[i]`` of list ``lists[i]`` leads in its shuffle number ``wraps[i]``.
+
+    Every (list, wrap) has a shuffle of its own 0..size-1: the order of its counter-based random keys. All shuffles that
+    are asked for come from one sort. All arrays (M,) int64.
+    """
+    span = int(wraps.max()) + 1
+    shuffles, which = np.unique(lists * span + wraps, return_inverse=True)
+    size = np.empty(len(shuffles), dtype=np.int64)
+    size[which] = sizes
+    first = np.cumsum(size) - size
+    shuffle_of = np.repeat(np.arange(len(shuffles)), size)
+    place_of = np.arange(len(shuffle_of)) - first[shuffle_of]
+    stream = _mixed(
+        _mixed(np.uint64(seed) + (shuffles // span).astype(np.uint64)) + (shuffles % span).astype(np.uint64)
+    )
+    keys = _mixed(stream[shuffle_of] + place_of.astype(np.uint64))
+    order = place_of[np.lexsort((keys, shuffle_of))]
+    return order[first[which] + places]
+
+
+def _mixed(counter: np.ndarray) -> np.ndarray:
+    """64 random-looking bits for each uint64 counter: the SplitMix64 generator (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        bits = counter * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return bits ^ (bits >> np.uint64(31))
 
 
 def create_sampler(name: str, labels: np.ndarray, *, seed: int, epochs: int, samples_per_class: int = 4) -> Sampler:

@@ -16,6 +16,7 @@ from longtail.io.hdf5 import has_trailer, read_hdf5, write_hdf5
 
 SCHEMA = "longtail/features/1"
 STAGE = "extract_features"
+CHECKED_ROWS = 128  # a block that stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _read_foreign(path: Path) -> Features:
         raise ArtifactError(f"{path} is damaged: {error}") from error
     if not np.issubdtype(features.dtype, np.floating) or not np.issubdtype(labels.dtype, np.integer):
         raise ArtifactError(f"{path}: features {features.dtype}, labels {labels.dtype}; floats and integers expected")
-    features, labels = features.astype(np.float32), labels.reshape(-1).astype(np.int64)
+    features, labels = features.astype(np.float32, copy=False), labels.reshape(-1).astype(np.int64)
     _check(path, features, labels)
     return Features(features, labels, np.arange(len(labels)), int(labels.max(initial=-1)) + 1)
 
@@ -104,6 +105,8 @@ def _check(path: Path, features: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _check_finite(features: np.ndarray, path: str | Path) -> None:
-    rows = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(rows):
-        raise ArtifactError(f"{path}: {len(rows)} rows of features are not finite, the first is row {rows[0]}")
+    for start in range(0, len(features), CHECKED_ROWS):
+        block = features[start : start + CHECKED_ROWS]
+        if not np.isfinite(block).all():
+            row = start + int(np.argmin(np.isfinite(block).all(axis=1)))
+            raise ArtifactError(f"{path}: features must be finite, row {row} is not")

@@ -544,7 +544,7 @@ def test_features_that_are_not_finite_are_refused_with_their_first_row_and_not_w
     features = np.zeros((5, 3), np.float32)
     features[2, 1] = features[4, 0] = bad
     content = Features(features, np.arange(5), np.arange(5), 5, "d", "s", "b", "{}")
-    with pytest.raises(ArtifactError, match=r"a\.h5: 2 rows of features are not finite, the first is row 2"):
+    with pytest.raises(ArtifactError, match=r"a\.h5: features must be finite, row 2 is not"):
         write_features(tmp_path / "a.h5", content)
     assert list(tmp_path.iterdir()) == []
 

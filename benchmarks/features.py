@@ -188,11 +188,13 @@ def looped_ncm(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
     X, y = torch.from_numpy(inputs.X), torch.from_numpy(inputs.y)
     mean = X.mean(dim=0)
     query = F.normalize(torch.from_numpy(inputs.X_val) - mean)
-    centroids, distances = [], []
+    centroids, distances = torch.empty(len(inputs.counts), X.shape[1]), torch.empty(len(inputs.counts), len(query))
+    difference = torch.empty_like(query)
     for c in range(len(inputs.counts)):
-        centroids.append(F.normalize(X[y == c] - mean).mean(dim=0))
-        distances.append(((query - centroids[-1]) ** 2).sum(dim=1))
-    return torch.stack(centroids).numpy(), torch.stack(distances).argmin(dim=0).numpy()
+        centroids[c] = F.normalize(X[y == c] - mean).mean(dim=0)
+        torch.sub(query, centroids[c], out=difference)
+        distances[c] = difference.square_().sum(dim=1)
+    return centroids.numpy(), distances.argmin(dim=0).numpy()
 
 
 def ncm_difference(inputs: Inputs, ours: tuple[NCM, np.ndarray], direct: tuple[np.ndarray, np.ndarray]) -> float:

@@ -4,8 +4,8 @@ As in the official code, features are centred with the mean over all images (not
 means of the transformed features and are not normalised again, and "cos" is the dot product divided by D. The paper
 describes normalised means; "true_cosine" is the cosine against the centroids, offered beside it.
 
-Deviations: rows of zero length stay zero instead of becoming NaN; transforms and sums are in float64, the products of
-prediction in the dtype of the features.
+Deviations: rows of zero length stay zero instead of becoming NaN; sums over many rows are float64, what is done
+to a row is done in the dtype of the features.
 """
 
 from collections.abc import Iterator
@@ -59,12 +59,14 @@ class NCM(HeadClassifier):
         """(C, D) float64: per-class sums of the rows, or, given ``shift`` (D,), of the unit vectors along X - shift."""
         sums = np.zeros((len(self.classes_), X.shape[1]))
         order = np.argsort(y, kind="stable")  # by class, so that a block holds few classes
+        parts = [] if shift is None else _in_two_parts(shift, X.dtype)
         for rows in _cached_blocks(X):
             members = order[rows]
-            block = X[members].astype(np.float64)
-            share = np.ones(len(members))
+            block = X[members]
+            share = np.ones(len(members), X.dtype)
             if shift is not None:
-                block -= shift
+                for part in parts:
+                    block -= part
                 share /= np.maximum(_norms(block), NORM_FLOOR)
             classes, first = np.unique(y[members], return_index=True)
             membership = csr_array(
@@ -108,7 +110,17 @@ def _cached_blocks(X: np.ndarray) -> Iterator[slice]:
 
 def _row_sum(X: np.ndarray) -> np.ndarray:
     """(D,) float64: the sum of all rows."""
-    return sum((X[rows].sum(axis=0, dtype=np.float64) for rows in _cached_blocks(X)), np.zeros(X.shape[1]))
+    total = np.zeros(X.shape[1])
+    for rows in _cached_blocks(X):
+        block = X[rows]
+        total += np.ones(len(block), X.dtype) @ block
+    return total
+
+
+def _in_two_parts(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """float64 values as the sum of two arrays of ``dtype``: subtracting one after the other loses no digits."""
+    high = values.astype(dtype)
+    return high, (values - high).astype(dtype)
 
 
 def _squared_norms(rows: np.ndarray) -> np.ndarray:

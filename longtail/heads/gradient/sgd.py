@@ -41,8 +41,10 @@ class Scorer(Protocol):
         """(B, K) rows -> (B, C) logits."""
         ...
 
-    def add_gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor]) -> None:
-        """Add the gradient of each parameter, given that of the logits (B, C), to its tensor in ``into``."""
+    def add_gradients(
+        self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor], factor: float
+    ) -> None:
+        """Add ``factor`` times the gradient of each parameter, given that of the logits (B, C), to ``into``."""
         ...
 
 
@@ -91,6 +93,7 @@ def train(
     steps = len(rows) // batch_size
     assert steps > 0, "batch_size must not exceed the number of rows"
     velocity = [torch.zeros_like(p) for p in scorer.parameters]
+    minus_one = rows.new_full((batch_size, 1), -1.0)
     history, note = History([], [], [], []), ""
     best_epoch, best_accuracy, best = epochs, -1.0, None
     with torch.no_grad(), Progress(epochs * steps, method, progress) as report:
@@ -103,10 +106,10 @@ def train(
                 log_p = torch.log_softmax(scorer.logits(x), dim=1)
                 log_p_label = log_p.gather(1, y)
                 loss_sum -= log_p_label.mean()
-                gradient = log_p.exp_().scatter_(1, y, log_p_label.exp() - 1.0).div_(batch_size)
+                gradient = log_p.exp_().scatter_add_(1, y, minus_one)  # of the batch's sum
                 for p, v in zip(scorer.parameters, velocity, strict=True):
                     v.mul_(momentum).add_(p, alpha=weight_decay)
-                scorer.add_gradients(x, gradient, velocity)
+                scorer.add_gradients(x, gradient, velocity, 1 / batch_size)
                 for p, v in zip(scorer.parameters, velocity, strict=True):
                     p.add_(v, alpha=-rate)
                 report.advance(note=note)
@@ -244,12 +247,14 @@ class LinearScorer:
         return self.weight, self.bias
 
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
-        return rows @ self.weight.T + self.bias
+        return self.bias.addmm(rows, self.weight.T)
 
-    def add_gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor]) -> None:
+    def add_gradients(
+        self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor], factor: float
+    ) -> None:
         weight, bias = into
-        weight.addmm_(logit_gradient.T, rows)
-        bias += logit_gradient.sum(dim=0)
+        weight.addmm_(logit_gradient.T, rows, alpha=factor)
+        bias.add_(logit_gradient.sum(dim=0), alpha=factor)
 
 
 class ScaleScorer:
@@ -279,7 +284,9 @@ class ScaleScorer:
         self._z = self.fixed_logits(rows)
         return self._z * self.scales
 
-    def add_gradients(self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor]) -> None:
+    def add_gradients(
+        self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor], factor: float
+    ) -> None:
         assert self._z is not None
         (scales,) = into
-        scales += (logit_gradient * self._z).sum(dim=0)
+        scales.add_((logit_gradient * self._z).sum(dim=0), alpha=factor)

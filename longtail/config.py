@@ -71,7 +71,7 @@ class Train:
     sampler: Literal["instance", "class_aware", "square_root", "progressive"] = "instance"
     samples_per_class: int = _range(1, default=4)
     augment: Literal["auto", "none", "crop", "crop_flip", "resized_crop", "resized_crop_jitter"] = "auto"
-    epochs: int = _range(1, default=30)
+    epochs: int = _range(1, default=60)
     batch_size: int = _range(1, default=64)
     lr: float = _range(above=0, default=0.1)
     momentum: float = _range(0, 1, default=0.9)
@@ -81,7 +81,7 @@ class Train:
     milestones: list[int] | Auto = "auto"
     gamma: float = _range(above=0, default=0.01)
     select: Literal["last", "best_val"] = "last"
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
 
     def check(self) -> None:
         if self.milestones != "auto" and (
@@ -122,7 +122,7 @@ class HeadTraining:
     mode: Literal["cached", "online"] = "cached"
     bn_mode: Literal["train", "eval"] = "eval"
     epochs: int = _range(1, default=10)
-    batch_size: int = _range(1, default=512)
+    batch_size: int = _range(1, default=64)
     lr: float = _range(above=0, default=0.2)
     momentum: float = _range(0, 1, default=0.9)
     weight_decay: float = _range(0, default=5e-4)
@@ -229,7 +229,7 @@ def load_params(path: str | Path) -> Params:
     try:
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}, expected keys and values")
     return bind(Params, content)
@@ -282,12 +282,19 @@ def _accept(option: Any, value: Any) -> tuple[bool, Any]:
         items = [_accept(inner, item) for item in value]
         return all(accepted for accepted, _ in items), [item for _, item in items]
     if option is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         return number, float(value) if number else value
     if option is int:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return whole and not isinstance(value, bool), int(value) if whole else value
     return isinstance(value, option), value
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def _is_union(hint: Any) -> bool:

@@ -48,5 +48,5 @@ def run(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last checkpoint, if the stage keeps any")
     except LongtailError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)

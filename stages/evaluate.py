@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from longtail.errors import ArtifactError
 from longtail.evaluation import plot_tables
@@ -72,17 +73,29 @@ def read_heads(split_digest: str) -> dict[str, HeadFile]:
     return heads
 
 
+def read_class_counts(table: Predictions) -> pd.DataFrame:
+    """label, name, train, val and test of each class; for foreign features as far as the predictions tell."""
+    test = np.bincount(table.label, minlength=table.num_classes)
+    if not table.split_digest:
+        label = np.arange(table.num_classes)
+        columns = {"label": label, "name": label.astype(str), "train": table.train_counts, "val": 0, "test": test}
+        return pd.DataFrame(columns)
+    counts = read_csv(
+        CLASS_COUNTS, made_by="subsample", columns=["label", "name", "train", "val", "test"], text=["name"]
+    )
+    for part, expected in (("train", table.train_counts), ("test", test)):
+        if not np.array_equal(counts[part], expected):
+            raise ArtifactError(f"{CLASS_COUNTS} counts other {part} images than the predictions; run `dvc repro`")
+    return counts
+
+
 def main() -> None:
     """Run the stage."""
     shots = params().shots
-    class_counts = read_csv(
-        CLASS_COUNTS, made_by="subsample", columns=["label", "name", "train", "val", "test"], text=["name"]
-    )
-    counts, names = class_counts["train"].to_numpy(), class_counts["name"].tolist()
     tables = read_tables()
     first = tables[METHODS[0].name]
-    if not np.array_equal(class_counts["test"], np.bincount(first.label, minlength=first.num_classes)):
-        raise ArtifactError(f"{CLASS_COUNTS} counts other test images than the prediction tables hold; run `dvc repro`")
+    class_counts = read_class_counts(first)
+    counts, names = first.train_counts, class_counts["name"].tolist()
     heads = read_heads(first.split_digest)
 
     measures = {name: summarize(table, counts, shots) for name, table in tables.items()}

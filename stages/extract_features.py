@@ -48,7 +48,8 @@ def main() -> None:
         scale=meta["head_scale"],
         split_digest=split_digest,
         backbone_digest=backbone_digest,
-        notes={"epoch": meta["chosen_epoch"]},
+        notes={"epoch": meta["chosen_epoch"], "select": meta["select"]}
+        | ({"selected_on": "val"} if meta["select"] == "best_val" else {}),
     )
     write_head(HEAD, stage1)
 

@@ -29,6 +29,8 @@ def _load(dataset: str, data_root: str | None, lists: dict[str, str], relabel: b
     if dataset in ("cifar10", "cifar100"):
         from longtail.sources import cifar
 
+        if data_root is None:
+            RAW.mkdir(parents=True, exist_ok=True)
         return cifar.load(dataset, RAW if data_root is None else Path(data_root))
     assert data_root is not None  # params() refuses a folder dataset without it
     root = Path(data_root)

@@ -4,6 +4,7 @@ import torch
 
 from longtail.data.manifest import read_manifest
 from longtail.models.factory import create_backbone
+from longtail.models.resnet import count_parameters
 from longtail.models.stored import save_backbone
 from longtail.seeds import derive_seed
 from stages.common import PREPARED, PRETRAINED, params, run
@@ -17,7 +18,7 @@ def main() -> None:
     backbone = create_backbone(p.train.backbone, in_channels=channels, width=width)
     meta = {"name": p.train.backbone, "width": width, "channels": channels, "pretrain": p.pretrain.method}
     save_backbone(PRETRAINED, backbone, meta)
-    print(f"{p.train.backbone}: {sum(t.numel() for t in backbone.parameters())} parameters, method {p.pretrain.method}")
+    print(f"{p.train.backbone}: {count_parameters(backbone)} parameters, method {p.pretrain.method}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+import numpy as np
+
 from longtail.errors import ArtifactError, ConfigError
 from longtail.heads.base import LinearHead
 from longtail.io.features import Features, read_features
@@ -24,7 +26,8 @@ def main(method: str) -> None:
     if not train.foreign:
         val, head = read_features(features_file("val")), read_head(HEAD, "extract_features")
     _check(train, test, val, head)
-    inputs = Inputs(p, train, val, test, _linear(head), derive_seed(p.seed, "rebalance", method) % 2**31)
+    notes = {} if head is None else head.notes
+    inputs = Inputs(p, train, val, test, _linear(head), notes, derive_seed(p.seed, "rebalance", method) % 2**31)
     repair = importlib.import_module(f"stages.repairs.{method}").fit(inputs)
     write_head(
         HEADS / f"{method}.h5",
@@ -48,6 +51,7 @@ def main(method: str) -> None:
         likelihood=repair.likelihood,
         selected_on_test=repair.selected_on_test,
         split_digest=test.split_digest,
+        train_counts=np.bincount(train.labels, minlength=repair.scores.shape[1]),
     )
     write_predictions(PREDICTIONS / f"{method}.h5", predictions)
     remarks = ", ".join(f"{name} {value}" for name, value in repair.notes.items())
@@ -59,7 +63,16 @@ def _linear(head: HeadFile | None) -> LinearHead | None:
 
 
 def _check(train: Features, test: Features, val: Features | None, head: HeadFile | None) -> None:
-    """Refuse files that do not belong together."""
+    """Refuse files that do not belong together, and labels that are not 0 to C-1."""
+    present = np.bincount(train.labels, minlength=train.num_classes) > 0
+    if not present.all():
+        raise ArtifactError(
+            f"features/features_train.h5: no row of class {np.argmin(present)}; labels must be 0 to C-1"
+        )
+    if len(test.labels) and test.labels.max() >= train.num_classes:
+        raise ArtifactError(
+            f"features/features_test.h5: label {test.labels.max()}, 0 to {train.num_classes - 1} expected"
+        )
     others = {"features_test.h5": test, "features_val.h5": val, "head.h5": head}
     for name, other in others.items():
         if other is None:

@@ -5,7 +5,7 @@ import numpy as np
 from longtail.data.splits import Split
 from longtail.io.digest import file_digest
 from longtail.io.tables import read_csv
-from stages.common import SPLIT, SPLIT_COLUMNS
+from stages.common import PREPARED, SPLIT, SPLIT_COLUMNS
 
 
 def read_split() -> tuple[Split, str]:
@@ -13,3 +13,8 @@ def read_split() -> tuple[Split, str]:
     table = read_csv(SPLIT, made_by="subsample", columns=SPLIT_COLUMNS, text=("part",))
     index, part = table["index"].to_numpy(np.int64), table["part"].to_numpy(str)
     return Split(*(index[part == name] for name in ("train", "val", "test"))), file_digest(SPLIT)
+
+
+def prepared_digests() -> list[str]:
+    """Digests of all files of the prepared dataset, part of what unfinished training is keyed by."""
+    return [file_digest(path) for path in sorted(PREPARED.iterdir())]

@@ -14,8 +14,7 @@ from longtail.engine.objective import Setting
 from longtail.engine.runtime import describe, peak_memory, set_up
 from longtail.engine.schedule import create_schedule
 from longtail.engine.trainer import Settings, curves, train
-from longtail.errors import ConfigError
-from longtail.io.digest import file_digest
+from longtail.errors import ArtifactError, ConfigError
 from longtail.io.scratch import Scratch, code_digest
 from longtail.io.tables import write_csv, write_json
 from longtail.models.classifier import Classifier
@@ -24,7 +23,7 @@ from longtail.models.stored import load_backbone, save_backbone
 from longtail.objectives.registry import OBJECTIVES
 from longtail.seeds import derive_seed
 from stages.common import BACKBONE, COST, CURVES, PREPARED, PRETRAINED, SCRATCH, params, run
-from stages.split_file import read_split
+from stages.split_file import prepared_digests, read_split
 
 
 def main() -> None:
@@ -43,6 +42,8 @@ def main() -> None:
         return open_part(manifest, PREPARED, p.data_root, index, transform, device, p.runtime.workers, pixels)
 
     backbone, _, origin, pretrained_digest = load_backbone(PRETRAINED, "pretrain")
+    if (origin["name"], origin["width"] or "auto") != (p.train.backbone, p.train.width):
+        raise ArtifactError(f"{PRETRAINED} holds {origin['name']}, not {p.train.backbone}; run `dvc repro pretrain`")
     labels = manifest.labels[split.train]
     seed = derive_seed(p.seed, "train_backbone")
     torch.manual_seed(derive_seed(seed, "initialise"))
@@ -62,9 +63,13 @@ def main() -> None:
     )
     identity = {
         "params": repr((p.seed, p.normalize, p.train)),
-        "inputs": [split_digest, pretrained_digest, file_digest(PREPARED / "manifest.csv")],
+        "inputs": [split_digest, pretrained_digest, transform.to_meta(), *prepared_digests()],
         "code": code_digest("longtail", "stages"),
         "runtime": describe(p.runtime, device),
+    }
+    size = {
+        "parameters": count_parameters(model),
+        "macs": count_macs(model, manifest.info.channels, manifest.info.image_size),
     }
     with Scratch(SCRATCH / "train_backbone", identity) as scratch:
         val = images(split.val) if len(split.val) else None
@@ -81,17 +86,13 @@ def main() -> None:
             "head_scale": model.head.scale,
             "split_digest": split_digest,
             "chosen_epoch": outcome.chosen_epoch,
+            "select": p.train.select,
         }
         save_backbone(BACKBONE, model.backbone, meta, head)
         write_csv(CURVES, curves(outcome.history), sep="\t")
         scratch.clear()
-    cost = {
-        "parameters": count_parameters(model),
-        "macs": count_macs(model, manifest.info.channels, manifest.info.image_size),
-        "seconds": round(time.perf_counter() - start, 3),
-        "peak_memory_bytes": peak_memory(device),
-    }
-    write_json(COST / "train_backbone.json", cost)
+    cost = {"seconds": round(time.perf_counter() - start, 3), "peak_memory_bytes": peak_memory(device)}
+    write_json(COST / "train_backbone.json", size | cost)
 
 
 def _settings(p: Params, seed: int) -> Settings:

@@ -134,6 +134,10 @@ class PathImages:
             traceback.clear_frames(error.__traceback__)  # else the loader lives on, and ends its workers by a timeout
             # A worker's error arrives with its traceback as the message; the sentence for the user is the last line.
             raise DataError(str(error).strip().splitlines()[-1].partition("DataError: ")[2] or str(error)) from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(f"a loader process died ({error}); lower runtime.workers, now {self._workers}") from error
 
 
 def open_part(

@@ -1,6 +1,7 @@
 """Device, threads and determinism of a process."""
 
 import os
+from importlib.metadata import version
 
 import torch
 
@@ -24,13 +25,16 @@ def set_up(runtime: Runtime) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
     return device
 
 
 def describe(runtime: Runtime, device: torch.device) -> dict[str, str | int]:
     """What of the runtime results may depend on by rounding; part of a run's fingerprint."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return {"device": name, "threads": runtime.threads, "compile": int(runtime.compile), "torch": torch.__version__}
+    packages = {package: version(package) for package in ("torch", "torchvision", "numpy", "pillow", "timm")}
+    return {"device": name, "threads": runtime.threads, "compile": int(runtime.compile), **packages}
 
 
 def peak_memory(device: torch.device) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from longtail.data.batches import Batch, ImageSet
 from longtail.data.samplers import Sampler
 from longtail.engine.objective import Moment, Objective
-from longtail.errors import ArtifactError, TrainingError
+from longtail.errors import ArtifactError, ConfigError, TrainingError
 from longtail.io.checkpoints import load_checkpoint, save_checkpoint
 from longtail.models.classifier import Classifier
 from longtail.progress import Progress
@@ -92,21 +92,26 @@ def train(
     Raises:
         TrainingError: the loss is not finite; no step was taken with it and the last checkpoint is kept.
     """
+    if settings.select == "best_val" and val is None:
+        raise ConfigError(f"{settings.label}: select: best_val given, but there are no val images")
     settings, steps = _fit_batch(settings, len(images.labels))
     state = _start(model, objective, settings, device)
     checkpoint = scratch / "checkpoint.pt"
     _resume(state, checkpoint)
     partner = objective.partner_sampler(images.labels)
-    compiled = cast(Classifier, torch.compile(model)) if settings.compile else model
+    if settings.compile:
+        model.backbone.compile()
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settings.precision == "tf32"
     update = _Update(state.optimizer, device, settings.precision)
     progress = Progress(settings.epochs * steps, settings.label, settings.progress, done=state.epoch * steps)
     with progress:
         while state.epoch < settings.epochs:
             epoch = state.epoch
             batches = _batches(images, sampler, partner, objective.views, settings, epoch, steps)
-            row = _run_epoch(compiled, state, batches, settings, steps, update, progress)
+            row = _run_epoch(model, state, batches, settings, steps, update, progress)
             if val is not None:
-                row["val_accuracy"] = accuracy(model, val, device, settings.precision)
+                row["val_accuracy"] = accuracy(model, val, device)
             state.history.append({"epoch": epoch + 1, **row})
             state.epoch += 1
             if settings.select == "best_val" and row["val_accuracy"] > state.best_accuracy:
@@ -121,15 +126,13 @@ def train(
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: ImageSet, device: torch.device, precision: str = "float32") -> float:
-    """Top-1 accuracy in percent, in eval mode; the model's mode is restored."""
+def accuracy(model: nn.Module, images: ImageSet, device: torch.device) -> float:
+    """Top-1 accuracy in percent, in eval mode and float32; the model's mode is restored."""
     training = [(module, module.training) for module in model.modules()]
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for pixels, labels in images.eval_batches(512):
-        with _autocast(device, precision):
-            logits = model(pixels)
-        correct += (logits.argmax(dim=1) == labels).sum()
+        correct += (model(pixels).argmax(dim=1) == labels).sum()
     for module, mode in training:
         module.training = mode
     return round(100 * int(correct) / len(images.labels), 4)
@@ -214,15 +217,18 @@ def _run_epoch(
         state.objective.after_step(model, moment)
         for name, value in {"loss": loss, **logs}.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach().clone()
-        progress.advance(1, update.note)
+        if step + 1 < steps:
+            progress.advance(1, update.note)
     # The only wait for the device in an epoch.
-    means = dict(zip(sums, (torch.stack([value.double() for value in sums.values()]) / steps).tolist(), strict=True))
-    if update.failed():
+    values = torch.stack([value.double() / steps for value in sums.values()] + [update.failed().double()]).tolist()
+    means = dict(zip(sums, values, strict=False))
+    if values[-1]:
         raise TrainingError(
-            f"{settings.label}: the loss is not finite in epoch {state.epoch + 1} of {settings.epochs}; no step was "
-            "taken with it. Lower the learning rate (lr), or raise warmup_epochs"
+            f"{settings.label}: loss or weights are not finite in epoch {state.epoch + 1} of {settings.epochs}; the "
+            "last checkpoint is kept. Lower the learning rate (lr), or raise warmup_epochs"
         )
     update.note = f"epoch {state.epoch + 1}, loss {means['loss']:.4f}"
+    progress.advance(1, update.note)
     return {"lr": lr, **means}
 
 
@@ -247,8 +253,11 @@ class _Update:
         self._optimizer.found_inf = self._bad  # type: ignore[attr-defined]
         self._optimizer.step()
 
-    def failed(self) -> bool:
-        return bool(self._bad)
+    def failed(self) -> Tensor:
+        """Whether a loss was not finite, or its gradient has made a weight so; on the device."""
+        weights = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        finite = torch.stack([torch.isfinite(weight).all() for weight in weights]).all()
+        return (self._bad > 0) | ~finite
 
 
 def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -276,9 +285,9 @@ def _resume(state: _State, path: Path) -> None:
     if not path.is_file():
         return
     try:
-        tensors, meta, _ = load_checkpoint(path, "train_backbone")
+        tensors, meta, _ = load_checkpoint(path, path.parent.parent.name)
     except ArtifactError as error:
-        print(f"starting over: {error}")
+        print(f"starting over, since the checkpoint of the unfinished run cannot be read: {error}")
         return
 
     def part(prefix: str) -> dict[str, Tensor]:

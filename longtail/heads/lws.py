@@ -36,7 +36,7 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
 
     def __init__(
         self,
-        epochs: int = 10,
+        epochs: int = 5,
         batch_size: int = 512,
         lr: float = 0.2,
         momentum: float = 0.9,

@@ -1,5 +1,6 @@
 """Files that are either whole or absent: write beside the target, flush, rename."""
 
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,12 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a path beside ``target``; on a normal exit it is flushed to disk and renamed to ``target``.
 
     On an error the partial file is removed and ``target`` keeps its old content. A process that is killed may leave
-    the partial file ``.NAME.partial``, which the next write of the same target replaces.
+    its partial file ``.NAME.PID.partial``, which the next write of the same target removes.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
+    _remove_orphans(target)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         yield partial
         with open(partial, "rb") as file:
@@ -33,6 +35,18 @@ def atomic_open(target: str | Path, mode: str = "w") -> Iterator[IO]:
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     with atomic_path(target) as partial, open(partial, mode, encoding=encoding, newline=newline) as file:
         yield file
+
+
+def _remove_orphans(target: Path) -> None:
+    """Remove the partial files of processes that are gone; a living one may still be writing its own."""
+    for orphan in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        writer = orphan.name.rsplit(".", 2)[1]
+        try:
+            os.kill(int(writer), 0)
+        except ProcessLookupError:
+            orphan.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            continue
 
 
 def _fsync_folder(folder: Path) -> None:

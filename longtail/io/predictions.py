@@ -12,10 +12,10 @@ from longtail.errors import ArtifactError, LongtailError
 from longtail.io.digest import Scalar
 from longtail.io.hdf5 import read_hdf5, write_hdf5
 
-SCHEMA = "longtail/predictions/1"
+SCHEMA = "longtail/predictions/2"
 TOP = 5
 _BLOCK_VALUES = 1 << 22
-_DATASETS = ("index", "label", "top_class", "top_probability", "label_log_probability")
+_DATASETS = ("index", "label", "top_class", "top_probability", "label_log_probability", "train_counts")
 _ATTRIBUTES = ("method", "num_classes", "likelihood", "selected_on_test", "split_digest")
 
 
@@ -30,7 +30,8 @@ class Predictions:
     ``likelihood``: False where softmax(scores) is not a model's likelihood (NCM, tau-normalisation), so that
     calibration measures are those of an uncalibrated score.
     ``selected_on_test``: True where a hyperparameter was chosen on the test split.
-    ``split_digest``: digest of the split that the rows belong to.
+    ``split_digest``: digest of the split that the rows belong to; empty for foreign features.
+    ``train_counts`` (C,) int64: training images of each class.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Predictions:
     likelihood: bool
     selected_on_test: bool
     split_digest: str
+    train_counts: np.ndarray
 
     @property
     def predicted(self) -> np.ndarray:
@@ -69,6 +71,7 @@ def build_predictions(
     likelihood: bool,
     selected_on_test: bool,
     split_digest: str,
+    train_counts: np.ndarray,
 ) -> Predictions:
     """Table of a method's scores (M, C), any float dtype.
 
@@ -86,6 +89,8 @@ def build_predictions(
         raise LongtailError(
             f"{method}: {rows} rows of scores, but labels of shape {label.shape} and index of shape {index.shape}"
         )
+    if train_counts.shape != (num_classes,):
+        raise LongtailError(f"{method}: {num_classes} columns of scores, but training counts of {train_counts.shape}")
     outside = np.flatnonzero((label < 0) | (label >= num_classes))
     if outside.size:
         raise LongtailError(f"{method}: label {label[outside[0]]} in row {outside[0]} is outside 0..{num_classes - 1}")
@@ -123,6 +128,7 @@ def build_predictions(
         likelihood=likelihood,
         selected_on_test=selected_on_test,
         split_digest=split_digest,
+        train_counts=train_counts.astype(np.int64),
     )
 
 
@@ -151,4 +157,5 @@ def read_predictions(path: str | Path, made_by: str) -> Predictions:
         likelihood=bool(attributes["likelihood"]),
         selected_on_test=bool(attributes["selected_on_test"]),
         split_digest=str(attributes["split_digest"]),
+        train_counts=data["train_counts"],
     )

@@ -55,16 +55,15 @@ class Scratch:
         self._lock.close()
 
     def clear(self) -> None:
-        """Remove all unfinished work of the stage, once its outputs are written."""
-        for entry in self._base.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
+        """Remove this work, once its outputs are written; unfinished work of other identities stays."""
+        shutil.rmtree(self.folder)
 
 
 def code_digest(*packages: str) -> str:
     """SHA-256 over the source files of all loaded modules of the named top-level packages."""
     digest = hashlib.sha256()
-    for name, module in sorted(sys.modules.items()):
+    loaded = {getattr(getattr(module, "__spec__", None), "name", name): module for name, module in sys.modules.items()}
+    for name, module in sorted(loaded.items()):  # a stage that runs as __main__ goes by its own name
         source = getattr(module, "__file__", None)
         if source and name.partition(".")[0] in packages:
             digest.update(f"{name}\n".encode() + Path(source).read_bytes())

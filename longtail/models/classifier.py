@@ -1,21 +1,12 @@
-"""A backbone and a head."""
+"""A backbone and a head.
 
-from typing import Protocol
+Every head is a module (B, D) -> (B, C) with ``kind``, ``scale`` and ``export()``: weight (C, D) and bias (C,) or None,
+from which ``kind`` and ``scale`` say how logits follow.
+"""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-
-class Head(Protocol):
-    """What every head offers beside being a module (B, D) -> (B, C) logits."""
-
-    kind: str
-    scale: float
-
-    def export(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (C, D) and bias (C,) or None, such that ``kind`` and ``scale`` say how logits follow from them."""
-        ...
 
 
 class LinearHead(nn.Linear):

@@ -76,7 +76,11 @@ def _shortcut(channels_in: int, channels_out: int, stride: int, projection: bool
 
 
 class CifarResNet(_ResNet):
-    """6n + 2 layers in three stages of ``width``, 2 ``width`` and 4 ``width`` channels; Kaiming-normal weights."""
+    """6n + 2 layers in three stages of ``width``, 2 ``width`` and 4 ``width`` channels; Kaiming-normal weights.
+
+    Deviation: the linear head keeps PyTorch's initial weights, as in Kang et al. 2020, where LDAM-DRW's is
+    Kaiming-normal.
+    """
 
     def __init__(self, depth: int, *, in_channels: int = 3, width: int = 16) -> None:
         assert (depth - 2) % 6 == 0, depth

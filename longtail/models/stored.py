@@ -35,6 +35,6 @@ def load_backbone(path: Path, made_by: str) -> tuple[nn.Module, dict[str, Tensor
     try:
         backbone.load_state_dict(weights)
     except RuntimeError as error:
-        raise ArtifactError(f"{path} does not fit {meta['name']}: {error}") from error
+        raise ArtifactError(f"{path} does not fit {meta['name']}: {' '.join(str(error).split())}") from error
     head = {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
     return backbone, head, meta, digest

@@ -8,8 +8,6 @@ import numpy as np
 
 from longtail.errors import DataError
 
-PARTS = ("train", "val", "test", "pool")
-
 
 @dataclass(frozen=True)
 class Source:

@@ -19,7 +19,8 @@ def load(dataset: str, root: Path) -> Source:
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset]
-    root.mkdir(parents=True, exist_ok=True)
+    if not root.is_dir():
+        raise DataError(f"data_root: {root} is not a folder; it should hold {ARCHIVES[dataset]}, or receive it")
     try:
         parts = [kind(str(root), train=train, download=True) for train in (True, False)]
     # URLError and timeouts are OSErrors; torchvision reports a wrong digest as RuntimeError.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from longtail.config import Params
+from longtail.errors import ConfigError
 from longtail.heads.base import HeadClassifier, LinearHead
 from longtail.io.digest import Scalar
 from longtail.io.features import Features
@@ -19,6 +20,7 @@ class Inputs:
     val: Features | None
     test: Features
     head: LinearHead | None
+    head_notes: dict[str, Scalar]
     seed: int
 
 
@@ -50,6 +52,14 @@ def validation_rows(inputs: Inputs) -> tuple[np.ndarray | None, np.ndarray | Non
     if inputs.val is None or len(inputs.val.labels) == 0:
         return None, None
     return inputs.val.features, inputs.val.labels
+
+
+def require_val(method: str, select: str, inputs: Inputs) -> None:
+    """Refuse ``select: best_val`` where there is nothing to select on."""
+    if select == "best_val" and validation_rows(inputs)[0] is None:
+        raise ConfigError(
+            f"{method}.select: best_val given, but the split has no val images; set val_per_class above 0"
+        )
 
 
 def history_arrays(history: dict[str, list[float]]) -> dict[str, np.ndarray]:

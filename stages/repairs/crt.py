@@ -3,13 +3,14 @@
 import numpy as np
 
 from longtail.heads.crt import CRT, initial_head
-from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, validation_rows
+from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, require_val, validation_rows
 
 
 def fit(inputs: Inputs) -> Repair:
     from stages.repairs.online import fit_online, selection_notes, trained_on
 
     config = inputs.params.crt
+    require_val("crt", config.select, inputs)
     if config.mode == "online":
         start = initial_head(
             inputs.train.num_classes, inputs.train.features.shape[1], inputs.seed, np.dtype(np.float32)

@@ -6,4 +6,6 @@ from stages.repairs.base import Inputs, Repair, linear_kind
 
 def fit(inputs: Inputs) -> Repair:
     joint = Joint(head=inputs.head).fit(inputs.train.features, inputs.train.labels)
-    return Repair(linear_kind(joint), joint.weight_, joint.bias_, joint.scores(inputs.test.features))
+    return Repair(
+        linear_kind(joint), joint.weight_, joint.bias_, joint.scores(inputs.test.features), notes=inputs.head_notes
+    )

@@ -1,13 +1,14 @@
 """lws: one scale a class on the stage-1 head, trained as crt is."""
 
 from longtail.heads.lws import LWS
-from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, validation_rows
+from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, require_val, validation_rows
 
 
 def fit(inputs: Inputs) -> Repair:
     from stages.repairs.online import fit_online, selection_notes, trained_on
 
     config = inputs.params.lws
+    require_val("lws", config.select, inputs)
     if config.mode == "online":
         return fit_online("lws", inputs, config, inputs.head)
     lws = LWS(

@@ -27,8 +27,9 @@ def trained_on(inputs: Inputs) -> str:
 
 def selection_notes(config: HeadTraining, chosen_epoch: int) -> dict[str, Scalar]:
     """How a head was trained and which epoch it is from."""
-    selected_on = "val" if config.select == "best_val" else "last"
-    notes: dict[str, Scalar] = {"mode": config.mode, "epoch": chosen_epoch, "selected_on": selected_on}
+    notes: dict[str, Scalar] = {"mode": config.mode, "epoch": chosen_epoch, "select": config.select}
+    if config.select == "best_val":
+        notes["selected_on"] = "val"
     return notes | ({"bn_mode": config.bn_mode} if config.mode == "online" else {})
 
 
@@ -73,6 +74,7 @@ def fit_online(method: str, inputs: Inputs, config: HeadTraining, start: LinearH
         scratch.clear()
     weight, bias = outcome.head.export()  # type: ignore[operator]
     history = {name: [row[name] for row in outcome.history] for name in outcome.history[0]}
+    history = {name: [v / 100 for v in column] if "accuracy" in name else column for name, column in history.items()}
     return Repair(
         str(outcome.head.kind),
         weight.cpu().numpy(),

@@ -373,3 +373,88 @@ def test_error_of_a_stage_process_is_one_line_and_exit_status_1(tmp_path, stage)
         "error: crt.epoch: unknown key (did you mean crt.epochs?); allowed here: mode, bn_mode, epochs, batch_size, "
         "lr, momentum, weight_decay, samples_per_class, select"
     ]
+
+
+@pytest.mark.parametrize("mode", ["cached", "online"])
+def test_repair_that_selects_on_val_without_val_is_refused(tmp_path, pipeline, stage, mode):
+    write_params(tmp_path, {"val_per_class": 0, "crt": {"select": "best_val", "mode": mode}})
+    pipeline("extract_features")
+    refused(ConfigError, lambda: stage("rebalance", "crt"), "crt.select", "val_per_class")
+
+
+def test_epoch_selected_on_val_is_reported(tmp_path, pipeline):
+    write_params(tmp_path, {"train": {"select": "best_val"}, "lws": {"select": "best_val"}})
+    pipeline()
+    selection = json.loads(Path("metrics/selection.json").read_text())
+    assert selection["joint"]["selected_on"] == selection["lws"]["selected_on"] == "val"
+    assert "selected_on" not in selection["crt"]
+
+
+def test_unfinished_work_on_other_pixels_is_not_resumed(tmp_path, stage, capsys):
+    """image_size changes neither the manifest nor the split, but it changes what is trained on."""
+    for name in ("prepare", "subsample", "pretrain"):
+        stage(name)
+    from longtail.engine import trainer
+
+    original, calls = trainer._save, []
+
+    def interrupted(state, path):
+        original(state, path)
+        calls.append(path)
+        raise KeyboardInterrupt
+
+    trainer._save = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stage("train_backbone")
+    finally:
+        trainer._save = original
+    write_params(tmp_path, {"image_size": 12})
+    stage("prepare")
+    stage("train_backbone")
+    assert "resuming" not in capsys.readouterr().out
+    write_params(tmp_path)
+    stage("prepare")
+    stage("train_backbone")
+    assert "resuming after epoch 1" in capsys.readouterr().out
+
+
+def test_initial_weights_of_another_backbone_are_refused(tmp_path, stage):
+    for name in ("prepare", "subsample", "pretrain"):
+        stage(name)
+    write_params(tmp_path, {"train": {"backbone": "resnet20"}})
+    refused(ArtifactError, lambda: stage("train_backbone"), "resnet8", "resnet20", "pretrain")
+
+
+def test_counts_of_another_split_are_refused_by_evaluate(tmp_path, pipeline, stage):
+    pipeline()
+    write_params(tmp_path, {"imb_factor": 10})
+    stage("subsample")
+    refused(ArtifactError, lambda: stage("evaluate"), "class_counts.csv", "train")
+
+
+def write_foreign(folder: Path, part: str, labels: np.ndarray, name: str = "labels") -> None:
+    features = np.random.default_rng(len(labels)).normal(size=(len(labels), 6)) + 2 * labels[:, None]
+    folder.mkdir(exist_ok=True)
+    with h5py.File(folder / f"features_{part}.h5", "w") as file:
+        file["features"], file[name] = features.astype(np.float32), labels
+
+
+def test_foreign_features_run_every_repair_and_the_table_without_val_head_or_split(tmp_path, stage):
+    write_foreign(tmp_path / "features", "train", np.repeat([0, 1, 2], [120, 40, 10]), "label")
+    write_foreign(tmp_path / "features", "test", np.repeat([0, 1, 2], 20))
+    for method in REPAIRS:
+        stage("rebalance", method)
+    stage("evaluate")
+    summary = json.loads(Path("metrics/summary.json").read_text())
+    assert all({"many", "medium", "few"} <= set(summary[method]) for method in REPAIRS)
+    assert summary["ncm"]["macro"] > 60
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "word"), [([0, 0, 2, 2], [0, 1], "class 1"), ([0, 1, 1, 0], [0, 2], "label 2")]
+)
+def test_foreign_labels_with_gaps_are_refused(tmp_path, stage, train, test, word):
+    write_foreign(tmp_path / "features", "train", np.array(train))
+    write_foreign(tmp_path / "features", "test", np.array(test))
+    refused(ArtifactError, lambda: stage("rebalance", "ncm"), word, "features_t")

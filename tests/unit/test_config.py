@@ -328,3 +328,8 @@ def test_repository_params_hold_only_plain_values_for_dvc():
 
     path = ROOT / "params.yaml"
     assert YAML(typ="safe").load(Path(path)) == parse_yaml(path.read_text())
+
+
+def test_defaults_in_code_are_those_of_params_yaml():
+    """A key that someone deletes from params.yaml keeps its value."""
+    assert bind(Params, {}) == load_params(ROOT / "params.yaml")

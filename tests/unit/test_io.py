@@ -591,7 +591,7 @@ ROWS, LABELS = np.ones((4, 3)), np.array([0, 1, 1, 0])
         ({"features": ROWS.astype(int), "labels": LABELS}, "features int64, labels int64; floats and integers"),
         ({"features": ROWS, "labels": LABELS + 0.5}, "labels float64; floats and integers expected"),
         ({"features": ROWS, "labels": LABELS - 1}, "label -1 given, 0 or more expected"),
-        ({"features": ROWS * [[1], [np.nan], [1], [np.inf]], "labels": LABELS}, "2 rows .* the first is row 1"),
+        ({"features": ROWS * [[1], [np.nan], [1], [np.inf]], "labels": LABELS}, "must be finite, row 1 is not"),
         ({"feats": ROWS, "labels": LABELS}, r"a\.h5"),
         ({"features": ROWS, "labels": np.array([b"a"] * 4)}, "floats and integers expected"),
     ],
@@ -790,12 +790,13 @@ def test_scratch_is_found_again_by_the_same_identity_only(tmp_path):
             assert list(scratch.folder.iterdir()) == []
 
 
-def test_scratch_clear_removes_the_work_of_all_identities(tmp_path):
-    with Scratch(tmp_path, {"a": 1}) as scratch:
-        (scratch.folder / "work").write_text("unfinished")
+def test_scratch_clear_removes_its_own_work_and_keeps_that_of_other_identities(tmp_path):
+    with Scratch(tmp_path, {"a": 1}) as other:
+        (other.folder / "work").write_text("unfinished")
     with Scratch(tmp_path, {"a": 2}) as scratch:
         scratch.clear()
-    assert not any(entry.is_dir() for entry in tmp_path.iterdir())
+    assert not scratch.folder.exists()
+    assert (other.folder / "work").read_text() == "unfinished"
 
 
 def test_scratch_is_released_by_an_error(tmp_path):

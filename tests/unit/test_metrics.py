@@ -46,6 +46,7 @@ def predict(predicted: np.ndarray, label: np.ndarray, num_classes: int, confiden
         likelihood=True,
         selected_on_test=False,
         split_digest="s",
+        train_counts=np.full(num_classes, 30),
     )
 
 
@@ -174,7 +175,14 @@ def test_measures_do_not_depend_on_the_order_of_images_or_the_names_of_classes()
 
     def measure(scores: np.ndarray, label: np.ndarray, counts: np.ndarray) -> dict[str, float | int]:
         table = build_predictions(
-            "x", scores, label, np.arange(images), likelihood=True, selected_on_test=False, split_digest="s"
+            "x",
+            scores,
+            label,
+            np.arange(images),
+            likelihood=True,
+            selected_on_test=False,
+            split_digest="s",
+            train_counts=counts,
         )
         return summarize(table, counts, STRICT)
 
@@ -224,7 +232,14 @@ def test_harmonic_and_geometric_mean_of_class_accuracies() -> None:
 def test_top5_counts_the_five_best_and_needs_five_classes() -> None:
     scores = np.tile(np.arange(7.0), (7, 1))
     table = build_predictions(
-        "x", scores, np.arange(7), np.arange(7), likelihood=True, selected_on_test=False, split_digest="s"
+        "x",
+        scores,
+        np.arange(7),
+        np.arange(7),
+        likelihood=True,
+        selected_on_test=False,
+        split_digest="s",
+        train_counts=np.full(7, 30),
     )
     assert summarize(table, np.full(7, 30), STRICT)["top5"] == round(500 / 7, 2)
     assert summarize(table_with_accuracies([0.1] * 5), np.full(5, 30), STRICT)["top5"] == 100

@@ -41,6 +41,7 @@ def table() -> Predictions:
         likelihood=True,
         selected_on_test=False,
         split_digest="s",
+        train_counts=COUNTS,
     )
 
 

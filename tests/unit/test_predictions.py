@@ -15,7 +15,8 @@ from longtail.io.predictions import Predictions, build_predictions, read_predict
 def build(scores: Any, label: Any = None, **options: Any) -> Predictions:
     scores = np.asarray(scores)
     label = np.zeros(len(scores), dtype=np.int64) if label is None else np.asarray(label)
-    keywords: dict[str, Any] = {"likelihood": True, "selected_on_test": False, "split_digest": "s"} | options
+    counts = np.full(scores.shape[-1], 9)
+    keywords = {"likelihood": True, "selected_on_test": False, "split_digest": "s", "train_counts": counts} | options
     return build_predictions("crt", scores, label, np.arange(len(scores)) + 100, **keywords)
 
 

@@ -144,6 +144,9 @@ def test_cifar_archive_placed_by_hand_is_read_without_a_network(tmp_path, monkey
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_without_a_network_says_what_to_place_where(tmp_path, offline, name):
     root = tmp_path / "data" / "raw"
+    with pytest.raises(DataError, match=r"data_root: .*raw is not a folder"):
+        cifar.load(name, root)
+    root.mkdir(parents=True)
     with pytest.raises(DataError) as caught:
         cifar.load(name, root)
     message = str(caught.value)

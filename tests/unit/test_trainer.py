@@ -15,7 +15,7 @@ from longtail.data.transforms import Transform
 from longtail.engine.objective import Moment, Objective, Setting
 from longtail.engine.schedule import create_schedule
 from longtail.engine.trainer import Settings, accuracy, train
-from longtail.errors import TrainingError
+from longtail.errors import ConfigError, TrainingError
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.objectives.registry import OBJECTIVES
@@ -208,7 +208,7 @@ def test_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_checkpoint(
 
 
 def test_training_lowers_the_loss_and_learns(tmp_path):
-    model, _, outcome = run(tmp_path, epochs=12)
+    model, _, outcome = run(tmp_path, epochs=24)
     assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
     assert accuracy(model, images(), CPU) > 90
 
@@ -261,3 +261,26 @@ def test_compiled_model_computes_what_the_eager_one_does(tmp_path):
     assert outcome.history[0]["loss"] == pytest.approx(whole.history[0]["loss"], rel=1e-4)
     for name, tensor in compiled.state_dict().items():
         torch.testing.assert_close(tensor, eager.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+class DivergesInItsGradient(Objective):
+    """A finite loss whose gradient is not: the square root at zero."""
+
+    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+        logits = model(batch.views[0])
+        loss = F.cross_entropy(logits, batch.labels)
+        return (loss + (0 * logits.sum()).sqrt() if moment.epoch == 3 else loss), {}
+
+
+def test_weights_that_are_not_finite_are_never_checkpointed(tmp_path):
+    with pytest.raises(TrainingError, match="weights are not finite in epoch 4 of 6"):
+        run(tmp_path, DivergesInItsGradient)
+    from longtail.io.checkpoints import load_checkpoint
+
+    tensors, meta, _ = load_checkpoint(tmp_path / "checkpoint.pt", "train_backbone")
+    assert meta["epoch"] == 2 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_best_val_without_val_images_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="best_val"):
+        run(tmp_path, select="best_val")

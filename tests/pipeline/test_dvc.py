@@ -147,3 +147,12 @@ def test_the_repositorys_params_survive_a_change_and_back_byte_for_byte(tmp_path
         modify = "from dvc.utils.hydra import apply_overrides as a; import sys; a('params.yaml', sys.argv[1:])"
         project.call("python", "-c", modify, *settings)
     assert (project.folder / "params.yaml").read_bytes() == before
+
+
+def test_compiled_modules_do_not_count_as_code(reproduced):
+    """They differ from clone to clone, so a folder of code must hash the same with and without them."""
+    assert reproduced.dvc("status").strip() == "Data and pipelines are up to date."
+    for package in ("longtail/data", "longtail/models"):
+        (reproduced.folder / package / "__pycache__").mkdir(exist_ok=True)
+        (reproduced.folder / package / "__pycache__" / "other.cpython-311.pyc").write_bytes(b"compiled elsewhere")
+    assert reproduced.dvc("status").strip() == "Data and pipelines are up to date."

@@ -63,6 +63,7 @@ def test_features_benchmark_agrees_with_direct_code_and_prints_a_table(capsys: p
         "tau grid of 21",
         "NCM fit + predict",
         "NCM fit + predict",
+        "NCM fit + predict of 20 rows",
         "cRT, one epoch",
         "cRT, one epoch",
     ]

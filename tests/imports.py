@@ -35,12 +35,12 @@ def imported_by(module: str) -> frozenset[str]:
 def reachable(*modules: str) -> set[str]:
     """All modules of this repository that importing ``modules`` may import, themselves included."""
     seen: set[str] = set()
-    todo = list(modules)
-    while todo:
-        module = todo.pop()
+    pending = list(modules)
+    while pending:
+        module = pending.pop()
         if module not in seen:
             seen.add(module)
-            todo += imported_by(module)
+            pending += imported_by(module)
     return seen
 
 

@@ -129,7 +129,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     classes_: np.ndarray
 
     def _block_scores(self, X: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} defines no scores")
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """(N, C) scores, one column per class, for any number of classes."""

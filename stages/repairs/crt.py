@@ -7,7 +7,7 @@ from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, req
 
 
 def fit(inputs: Inputs) -> Repair:
-    from stages.repairs.online import fit_online, selection_notes, trained_on
+    from stages.repairs.online import fit_online, selection_notes, sgd_arguments
 
     config = inputs.params.crt
     require_val("crt", config.select, inputs)
@@ -16,18 +16,7 @@ def fit(inputs: Inputs) -> Repair:
             inputs.train.num_classes, inputs.train.features.shape[1], inputs.seed, np.dtype(np.float32)
         )
         return fit_online("crt", inputs, config, start)
-    crt = CRT(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        samples_per_class=config.samples_per_class,
-        select=config.select,
-        device=trained_on(inputs),
-        progress=inputs.params.runtime.progress,
-        random_state=inputs.seed,
-    )
+    crt = CRT(**sgd_arguments(config, inputs))
     crt.fit(inputs.train.features, inputs.train.labels, *validation_rows(inputs))
     return Repair(
         linear_kind(crt),

@@ -5,25 +5,13 @@ from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, req
 
 
 def fit(inputs: Inputs) -> Repair:
-    from stages.repairs.online import fit_online, selection_notes, trained_on
+    from stages.repairs.online import fit_online, selection_notes, sgd_arguments
 
     config = inputs.params.lws
     require_val("lws", config.select, inputs)
     if config.mode == "online":
         return fit_online("lws", inputs, config, inputs.head)
-    lws = LWS(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        samples_per_class=config.samples_per_class,
-        select=config.select,
-        device=trained_on(inputs),
-        progress=inputs.params.runtime.progress,
-        random_state=inputs.seed,
-        head=inputs.head,
-    )
+    lws = LWS(**sgd_arguments(config, inputs), head=inputs.head)
     lws.fit(inputs.train.features, inputs.train.labels, *validation_rows(inputs))
     return Repair(
         linear_kind(lws),

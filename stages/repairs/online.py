@@ -1,4 +1,6 @@
-"""What crt and lws share: the device, their remarks, and the online mode on images."""
+"""What crt and lws share: their arguments, their remarks, and the online mode on images."""
+
+from typing import Any
 
 import torch
 
@@ -20,9 +22,12 @@ from stages.repairs.base import Inputs, Repair, history_arrays
 from stages.split_file import read_split
 
 
-def trained_on(inputs: Inputs) -> str:
-    """The device that ``runtime`` asks for, as text."""
-    return str(set_up(inputs.params.runtime))
+def sgd_arguments(config: HeadTraining, inputs: Inputs) -> dict[str, Any]:
+    """What the estimators CRT and LWS are built with, on the device that ``runtime`` asks for."""
+    shared = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "samples_per_class", "select")
+    runtime = inputs.params.runtime
+    arguments: dict[str, Any] = {name: getattr(config, name) for name in shared}
+    return arguments | {"device": str(set_up(runtime)), "progress": runtime.progress, "random_state": inputs.seed}
 
 
 def selection_notes(config: HeadTraining, chosen_epoch: int) -> dict[str, Scalar]:

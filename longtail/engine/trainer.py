@@ -7,7 +7,6 @@ computes the same bits as one that was never interrupted.
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,15 @@ from torch import Tensor, nn
 from longtail.data.batches import Batch, ImageSet
 from longtail.data.samplers import Sampler
 from longtail.engine.objective import Moment, Objective
-from longtail.errors import ArtifactError, ConfigError, TrainingError
-from longtail.io.checkpoints import load_checkpoint, save_checkpoint
+from longtail.engine.stash import Stash, below, with_prefix
+from longtail.engine.update import Update
+from longtail.errors import ConfigError, TrainingError
 from longtail.models.classifier import Classifier
 from longtail.progress import Progress
 from longtail.seeds import derive_seed
 
 Schedule = Callable[[int, float], float]
+CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,14 @@ def train(
         raise ConfigError(f"{settings.label}: select: best_val given, but there are no val images")
     settings, steps = _fit_batch(settings, len(images.labels))
     state = _start(model, objective, settings, device)
-    checkpoint = scratch / "checkpoint.pt"
-    _resume(state, checkpoint)
+    stash = Stash(scratch, settings.checkpoint_every)
+    _resume(state, stash)
     partner = objective.partner_sampler(images.labels)
     if settings.compile:
         model.backbone.compile()
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settings.precision == "tf32"
-    update = _Update(state.optimizer, device, settings.precision)
+    update = Update(state.optimizer, device, settings.precision)
     progress = Progress(settings.epochs * steps, settings.label, settings.progress, done=state.epoch * steps)
     with progress:
         while state.epoch < settings.epochs:
@@ -117,8 +118,8 @@ def train(
             if settings.select == "best_val" and row["val_accuracy"] > state.best_accuracy:
                 state.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 state.best_epoch, state.best_accuracy = state.epoch, row["val_accuracy"]
-            if state.epoch % settings.checkpoint_every == 0 or state.epoch == settings.epochs:
-                _save(state, checkpoint)
+            if stash.due(state.epoch, state.epoch == settings.epochs):
+                _save(state, stash)
     if settings.select == "best_val":
         model.load_state_dict(state.best)
         return Outcome(state.history, state.best_epoch)
@@ -202,7 +203,7 @@ def _run_epoch(
     batches: Iterator[Batch],
     settings: Settings,
     steps: int,
-    update: "_Update",
+    update: Update,
     progress: Progress,
 ) -> dict[str, float]:
     sums: dict[str, Tensor] = {}
@@ -232,43 +233,11 @@ def _run_epoch(
     return {"lr": lr, **means}
 
 
-class _Update:
-    """One optimizer step. On a GPU a loss that is not finite is noticed at the epoch's end, without a wait in between:
-    from that loss on, the fused optimizer skips its steps on the device itself."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, precision: str) -> None:
-        self._optimizer, self._device, self._precision = optimizer, device, precision
-        self._bad = torch.zeros((), device=device)
-        self.note = ""
-
-    def autocast(self) -> AbstractContextManager:
-        return _autocast(self._device, self._precision)
-
-    def backward(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-        self._bad = torch.maximum(self._bad, (~torch.isfinite(loss.detach())).to(self._bad))
-        loss.backward()
-
-    def apply(self) -> None:
-        self._optimizer.found_inf = self._bad  # type: ignore[attr-defined]
-        self._optimizer.step()
-
-    def failed(self) -> Tensor:
-        """Whether a loss was not finite, or its gradient has made a weight so; on the device."""
-        weights = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        finite = torch.stack([torch.isfinite(weight).all() for weight in weights]).all()
-        return (self._bad > 0) | ~finite
-
-
-def _autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-
-
-def _save(state: _State, path: Path) -> None:
+def _save(state: _State, stash: Stash) -> None:
     tensors = {
-        **{f"model.{name}": tensor for name, tensor in state.model.state_dict().items()},
-        **{f"objective.{name}": tensor for name, tensor in state.objective.state_dict().items()},
-        **{f"best.{name}": tensor for name, tensor in state.best.items()},
+        **with_prefix("model.", state.model.state_dict()),
+        **with_prefix("objective.", state.objective.state_dict()),
+        **with_prefix("best.", state.best),
     }
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
@@ -278,27 +247,20 @@ def _save(state: _State, path: Path) -> None:
         "best_epoch": state.best_epoch,
         "best_accuracy": state.best_accuracy,
     }
-    save_checkpoint(path, tensors, meta)
+    stash.save(CHECKPOINT, tensors, meta)
 
 
-def _resume(state: _State, path: Path) -> None:
-    if not path.is_file():
+def _resume(state: _State, stash: Stash) -> None:
+    found = stash.load(CHECKPOINT)
+    if found is None:
         return
-    try:
-        tensors, meta, _ = load_checkpoint(path, path.parent.parent.name)
-    except ArtifactError as error:
-        print(f"starting over, since the checkpoint of the unfinished run cannot be read: {error}")
-        return
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    state.model.load_state_dict(part("model."))
-    state.objective.load_state_dict(part("objective."))
+    tensors, meta = found
+    state.model.load_state_dict(below("model.", tensors))
+    state.objective.load_state_dict(below("objective.", tensors))
     device = next(state.model.parameters()).device
-    state.best = {name: tensor.to(device) for name, tensor in part("best.").items()}
+    state.best = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
     optimizer_state: dict[int, dict[str, Any]] = {}
-    for name, tensor in part("optimizer.").items():
+    for name, tensor in below("optimizer.", tensors).items():
         index, _, key = name.partition(".")
         optimizer_state.setdefault(int(index), {})[key] = tensor
     groups = copy.deepcopy(state.optimizer.state_dict()["param_groups"])

@@ -12,8 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
+from longtail.engine.device import to_device
 from longtail.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, LinearHead, seed_of
-from longtail.heads.gradient.sgd import ClassBalancedSgd, LinearScorer, to_device
+from longtail.heads.gradient.sgd import ClassBalancedSgd, LinearScorer
 from longtail.seeds import generator
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from longtail.engine.device import to_device
 from longtail.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, row_blocks, seed_of, unit_rows
-from longtail.heads.gradient.sgd import ClassBalancedSgd, ScaleScorer, to_device
+from longtail.heads.gradient.sgd import ClassBalancedSgd, ScaleScorer
 
 if TYPE_CHECKING:
     import torch

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from longtail.data.samplers import create_sampler
+from longtail.engine.device import torch_device
 from longtail.engine.schedule import create_schedule
 from longtail.errors import ConfigError, TrainingError
 from longtail.heads.base import row_blocks
@@ -176,15 +177,7 @@ class ClassBalancedSgd:
 
     def torch_device(self) -> torch.device:
         """The device, checked to be there."""
-        import torch
-
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ConfigError(f"{self.method}: device {self.device!r} is not a torch device") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"{self.method}: device {self.device!r} was asked for, but torch sees no CUDA device")
-        return device
+        return torch_device(self.device, self.method)
 
     def train(
         self,
@@ -226,14 +219,6 @@ class ClassBalancedSgd:
             keep_best=self.select == "best_val",
             progress=self.progress,
         )
-
-
-def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """The array as a contiguous tensor on the device; on the CPU it shares memory where the array allows."""
-    import torch
-
-    array = np.ascontiguousarray(array)
-    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
 class LinearScorer:

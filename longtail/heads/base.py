@@ -162,18 +162,20 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, encoded = np.unique(y, return_inverse=True)
         return X, encoded.astype(np.int64, copy=False)
 
-    def _check_validation(self, X_val: Any, y_val: Any) -> tuple[np.ndarray, np.ndarray] | None:
-        """Validated X_val and y_val as class positions, or None where neither is given; call after _check_training."""
+    def _check_validation(self, X_val: Any, y_val: Any, part: str = "val") -> tuple[np.ndarray, np.ndarray] | None:
+        """Validated X_val and y_val as class positions, or None where neither is given; call after _check_training.
+
+        part: what messages call them."""
         if X_val is None and y_val is None:
             return None
         if X_val is None or y_val is None:
-            raise ConfigError("X_val and y_val must be given together")
+            raise ConfigError(f"X_{part} and y_{part} must be given together")
         X_val, y_val = validate_data(self, X_val, y_val, dtype=[np.float64, np.float32], reset=False)
         position = np.minimum(np.searchsorted(self.classes_, y_val), len(self.classes_) - 1)
         unknown = self.classes_[position] != y_val
         if unknown.any():
             raise DataError(
-                f"y_val holds classes that y does not: {', '.join(map(str, np.unique(y_val[unknown])[:5]))}"
+                f"y_{part} holds classes that y does not: {', '.join(map(str, np.unique(y_val[unknown])[:5]))}"
             )
         return X_val, position.astype(np.int64, copy=False)
 

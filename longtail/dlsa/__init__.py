@@ -1,0 +1,21 @@
+"""DLSA: label-space adjustment by flow filters on features (Xu et al., ECCV 2022).
+
+Shape legend of the package: N rows, d features, C classes, K clusters, L levels, B rows of a batch.
+"""
+
+import importlib
+from typing import Any
+
+_HOME = {"DLSA": "estimator", "PRESETS": "settings", "Settings": "settings"}
+
+__all__ = ["DLSA", "PRESETS", "Settings"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

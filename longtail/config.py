@@ -131,6 +131,59 @@ class HeadTraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dlsa:
+    """DLSA: ``auto`` leaves a choice to the preset; the meaning of each stands in ``longtail.dlsa.settings``."""
+
+    preset: Literal[
+        "small",
+        "latent",
+        "imagenet_lt_paco",
+        "imagenet_lt_paco_cbs",
+        "imagenet_lt_paco_m2m",
+        "imagenet_lt_paco_cos",
+        "imagenet_lt_ce",
+        "imagenet_lt_cbs",
+        "places_lt_paco",
+        "places_lt_ce",
+        "places_lt_ce_cos",
+        "inaturalist18_paco",
+    ] = "small"
+    depth: int | Auto = _range(0, 100, default="auto")
+    proportion: float | Auto = _range(above=0, high=1, default="auto")
+    routing: Literal["density", "random"] | Auto = "auto"
+    standardize: bool | Auto = "auto"
+    flow_epochs: int | Auto = _range(1, default="auto")
+    flow_batch_size: int | Auto = _range(2, default="auto")
+    flow_lr: float | Auto = _range(above=0, default="auto")
+    blocks: int | Auto = _range(1, 100, default="auto")
+    hidden_layers: int | Auto = _range(0, 100, default="auto")
+    log_scale_limit: float | Auto = _range(0, default="auto")
+    clusters: int | Auto = _range(1, default="auto")
+    centre_std: float | Auto = _range(above=0, default="auto")
+    q: float | Auto = _range(0, 10, default="auto")
+    likelihood_weight: float | Auto = _range(0, default="auto")
+    balance_weight: float | Auto = _range(0, default="auto")
+    purity_weight: float | Auto = _range(0, default="auto")
+    balance_momentum: float | Auto = _range(0, 0.999999, default="auto")
+    flow_select: Literal["held_out", "purity", "last"] | Auto = "auto"
+    patience: int | Auto = _range(1, default="auto")
+    heads: Literal["separate", "shared"] | Auto = "auto"
+    classifier: Literal["linear", "cosine"] | Auto = "auto"
+    loss: Literal["bsm", "ce"] | Auto = "auto"
+    loss_counts: Literal["stage", "all"] | Auto = "auto"
+    sampler: Literal["shuffle", "class_aware"] | Auto = "auto"
+    cluster_prior: Literal["frequency", "balanced"] | Auto = "auto"
+    z: Literal["features", "latent", "none"] | Auto = "auto"
+    warm_start: bool | Auto = "auto"
+    second_branch: Literal["zero", "random"] | Auto = "auto"
+    epochs: int | Auto = _range(0, default="auto")
+    batch_size: int | Auto = _range(1, default="auto")
+    lr: float | Auto = _range(above=0, default="auto")
+    eval_every: int | Auto = _range(1, default="auto")
+    select_on: Literal["val", "test", "last"] | Auto = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Where and how to compute. No stage depends on it: it changes results by rounding at most."""
 
@@ -170,6 +223,7 @@ class Params:
     crt: HeadTraining = field(default_factory=HeadTraining)
     tau: Tau = field(default_factory=Tau)
     lws: HeadTraining = field(default_factory=lambda: HeadTraining(epochs=5))
+    dlsa: Dlsa = field(default_factory=Dlsa)
     runtime: Runtime = field(default_factory=Runtime)
 
     def check(self) -> None:

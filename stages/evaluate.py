@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 
 from longtail.errors import ArtifactError
-from longtail.evaluation import plot_tables
+from longtail.evaluation import dlsa_tables, plot_tables
 from longtail.evaluation.metrics import DETAIL_KEYS, SUMMARY_KEYS, select_keys, summarize
 from longtail.evaluation.report import format_table
+from longtail.io.digest import Scalar
 from longtail.io.head_files import HeadFile, read_head
 from longtail.io.predictions import Predictions, read_predictions
+from longtail.io.routing_files import RoutingFile, read_routing
 from longtail.io.tables import read_csv, write_csv, write_json
-from stages.common import CLASS_COUNTS, HEADS, PREDICTIONS, params, run
+from stages.common import CLASS_COUNTS, DLSA_ROUTING, HEADS, PREDICTIONS, params, run
 
 METRICS = Path("metrics")
 PLOTS = METRICS / "plots"
@@ -33,15 +35,26 @@ METHODS = (
     Method("crt", "rebalance@crt", has_head=True),
     Method("tau", "rebalance@tau", has_head=True),
     Method("lws", "rebalance@lws", has_head=True),
+    Method("dlsa_control", "train_dlsa"),
+    Method("dlsa", "train_dlsa"),
 )
 
 
 def read_tables() -> dict[str, Predictions]:
-    """All prediction tables, proven to be about the same images."""
+    """All prediction tables, proven to be about the same images.
+
+    With foreign features, whose users run the methods they want by hand, the other tables are left out.
+    """
+    found = {m: read_predictions(p, m.made_by) for m in METHODS if (p := PREDICTIONS / f"{m.name}.h5").is_file()}
+    foreign = {method: table for method, table in found.items() if not table.split_digest}
+    if foreign:
+        left_out = ", ".join(method.name for method in METHODS if method not in foreign)
+        print(f"foreign features: {left_out} not run on them and left out" if left_out else "foreign features")
+        found = foreign
     tables: dict[str, Predictions] = {}
-    for method in METHODS:
+    for method in foreign or METHODS:
         path = PREDICTIONS / f"{method.name}.h5"
-        table = read_predictions(path, method.made_by)
+        table = found[method] if method in found else read_predictions(path, method.made_by)
         first = next(iter(tables.values()), table)
         if table.method != method.name:
             raise ArtifactError(f"{path} holds the predictions of {table.method}; run `dvc repro {method.made_by}`")
@@ -51,6 +64,8 @@ def read_tables() -> dict[str, Predictions]:
             raise ArtifactError(_other(path, method, "holds other images or classes", first))
         if not np.array_equal(table.label, first.label):
             raise ArtifactError(_other(path, method, "holds other labels", first))
+        if not np.array_equal(table.train_counts, first.train_counts):
+            raise ArtifactError(_other(path, method, "was made from other training rows", first))
         tables[method.name] = table
     return tables
 
@@ -59,18 +74,42 @@ def _other(path: Path, method: Method, what: str, first: Predictions) -> str:
     return f"{path} {what} than the table of {first.method}; run `dvc repro {method.made_by}`"
 
 
-def read_heads(split_digest: str) -> dict[str, HeadFile]:
-    """The head files of the methods that have one."""
+def read_heads(tables: dict[str, Predictions]) -> dict[str, HeadFile]:
+    """The head files of the methods at hand that have one."""
     heads: dict[str, HeadFile] = {}
     for method in METHODS:
-        if method.has_head:
+        if method.has_head and method.name in tables:
             path = HEADS / f"{method.name}.h5"
             heads[method.name] = read_head(path, method.made_by)
-            if heads[method.name].split_digest != split_digest:
-                raise ArtifactError(
-                    f"{path} belongs to another split than the predictions; run `dvc repro {method.made_by}`"
-                )
+            _same_split(path, method.made_by, heads[method.name].split_digest, tables[method.name])
     return heads
+
+
+def read_flows(tables: dict[str, Predictions]) -> RoutingFile | None:
+    """What DLSA's flows said of every row; None where DLSA is not among the methods."""
+    if "dlsa" not in tables:
+        return None
+    routing = read_routing(DLSA_ROUTING, "train_dlsa")
+    table, test = tables["dlsa"], routing.parts["test"]
+    _same_split(DLSA_ROUTING, "train_dlsa", routing.split_digest, table)
+    pairs = ((test.index, table.index), (test.label, table.label), (routing.train_counts, table.train_counts))
+    if not all(np.array_equal(ours, theirs) for ours, theirs in pairs):
+        raise ArtifactError(f"{DLSA_ROUTING} holds other rows than the predictions; run `dvc repro train_dlsa`")
+    return routing
+
+
+def dlsa_notes(flows: RoutingFile) -> dict[str, dict[str, Scalar]]:
+    """What DLSA and its control chose; the control's notes begin with ``control_``."""
+    control = {key.removeprefix("control_"): value for key, value in flows.notes.items() if key.startswith("control_")}
+    return {
+        "dlsa_control": control,
+        "dlsa": {key: value for key, value in flows.notes.items() if not key.startswith("control_")},
+    }
+
+
+def _same_split(path: Path, made_by: str, split_digest: str, table: Predictions) -> None:
+    if split_digest != table.split_digest:
+        raise ArtifactError(f"{path} belongs to another split than the predictions; run `dvc repro {made_by}`")
 
 
 def read_class_counts(table: Predictions) -> pd.DataFrame:
@@ -93,32 +132,40 @@ def main() -> None:
     """Run the stage."""
     shots = params().shots
     tables = read_tables()
-    first = tables[METHODS[0].name]
+    first = next(iter(tables.values()))
     class_counts = read_class_counts(first)
     counts, names = first.train_counts, class_counts["name"].tolist()
-    heads = read_heads(first.split_digest)
+    heads, flows = read_heads(tables), read_flows(tables)
 
     measures = {name: summarize(table, counts, shots) for name, table in tables.items()}
     summary = {name: select_keys(row, SUMMARY_KEYS) for name, row in measures.items()}
     details = {name: select_keys(row, DETAIL_KEYS) for name, row in measures.items()}
+    notes = {name: head.notes for name, head in heads.items()} | (dlsa_notes(flows) if flows else {})
     selection = {
-        name: {key: int(value) if isinstance(value, bool) else value for key, value in head.notes.items()}
-        for name, head in heads.items()
+        name: {key: int(value) if isinstance(value, bool) else value for key, value in chosen.items()}
+        for name, chosen in notes.items()
     }
     every_table = list(tables.values())
     plots = {
         "accuracy_by_group": plot_tables.accuracy_by_group(summary),
         "class_profile": plot_tables.class_profile(class_counts),
         "head_curves": plot_tables.head_curves(heads),
-        "tau_curve": plot_tables.tau_curve(heads["tau"], counts, shots),
+        "tau_curve": plot_tables.tau_curve(heads.get("tau"), counts, shots),
         "confusion": plot_tables.confusion(every_table, names, counts),
         "reliability": plot_tables.reliability(every_table),
         "weight_norm": plot_tables.weight_norm(heads, names, counts),
     }
+    diagnostics = {}
+    if flows is None:
+        plots |= dlsa_tables.empty_plot_tables()
+    else:
+        plots |= dlsa_tables.plot_tables_of(flows, tables["dlsa"], shots)
+        diagnostics = dlsa_tables.diagnostics(flows, tables["dlsa"], shots)
 
     write_csv(METRICS / "per_class.csv", plot_tables.per_class(every_table, names, counts, shots))
     for name, table in plots.items():
         write_csv(PLOTS / f"{name}.csv", table)
+    write_json(METRICS / "dlsa.json", diagnostics)
     write_json(METRICS / "selection.json", selection)
     write_json(METRICS / "details.json", details)
     write_json(METRICS / "summary.json", summary)

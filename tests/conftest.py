@@ -17,9 +17,11 @@ FAST = {
     "train": {"epochs": 2, "batch_size": 32},
     "crt": {"epochs": 2, "batch_size": 32},
     "lws": {"epochs": 2, "batch_size": 32},
+    "dlsa": {"epochs": 6, "flow_epochs": 3},
     "runtime": {"progress": "off", "device": "cpu", "workers": 0, "checkpoint_every": 1},
 }
 REPAIRS = ("joint", "ncm", "crt", "tau", "lws")
+METHODS = (*REPAIRS, "dlsa_control", "dlsa")
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +75,7 @@ def pipeline(stage: Callable[..., None]) -> Callable[..., None]:
                 return
         for method in REPAIRS:
             stage("rebalance", method)
+        stage("train_dlsa")
         if last == "evaluate":
             stage("evaluate")
 

@@ -88,14 +88,14 @@ def head_curves(heads: Mapping[str, HeadFile]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "epoch", "loss", "lr"])
 
 
-def tau_curve(head: HeadFile, counts: np.ndarray, shots: Shots) -> pd.DataFrame:
+def tau_curve(head: HeadFile | None, counts: np.ndarray, shots: Shots) -> pd.DataFrame:
     """``tau, group, accuracy, selected`` on the selection split; ``selected`` is 1 in the rows of the chosen tau.
 
     From ``curve/tau`` (T,) and ``curve/class_accuracy`` (T, C) in [0, 1], NaN for classes that the split lacks; groups
     are those of ``accuracy_by_group`` without ``all``. The chosen tau is ``notes["tau"]``.
     """
     rows = []
-    if "curve/tau" in head.extra and "curve/class_accuracy" in head.extra:
+    if head is not None and "curve/tau" in head.extra and "curve/class_accuracy" in head.extra:
         taus = head.extra["curve/tau"].astype(np.float64)
         chosen = np.isclose(taus, float(head.notes.get("tau", np.nan)), rtol=0, atol=1e-6)
         groups = group_of(counts, shots)

@@ -96,7 +96,7 @@ def test_stages_that_need_no_torch_do_not_reach_it():
     import sys
 
     for module in ("stages.evaluate", "stages.subsample", "stages.prepare", "stages.rebalance", "stages.repairs.tau",
-                   "stages.repairs.ncm", "stages.repairs.joint", "stages.repairs.crt"):  # fmt: skip
+                   "stages.repairs.ncm", "stages.repairs.joint", "stages.repairs.crt", "stages.inputs"):  # fmt: skip
         code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0, module
 

@@ -6,13 +6,15 @@ import shutil
 import socket
 import time
 
+import h5py
+import numpy as np
 import yaml
 
-from tests.conftest import REPAIRS
+from tests.conftest import METHODS, REPAIRS
 from tests.pipeline.conftest import copy_code, stages_run
 
 ALL_STAGES = ["prepare", "subsample", "pretrain", "train_backbone", "extract_features",
-              *(f"rebalance@{m}" for m in REPAIRS), "evaluate"]  # fmt: skip
+              *(f"rebalance@{m}" for m in REPAIRS), "train_dlsa", "evaluate"]  # fmt: skip
 AFTER_SUBSAMPLE = set(ALL_STAGES) - {"prepare", "subsample", "pretrain"}
 
 
@@ -24,7 +26,7 @@ def test_repro_runs_every_stage_prints_the_table_and_leaves_git_clean(reproduced
     assert set(stages_run(reproduced.first_output)) == set(ALL_STAGES)
     header = next(line for line in reproduced.first_output.splitlines() if line.startswith("METHOD"))
     assert header.split() == ["METHOD", "all", "many", "medium", "few", "macro", "ECE"]
-    assert set(summary(reproduced)) == set(REPAIRS)
+    assert set(summary(reproduced)) == set(METHODS)
     assert reproduced.call("git", "status", "--porcelain") == ""
 
 
@@ -37,10 +39,27 @@ def test_second_repro_runs_nothing(reproduced):
 def test_changed_crt_epochs_run_crt_and_evaluate_and_going_back_runs_nothing(reproduced):
     before = summary(reproduced)
     assert stages_run(reproduced.dvc("exp", "run", "-S", "crt.epochs=3")) == ["rebalance@crt", "evaluate"]
-    assert {m for m in REPAIRS if summary(reproduced)[m] != before[m]} <= {"crt"}
+    assert {m for m in METHODS if summary(reproduced)[m] != before[m]} <= {"crt"}
     back = reproduced.dvc("exp", "run", "-S", "crt.epochs=2")
     assert stages_run(back) == []
     assert summary(reproduced) == before
+
+
+def test_changed_dlsa_runs_dlsa_and_evaluate_and_going_back_runs_nothing(reproduced):
+    before = summary(reproduced)
+    assert stages_run(reproduced.dvc("exp", "run", "-S", "dlsa.depth=3")) == ["train_dlsa", "evaluate"]
+    after = summary(reproduced)
+    assert {method for method in METHODS if after[method] != before[method]} <= {"dlsa"}
+    diff = json.loads(reproduced.dvc("metrics", "diff", "--json"))
+    assert diff["metrics/selection.json"]["dlsa.depth"] == {"old": 1, "new": 3, "diff": 2}
+    assert {"level_3", "route_4"} <= {name.split(".")[0] for name in diff["metrics/dlsa.json"]}
+    latent = reproduced.dvc("exp", "run", "-S", "dlsa.depth=auto", "-S", "dlsa.preset=latent")
+    assert stages_run(latent) == ["train_dlsa", "evaluate"]
+    selection = json.loads((reproduced.folder / "metrics/selection.json").read_text())
+    assert selection["dlsa"]["preset"] == "latent"
+    assert stages_run(reproduced.dvc("exp", "run", "-S", "dlsa.preset=small")) == []
+    assert summary(reproduced) == before
+    assert reproduced.call("git", "status", "--porcelain", "metrics", "dvc.lock") == ""
 
 
 def test_changed_imbalance_runs_subsample_and_what_follows_and_diffs_name_every_method(reproduced):
@@ -49,7 +68,7 @@ def test_changed_imbalance_runs_subsample_and_what_follows_and_diffs_name_every_
     assert set(stages_run(output)) == AFTER_SUBSAMPLE | {"subsample"}
     diff = json.loads(reproduced.dvc("metrics", "diff", "--json"))
     changed = {name.split(".")[0] for name in diff["metrics/summary.json"]}
-    assert changed == set(REPAIRS)
+    assert changed == set(METHODS)
     shown = reproduced.dvc("exp", "show", "--csv")
     assert "joint.few" in shown and "imb_factor" in shown
     assert stages_run(reproduced.dvc("exp", "run", "-S", "imb_factor=100")) == []
@@ -88,6 +107,40 @@ def test_one_repair_runs_just_what_it_needs(reproduced, clone):
     ]
 
 
+def test_dlsa_needs_no_repair(reproduced):
+    output = reproduced.dvc("repro", "--dry", "--force", "train_dlsa")
+    assert stages_run(output) == [*ALL_STAGES[:5], "train_dlsa"]
+
+
+def test_foreign_features_in_place_of_ours_run_dlsa_and_a_table_of_its_own(reproduced):
+    """As their user types it; plain ``dvc repro`` then brings our own results back without running a stage."""
+    before = summary(reproduced)
+    try:
+        for part, name, counts in (("train", "label", [120, 40, 10]), ("test", "labels", [20, 20, 20])):
+            path = reproduced.folder / f"features/features_{part}.h5"
+            path.unlink()
+            labels = np.repeat([0, 1, 2], counts)
+            with h5py.File(path, "w") as file:
+                file["features"] = np.random.default_rng(len(labels)).normal(labels[:, None], 1, (len(labels), 6))
+                file[name] = labels
+        assert stages_run(reproduced.dvc("repro", "-s", "train_dlsa")) == ["train_dlsa"]
+        output = reproduced.dvc("repro", "-s", "evaluate")
+        assert stages_run(output) == ["evaluate"]
+        assert set(summary(reproduced)) == {"dlsa_control", "dlsa"}
+        assert f"foreign features: {', '.join(REPAIRS)} not run on them and left out" in output
+        table = [line.split()[0] for line in output.splitlines() if line]
+        assert {"METHOD", "dlsa_control", "dlsa"} <= set(table) and not set(REPAIRS) & set(table)
+        assert stages_run(reproduced.dvc("repro")) == []
+        assert summary(reproduced) == before
+        assert reproduced.call("git", "status", "--porcelain", "metrics", "dvc.lock") == ""
+    finally:
+        reproduced.call("git", "checkout", "-q", ".")
+        reproduced.dvc("checkout", "--force")
+    assert stages_run(reproduced.dvc("repro")) == []
+    assert reproduced.dvc("status").strip() == "Data and pipelines are up to date."
+    assert reproduced.call("git", "status", "--porcelain") == ""
+
+
 def test_push_and_pull_give_a_second_clone_everything_without_running_a_stage(reproduced, clone, tmp_path):
     reproduced.dvc("remote", "add", "--local", "--default", "--force", "store", str(tmp_path / "remote"))
     reproduced.dvc("push")
@@ -100,15 +153,16 @@ def test_push_and_pull_give_a_second_clone_everything_without_running_a_stage(re
         for out in stage["outs"]:
             assert (other.folder / out["path"]).exists(), out["path"]
     table = other.call("python", "-m", "longtail.evaluation.report", "metrics/summary.json")
-    assert all(method in table for method in REPAIRS)
+    assert {line.split()[0] for line in table.splitlines()} >= {"METHOD", *METHODS}
 
 
 def test_plots_render_every_plot_of_the_dag(reproduced):
     reproduced.dvc("plots", "show", "-o", "plots_out")
     page = (reproduced.folder / "plots_out/index.html").read_text()
     declared = [next(iter(plot)) for plot in yaml.safe_load((reproduced.folder / "dvc.yaml").read_text())["plots"]]
-    assert len(declared) == 9
+    assert len(declared) == 14
     shutil.rmtree(reproduced.folder / "plots_out")
+    assert "<DVC_METRIC" not in page
     assert set(re.findall(r'<div id = "([^"]+)">', page)) == {re.sub(r"\W", "_", path) for path in declared}
 
 

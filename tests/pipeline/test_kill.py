@@ -1,10 +1,12 @@
 """kill -9 at any moment, then the same command: the bytes of an uninterrupted run."""
 
+import importlib
 import multiprocessing
 import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +15,40 @@ import pytest
 from longtail.errors import ArtifactError
 from tests.conftest import write_params
 
-OUTPUTS = ("models/backbone.pt", "metrics/curves/train_backbone.tsv")
 EPOCHS = 24
-RECIPE = {"train": {"epochs": EPOCHS, "select": "best_val"}, "runtime": {"checkpoint_every": 2}}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage, what runs before it, a recipe of a second or two, and what it writes."""
+
+    stage: str
+    before: tuple[str, ...]
+    recipe: dict
+    outputs: tuple[str, ...]
+
+
+BACKBONE = Work(
+    "train_backbone",
+    ("prepare", "subsample", "pretrain"),
+    {"train": {"epochs": EPOCHS, "select": "best_val"}, "runtime": {"checkpoint_every": 2}},
+    ("models/backbone.pt", "metrics/curves/train_backbone.tsv"),
+)
+DLSA = Work(
+    "train_dlsa",
+    (*BACKBONE.before, "train_backbone", "extract_features"),
+    {"train": {"epochs": 1}, "dlsa": {"depth": 2, "epochs": 16, "flow_epochs": 8, "patience": 100}},
+    ("models/dlsa.pt", "models/dlsa_routing.h5", "metrics/predictions/dlsa_control.h5", "metrics/predictions/dlsa.h5"),
+)
 
 # A clean process that has imported torch and is forked for each attempt: seconds become milliseconds.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch", "torch._dynamo", "pandas", "h5py", "PIL.Image"])
+FORKS.set_forkserver_preload(["torch", "torch._dynamo", "pandas", "h5py", "PIL.Image", "sklearn.linear_model"])
 
 
-def train_in(folder: str, kill_at_rename: int = 0) -> None:
-    """Run the stage in ``folder``; with ``kill_at_rename`` die by SIGKILL inside the n-th atomic write."""
-    from stages import train_backbone
-
+def work_in(folder: str, stage: str, kill_at_rename: int = 0) -> None:
+    """Run ``stage`` in ``folder``; with ``kill_at_rename`` die by SIGKILL inside the n-th atomic write."""
+    main = importlib.import_module(f"stages.{stage}").main
     os.chdir(folder)
     os.dup2(os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
     if kill_at_rename:
@@ -39,101 +62,144 @@ def train_in(folder: str, kill_at_rename: int = 0) -> None:
             return replace(self, target)
 
         Path.replace = dying  # type: ignore[method-assign]
-    train_backbone.main()
+    main()
     sys.stdout.flush()
 
 
-def start(folder: Path, kill_at_rename: int = 0) -> "multiprocessing.process.BaseProcess":
-    process = FORKS.Process(target=train_in, args=(str(folder), kill_at_rename))
-    process.start()
-    return process
+@dataclass(frozen=True)
+class Ready:
+    """A folder in which the stage of ``work`` can start."""
+
+    work: Work
+    folder: Path
+
+    def start(self, kill_at_rename: int = 0) -> "multiprocessing.process.BaseProcess":
+        process = FORKS.Process(target=work_in, args=(str(self.folder), self.work.stage, kill_at_rename))
+        process.start()
+        return process
+
+    def finish(self) -> tuple[dict[str, bytes], float]:
+        begin = time.monotonic()
+        process = self.start()
+        process.join(120)
+        assert process.exitcode == 0
+        return {name: (self.folder / name).read_bytes() for name in self.work.outputs}, time.monotonic() - begin
+
+    def remove_outputs(self) -> None:
+        """What dvc does before it runs a stage."""
+        for name in self.work.outputs:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def checkpoints(self) -> list[Path]:
+        return list((self.folder / ".scratch" / self.work.stage).glob("*/*.pt"))
+
+    def leftovers(self) -> list[Path]:
+        return [path for path in self.folder.rglob(".*.partial") if ".scratch" not in path.parts]
 
 
 @pytest.fixture
-def ready(tmp_path, stage) -> Path:
-    """A folder in which train_backbone can start, with a recipe of a second or two."""
-    write_params(tmp_path, RECIPE)
-    for name in ("prepare", "subsample", "pretrain"):
+def ready(tmp_path, stage, request) -> Ready:
+    work = getattr(request, "param", BACKBONE)
+    write_params(tmp_path, work.recipe)
+    for name in work.before:
         stage(name)
-    return tmp_path
+    return Ready(work, tmp_path)
 
 
-def finish(folder: Path) -> tuple[dict[str, bytes], float]:
-    begin = time.monotonic()
-    process = start(folder)
-    process.join(120)
-    assert process.exitcode == 0
-    return {name: (folder / name).read_bytes() for name in OUTPUTS}, time.monotonic() - begin
+both = pytest.mark.parametrize("ready", [BACKBONE, DLSA], ids=lambda work: work.stage, indirect=True)
 
 
-def remove_outputs(folder: Path) -> None:
-    """What dvc does before it runs a stage."""
-    for name in OUTPUTS:
-        (folder / name).unlink(missing_ok=True)
-
-
-def leftovers(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob(".*.partial") if ".scratch" not in path.parts]
-
-
+@both
 def test_killed_at_random_moments_gives_the_same_bytes(ready):
-    whole, _ = finish(ready)
-    remove_outputs(ready)
-    seconds = finish(ready)[1]  # without what only the first process pays for
+    whole, _ = ready.finish()
+    ready.remove_outputs()
+    seconds = ready.finish()[1]  # without what only the first process pays for
     resumed = 0
     for seed in range(6):
-        remove_outputs(ready)
-        process = start(ready)
+        ready.remove_outputs()
+        process = ready.start()
         time.sleep(np.random.default_rng(seed).uniform(0.1, 0.95) * seconds)
         process.kill()
         process.join()
-        resumed += any((ready / ".scratch/train_backbone").glob("*/checkpoint.pt"))
-        assert finish(ready)[0] == whole, f"attempt {seed}"
-        assert not leftovers(ready)
-        assert not any((ready / ".scratch/train_backbone").glob("*/*")), "scratch is cleared after success"
+        resumed += any(ready.checkpoints())
+        assert ready.finish()[0] == whole, f"attempt {seed}"
+        assert not ready.leftovers()
+        assert not any((ready.folder / ".scratch" / ready.work.stage).glob("*/*")), "scratch is cleared after success"
     assert resumed >= 2, "too few attempts died after a checkpoint for this test to mean anything"
+
+
+def check_killed_inside_an_atomic_write(ready: Ready, whole: dict[str, bytes], rename: int) -> None:
+    ready.remove_outputs()
+    process = ready.start(kill_at_rename=rename)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, rename
+    for name in ready.work.outputs:
+        path = ready.folder / name
+        assert not path.exists() or path.read_bytes() == whole[name], f"half-written output at {rename}"
+    assert ready.finish()[0] == whole, rename
 
 
 @pytest.mark.parametrize("rename", [1, 2, 7, EPOCHS // 2, EPOCHS // 2 + 1, EPOCHS // 2 + 2])
 def test_killed_inside_an_atomic_write_gives_the_same_bytes(ready, rename):
     """Checkpoints are renames 1 to 12, then come backbone.pt and the curves."""
-    whole, _ = finish(ready)
-    remove_outputs(ready)
-    process = start(ready, kill_at_rename=rename)
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
-    for name in OUTPUTS:
-        assert not (ready / name).exists() or (ready / name).read_bytes() == whole[name], "half-written output"
-    assert finish(ready)[0] == whole
+    whole, _ = ready.finish()
+    check_killed_inside_an_atomic_write(ready, whole, rename)
+
+
+@pytest.mark.parametrize("ready", [DLSA], ids=["train_dlsa"], indirect=True)
+def test_dlsa_killed_inside_an_atomic_write_gives_the_same_bytes(ready):
+    """Renames 1 to 16 are checkpoints of the control, 17 to 32 of flows, 33 to 80 of heads; then come the outputs."""
+    whole, _ = ready.finish()
+    for rename in (1, 20, 40, 81, 83, 84):
+        check_killed_inside_an_atomic_write(ready, whole, rename)
 
 
 def test_resume_loses_at_most_checkpoint_every_epochs(ready):
-    process = start(ready, kill_at_rename=8)
+    process = ready.start(kill_at_rename=8)
     process.join(120)
-    finish(ready)
-    assert "resuming after epoch 14" in (ready / "log").read_text()
+    ready.finish()
+    assert "resuming after epoch 14" in (ready.folder / "log").read_text()
+
+
+@pytest.mark.parametrize("ready", [DLSA], ids=["train_dlsa"], indirect=True)
+def test_killed_dlsa_keeps_its_finished_parts_and_goes_on_in_the_open_one(ready):
+    process = ready.start(kill_at_rename=30)
+    process.join(120)
+    ready.finish()
+    resumed = [line for line in (ready.folder / "log").read_text().splitlines() if "resuming" in line]
+    assert resumed == [
+        "dlsa_control head 1 of 1: resuming after epoch 16",
+        "dlsa flow 1 of 2: resuming after epoch 8",
+        "dlsa flow 2 of 2: resuming after epoch 5",
+    ]
 
 
 def test_unfinished_work_of_other_parameters_is_not_resumed(ready):
-    process = start(ready, kill_at_rename=8)
+    process = ready.start(kill_at_rename=8)
     process.join(120)
-    write_params(ready, RECIPE, {"train": {"lr": 0.05}})
-    changed, _ = finish(ready)
-    assert "resuming" not in (ready / "log").read_text()
-    remove_outputs(ready)
-    assert finish(ready)[0] == changed
+    write_params(ready.folder, ready.work.recipe, {"train": {"lr": 0.05}})
+    changed, _ = ready.finish()
+    assert "resuming" not in (ready.folder / "log").read_text()
+    ready.remove_outputs()
+    assert ready.finish()[0] == changed
 
 
-def test_second_process_is_refused_while_the_first_still_trains(ready, stage):
-    write_params(ready, RECIPE, {"train": {"epochs": 2000}})
-    process = start(ready)
+@pytest.mark.parametrize(
+    ("ready", "endless"),
+    [(BACKBONE, {"train": {"epochs": 2000}}), (DLSA, {"dlsa": {"epochs": 100000}})],
+    ids=["train_backbone", "train_dlsa"],
+    indirect=["ready"],
+)
+def test_second_process_is_refused_while_the_first_still_trains(ready, endless, stage):
+    write_params(ready.folder, ready.work.recipe, endless)
+    process = ready.start()
     try:
         deadline = time.monotonic() + 60
-        while not any((ready / ".scratch/train_backbone").glob("*/checkpoint.pt")):
+        while not ready.checkpoints():
             assert time.monotonic() < deadline and process.is_alive()
             time.sleep(0.05)
         with pytest.raises(ArtifactError, match=rf"in use by process {process.pid}\b"):
-            stage("train_backbone")
+            stage(ready.work.stage)
     finally:
         process.kill()
         process.join()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from longtail.config import HeadTraining, Params, bind, load_params, parse_yaml
+from longtail.config import Dlsa, HeadTraining, Params, bind, load_params, parse_yaml
+from longtail.dlsa.settings import PRESETS, Settings, resolve
 from longtail.errors import ConfigError
 from tests.imports import ROOT
 
@@ -281,6 +282,78 @@ def test_milestones_must_be_epochs_in_ascending_order(load):
 )
 def test_limits_themselves_are_allowed(load, content):
     load(content)
+
+
+# DLSA, whose keys are `auto` unless they are given
+
+
+DLSA_KEYS = [spec.name for spec in dataclasses.fields(Dlsa) if spec.name != "preset"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("proportion: 1.5", "dlsa.proportion: 1.5 given, above 0 and at most 1 expected"),
+        ("proportion: 0", "dlsa.proportion: 0 given, above 0 and at most 1 expected"),
+        ("depth: -1", "dlsa.depth: -1 given, at least 0 and at most 100 expected"),
+        ("depth: 1.5", "dlsa.depth: 1.5 given, a whole number or auto expected"),
+        ("z: foo", "dlsa.z: 'foo' given, one of features, latent, none or auto expected"),
+        ("routing: dense", "dlsa.routing: 'dense' given, one of density, random or auto expected"),
+        ("standardize: 1", "dlsa.standardize: 1 given, true or false or auto expected"),
+        ("clusters: many", "dlsa.clusters: 'many' given, a whole number or auto expected"),
+        ("flow_lr: 0", "dlsa.flow_lr: 0 given, above 0 expected"),
+        ("flow_batch_size: 1", "dlsa.flow_batch_size: 1 given, at least 2 expected"),
+        ("balance_momentum: 1", "dlsa.balance_momentum: 1 given, at least 0 and at most 0.999999 expected"),
+        ("epochs: -1", "dlsa.epochs: -1 given, at least 0 expected"),
+        ("lr: .nan", "dlsa.lr: nan given, a finite number or auto expected"),
+        ("select_on: train", "dlsa.select_on: 'train' given, one of val, test, last or auto expected"),
+        ("level: 3", "dlsa.level: unknown key"),
+        ("flow_epoch: 3", "dlsa.flow_epoch: unknown key (did you mean dlsa.flow_epochs?)"),
+    ],
+)
+def test_bad_dlsa_value_is_refused_with_key_given_and_allowed(load, content, expected):
+    assert refusal(load, f"dlsa: {{{content}}}").startswith(expected)
+
+
+def test_unknown_preset_is_refused_with_all_there_are(load):
+    message = refusal(load, "dlsa: {preset: nonsense}")
+    assert message == f"dlsa.preset: 'nonsense' given, one of {', '.join(PRESETS)} expected"
+
+
+def test_presets_are_those_of_the_library():
+    assert typing.get_args(typing.get_type_hints(Dlsa)["preset"]) == PRESETS
+    for preset in PRESETS:
+        assert bind(Params, {"dlsa": {"preset": preset}}).dlsa.preset == preset
+
+
+def test_dlsa_keys_are_the_settings_of_the_library():
+    assert {spec.name for spec in dataclasses.fields(Settings)} == set(DLSA_KEYS)
+
+
+@pytest.mark.parametrize("key", DLSA_KEYS)
+def test_dlsa_key_takes_auto_and_whatever_the_library_takes(key):
+    """The value of every published preset and of the small one can be written down."""
+    assert getattr(bind(Params, {"dlsa": {key: "auto"}}).dlsa, key) == "auto"
+    assert getattr(Dlsa(), key) == "auto"
+    for preset in PRESETS:
+        value = getattr(resolve(preset, {}, rows=1000, width=64, num_classes=10, mean_square=5.0), key)
+        found = getattr(bind(Params, {"dlsa": {key: value}}).dlsa, key)
+        assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("key", DLSA_KEYS)
+def test_dlsa_choices_and_types_are_those_of_the_library(key):
+    ours, theirs = typing.get_type_hints(Dlsa)[key], typing.get_type_hints(Settings)[key]
+    without_auto = [option for option in typing.get_args(ours) if typing.get_args(option) != ("auto",)]
+    if typing.get_origin(theirs) is typing.Literal:
+        allowed = {value for option in typing.get_args(ours) for value in typing.get_args(option)}
+        assert allowed == {*typing.get_args(theirs), "auto"}
+    else:
+        assert without_auto == [theirs]
+
+
+def test_preset_is_never_auto(load):
+    assert refusal(load, "dlsa: {preset: auto}").startswith("dlsa.preset: 'auto' given, one of small, latent, ")
 
 
 # The file

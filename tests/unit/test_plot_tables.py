@@ -23,6 +23,7 @@ from longtail.evaluation.plot_tables import (
 )
 from longtail.io.head_files import HeadFile, write_head
 from longtail.io.predictions import Predictions, build_predictions, write_predictions
+from longtail.io.routing_files import RoutedPart, RoutingFile, write_routing
 from stages import evaluate
 
 TEMPLATES = Path(__file__).parents[2] / ".dvc" / "plots"
@@ -154,6 +155,16 @@ def read_outputs() -> dict[str, bytes]:
     }
 
 
+def routing(table: Predictions, split_digest: str = "s") -> RoutingFile:
+    """One flow that keeps the first half of the rows."""
+    rows = len(table.label)
+    part = RoutedPart(table.index, table.label, np.arange(rows) // 3 + 1, np.zeros((rows, 1)), table.label[:, None])
+    histories = {f"flow/1/{name}": np.ones(1) for name in ("epoch", "likelihood", "purity", "balance")}
+    histories["flow/1/log_likelihood/train"] = np.array([[-1.0, -2.0, np.nan]])
+    parts = {"train": part, "test": part}
+    return RoutingFile(1, 3, split_digest, COUNTS, np.array([-1.5]), parts, histories, {"head_1_epoch": 5})
+
+
 @pytest.fixture
 def project(tmp_path: Path, table: Predictions, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder in which every stage before ``evaluate`` has run."""
@@ -167,7 +178,9 @@ def project(tmp_path: Path, table: Predictions, monkeypatch: pytest.MonkeyPatch)
             f"metrics/predictions/{method.name}.h5",
             dataclasses.replace(table, method=method.name, likelihood=method.name != "ncm"),
         )
-        write_head(f"models/heads/{method.name}.h5", dataclasses.replace(head(), method=method.name))
+        if method.has_head:
+            write_head(f"models/heads/{method.name}.h5", dataclasses.replace(head(), method=method.name))
+    write_routing("models/dlsa_routing.h5", routing(table))
     return tmp_path
 
 
@@ -179,7 +192,8 @@ def test_stage_writes_finite_numbers_and_the_same_bytes_twice(project: Path) -> 
     summary = json.loads(first["metrics/summary.json"])
     assert set(summary["crt"]) == {"all", "many", "medium", "few", "macro", "worst", "ece", "nll"}
     assert json.loads(first["metrics/details.json"])["ncm"]["uncalibrated"] == 1
-    assert json.loads(first["metrics/selection.json"])["tau"] == {"tau": 0.1}
+    selection = json.loads(first["metrics/selection.json"])
+    assert selection["tau"] == {"tau": 0.1} and selection["dlsa"] == {"head_1_epoch": 5}
     frame = pd.read_csv("metrics/per_class.csv", dtype=str, keep_default_na=False)
     assert frame["name"].tolist()[:3] == ["007", "bee", "NA"]
 
@@ -211,6 +225,19 @@ def test_table_about_other_images_is_refused(
 def test_head_of_another_split_is_refused(project: Path) -> None:
     write_head("models/heads/lws.h5", dataclasses.replace(head(), split_digest="other"))
     with pytest.raises(ArtifactError, match=r"lws\.h5.*another split.*rebalance@lws"):
+        evaluate.main()
+
+
+def test_routes_of_another_split_are_refused(project: Path, table: Predictions) -> None:
+    write_routing("models/dlsa_routing.h5", routing(table, split_digest="other"))
+    with pytest.raises(ArtifactError, match=r"models/dlsa_routing\.h5.*another split.*train_dlsa"):
+        evaluate.main()
+    assert not Path("metrics/summary.json").exists()
+
+
+def test_missing_routes_name_their_stage(project: Path) -> None:
+    Path("models/dlsa_routing.h5").unlink()
+    with pytest.raises(ArtifactError, match=r"models/dlsa_routing\.h5.*train_dlsa"):
         evaluate.main()
 
 

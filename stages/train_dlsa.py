@@ -1,0 +1,127 @@
+"""Train DLSA and its control, the same head without a flow: the chain, the routes, and both prediction tables."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from longtail.dlsa.chain import unique_heads
+from longtail.dlsa.estimator import DLSA
+from longtail.dlsa.stored import save_chain
+from longtail.engine.runtime import describe, peak_memory, set_up
+from longtail.engine.stash import Stash
+from longtail.io.digest import Scalar, file_digest
+from longtail.io.predictions import build_predictions, write_predictions
+from longtail.io.routing_files import RoutedPart, RoutingFile, write_routing
+from longtail.io.scratch import Scratch, code_digest
+from longtail.io.tables import write_json
+from longtail.seeds import derive_seed
+from stages.common import COST, DLSA_MODEL, DLSA_ROUTING, PREDICTIONS, SCRATCH, params, run
+from stages.inputs import FeatureSet, read_feature_set
+
+
+def main() -> None:
+    start = time.perf_counter()
+    p = params()
+    device = set_up(p.runtime)
+    found = read_feature_set()
+    identity = {
+        "params": repr((p.seed, p.dlsa)),
+        "inputs": [file_digest(path) for path in found.files],
+        "code": code_digest("longtail", "stages"),
+        "runtime": describe(p.runtime, device),
+    }
+    given = dataclasses.asdict(p.dlsa) | {
+        "head": found.head,
+        "device": str(device),
+        "progress": p.runtime.progress,
+        "random_state": derive_seed(p.seed, "train_dlsa") % 2**31,
+    }
+    with Scratch(SCRATCH / "train_dlsa", identity) as scratch:
+        stash = Stash(scratch.folder, p.runtime.checkpoint_every)
+        rows = [*found.rows("train"), *found.rows("val"), *found.rows("test")]
+        control = DLSA(**given | {"depth": 0}).fit(*rows, stash=stash, label="dlsa_control")  # type: ignore[arg-type]
+        dlsa = DLSA(**given).fit(*rows, stash=stash, label="dlsa")  # type: ignore[arg-type]
+        write(found, control, dlsa)
+        scratch.clear()
+    cost = {"seconds": round(time.perf_counter() - start, 3), "peak_memory_bytes": peak_memory(device)}
+    write_json(COST / "train_dlsa.json", cost)
+
+
+def write(found: FeatureSet, control: DLSA, dlsa: DLSA) -> None:
+    """All outputs of the stage."""
+    test = found.test
+    for name, model in (("dlsa_control", control), ("dlsa", dlsa)):
+        predictions = build_predictions(
+            name,
+            model.scores(test.features),
+            test.labels,
+            test.index,
+            likelihood=True,
+            selected_on_test=model.settings_.select_on == "test",
+            split_digest=test.split_digest,
+            train_counts=found.train_counts,
+        )
+        write_predictions(PREDICTIONS / f"{name}.h5", predictions)
+    meta = {"split_digest": test.split_digest, "backbone_digest": test.backbone_digest, "preset": dlsa.preset}
+    save_chain(DLSA_MODEL, dlsa.chain_, meta)
+    levels = dlsa.chain_.levels
+    parts = {name: part for name in ("train", "val", "test") if (part := routed_part(found, name, dlsa)) is not None}
+    routing = RoutingFile(
+        depth=dlsa.depth_,
+        num_clusters=dlsa.settings_.clusters,
+        split_digest=test.split_digest,
+        train_counts=found.train_counts,
+        thresholds=np.array([level.threshold for level in levels], np.float64),
+        parts=parts,
+        histories=histories(control, dlsa),
+        notes=notes(control, dlsa),
+    )
+    write_routing(DLSA_ROUTING, routing)
+    shares = np.bincount(parts["test"].route, minlength=dlsa.depth_ + 2)[1:] / len(test.labels)
+    print(f"dlsa: {len(test.labels)} test images, by route {', '.join(f'{share:.0%}' for share in shares)}")
+
+
+def routed_part(found: FeatureSet, name: str, dlsa: DLSA) -> RoutedPart | None:
+    """The routes of a part's rows; None for a part without rows."""
+    X, _ = found.rows(name)
+    if X is None:
+        return None
+    part = getattr(found, name)
+    traced = dlsa.trace(X)
+    return RoutedPart(part.index, part.labels, traced.route, traced.log_density, traced.cluster)
+
+
+def histories(control: DLSA, dlsa: DLSA) -> dict[str, np.ndarray]:
+    """Training curves under the names of the routing file."""
+    found: dict[str, Any] = {}
+    for number, level in enumerate(dlsa.chain_.levels, start=1):
+        found |= {f"flow/{number}/{name}": column for name, column in level.history.columns.items()}
+        by_part = level.history.log_likelihood
+        found |= {f"flow/{number}/log_likelihood/{part}": means for part, means in by_part.items()}
+    for model, prefix in ((dlsa, "head/{}/"), (control, "control/")):
+        for trained in unique_heads(model.chain_.heads):
+            place = prefix.format(trained.head.routes[0])
+            found |= {place + name: column for name, column in trained.history.columns.items()}
+    return {name: np.asarray(values, np.float64) for name, values in found.items()}
+
+
+def notes(control: DLSA, dlsa: DLSA) -> dict[str, Scalar]:
+    """What was chosen, and by what; what the control chose begins with ``control_``."""
+    chosen: dict[str, Scalar] = {"preset": dlsa.preset, "depth": dlsa.depth_, "selected_on": dlsa.selected_on_}
+    rows = {"val": dlsa.selected_on_}  # a slice of the training rows stands in for val where there is none
+    for number, level in enumerate(dlsa.chain_.levels, start=1):
+        chosen |= {f"flow_{number}_epoch": level.epoch, f"flow_{number}_rule": level.rule}
+    for model, prefix in ((control, "control_"), (dlsa, "")):
+        for trained in unique_heads(model.chain_.heads):
+            place = f"{prefix}head_{trained.head.routes[0]}"
+            chosen |= {
+                f"{place}_epoch": trained.epoch,
+                f"{place}_selected_on": rows.get(trained.selected_on, trained.selected_on),
+            }
+    return chosen
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,4 +1,4 @@
-"""Five classifiers on long-tailed digits over seeds: ``python -m benchmarks.digits [--seeds 3] [KEY=VALUE ...]``.
+"""All classifiers on long-tailed digits over seeds: ``python -m benchmarks.digits [--seeds 3] [KEY=VALUE ...]``.
 
 Every seed is a whole run of the pipeline (split and training seeded alike) on the defaults of params.yaml.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import REPAIRS, machine, run_pipeline
+from benchmarks.common import METHODS, machine, run_pipeline
 
 COLUMNS = ("all", "many", "medium", "few", "macro", "ece")
 
@@ -26,11 +26,11 @@ def main() -> None:
             runs.append(run_pipeline(Path(folder) / str(seed), settings)["summary"])
     print(f"{machine('torch', 'scikit-learn')}; n = {len(runs)} seeds, mean ± standard deviation\n")
     print("| method | " + " | ".join(COLUMNS) + " |\n|---" * 1 + "|---" * len(COLUMNS) + "|")
-    for method in REPAIRS:
+    for method in METHODS:
         cells = [np.array([run[method][column] for run in runs]) for column in COLUMNS]
         print(f"| {method} | " + " | ".join(f"{cell.mean():.1f} ± {cell.std(ddof=1):.1f}" for cell in cells) + " |")
     print("\ngain over joint, seed by seed (few / macro):\n")
-    for method in REPAIRS[1:]:
+    for method in METHODS[1:]:
         gains = [f"{run[method][k] - run['joint'][k]:+.1f}" for run in runs for k in ("few", "macro")]
         print(f"- {method}: " + ", ".join(" / ".join(gains[i : i + 2]) for i in range(0, len(gains), 2)))
 

@@ -1,6 +1,7 @@
 """The benchmark scripts at toy size: they run, both sides agree, and a table comes out. The times mean nothing here."""
 
 import io
+import subprocess
 import tarfile
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import augmentation, cifar_lt, features
+from benchmarks import augmentation, cifar_lt, dlsa, dlsa_flow, features
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.heads.base import LinearHead
 
@@ -180,3 +181,47 @@ def test_timing_gives_ratios_by_repetition_and_their_spread() -> None:
     assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
     assert spread([3.0, 1.0, 2.0]) == "2 (1-3)"
     assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+
+
+def flags(values: dict[str, int]) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def test_flow_benchmark_agrees_with_the_direct_form_and_prints_a_table(capsys: pytest.CaptureFixture) -> None:
+    sizes = {"batch": 64, "clusters": 20, "width": 32, "steps": 2, "repeats": 1, "threads": 1}
+    dlsa_flow.main(flags(sizes))
+    rows = rows_of(capsys.readouterr().out, "measure")
+    assert [row[0] for row in rows] == ["seconds a step", "peak memory of a step, MiB"]
+    assert all(cell for row in rows for cell in row)
+
+
+def test_flow_benchmark_stops_where_the_sides_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = iter([1.0, 1.1])
+
+    def fake(*arguments, **options):  # type: ignore[no-untyped-def]
+        return subprocess.CompletedProcess([], 0, f'{{"seconds": [1.0], "bytes": 1, "losses": [{next(runs)}]}}')
+
+    monkeypatch.setattr(dlsa_flow.subprocess, "run", fake)
+    with pytest.raises(SystemExit, match="different losses"):
+        dlsa_flow.main(["--repeats", "1"])
+
+
+def test_flow_benchmark_trains_the_whole_chain(capsys: pytest.CaptureFixture) -> None:
+    sizes = {"width": 4, "batch": 4096, "clusters": 5, "epochs": 1, "head-epochs": 1, "threads": 1}
+    dlsa_flow.main(["--full", *flags(sizes)])
+    output = capsys.readouterr().out
+    assert "115," in output and "depth 3" in output
+
+
+def test_dlsa_benchmark_compares_every_variant_with_its_control(capsys: pytest.CaptureFixture) -> None:
+    dlsa.main(["synthetic", "--seeds", "2", "--smoke"])
+    rows = rows_of(capsys.readouterr().out, "method")
+    assert [row[0] for row in rows] == ["joint", "ncm", "crt", "tau", "lws", *dlsa.VARIANTS]
+    control = next(row for row in rows if row[0] == "dlsa_control")
+    assert control[3] == "+0.00" and float(control[1].split()[0]) > 50
+
+
+def test_dlsa_benchmark_refuses_unknown_sets(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        dlsa.main(["mnist"])
+    assert "mnist: not a set" in capsys.readouterr().err

@@ -1,0 +1,180 @@
+"""What DLSA's routing adds, variant by variant, beside its controls: ``python -m benchmarks.dlsa [SET ...]``.
+
+Sets: ``digits`` (the pipeline's defaults), ``synthetic`` (20 classes in 5 superclasses, 64 features, imbalance 50) and
+``cifar100`` (features of a short run: ResNet-20, 12 epochs, imbalance 100, 20 val images a class; needs --archive).
+Every seed is a split, a backbone and a DLSA of its own (cifar100: one split). With --work features are kept there.
+
+All variants start from the same head and train it for the same number of epochs. ``dlsa_control`` is that head without
+a flow; ``random routing`` keeps the shares of the routes and draws them by lot.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cifar_lt import unpack
+from benchmarks.common import STAGES, machine, run_stage, write_params
+from benchmarks.timing import table
+from longtail.dlsa.estimator import DLSA
+from longtail.heads.base import HeadClassifier, LinearHead, fit_linear_head
+from longtail.heads.crt import CRT
+from longtail.heads.joint import Joint
+from longtail.heads.lws import LWS
+from longtail.heads.ncm import NCM
+from longtail.heads.tau import TauNorm
+from longtail.io.features import read_features
+from longtail.io.head_files import read_head
+from tests.synthetic import hierarchical_features
+
+Parts = dict[str, tuple[np.ndarray, np.ndarray]]
+SETS = ("digits", "synthetic", "cifar100")
+RELEASED = {
+    "warm_start": False,
+    "second_branch": "random",
+    "loss_counts": "stage",
+    "q": 2.0,
+    "flow_select": "purity",
+    "lr": 1e-2,
+}
+SHARED = {"heads": "shared", "z": "latent", "cluster_prior": "balanced"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "dlsa_control": {"depth": 0},
+    "dlsa": {},
+    "dlsa, depth 3": {"depth": 3},
+    "dlsa, random routing": {"routing": "random"},
+    "dlsa, counts of the stage": {"loss_counts": "stage"},
+    "dlsa, flow of the last epoch": {"flow_select": "last"},
+    "dlsa, half routed": {"proportion": 0.5},
+    "dlsa, q 0": {"q": 0.0},
+    "dlsa, z latent": {"z": "latent"},
+    "shared head, z features": {"heads": "shared"},
+    "shared head, z latent": SHARED,
+    "shared head, z latent, random routing": SHARED | {"routing": "random"},
+    "preset latent (nothing routed)": {"preset": "latent"},
+    "preset latent, untrained flow": {"preset": "latent", "flow_lr": 1e-12, "flow_epochs": 3, "flow_select": "last"},
+    "released form from scratch": RELEASED,
+}
+
+
+def stored(folder: Path) -> tuple[Parts, LinearHead]:
+    """Features and stage-1 head that the stages wrote below ``folder``."""
+    parts = {part: read_features(folder / f"features/features_{part}.h5") for part in ("train", "val", "test")}
+    head = read_head(folder / "features/head.h5", "extract_features")
+    linear = LinearHead(head.weight, head.bias, head.kind, head.scale)
+    return {name: (part.features, part.labels) for name, part in parts.items()}, linear
+
+
+def by_stages(folder: Path, settings: list[str]) -> tuple[Parts, LinearHead]:
+    """The same, after running the stages unless they have run."""
+    if not (folder / "features/head.h5").is_file():
+        write_params(folder, [*settings, "runtime.progress=lines"])
+        for stage in STAGES:
+            run_stage(folder, stage)
+    return stored(folder)
+
+
+def load(name: str, seed: int, work: Path, archive: Path | None, epochs: int) -> tuple[Parts, LinearHead]:
+    """Train, val and test rows of a set, and the head that everything starts from."""
+    if name == "synthetic":
+        parts = hierarchical_features(seed)
+        return parts, fit_linear_head(*parts["train"], 20)
+    if name == "digits":
+        return by_stages(work / f"digits/{seed}", [f"seed={seed}", f"split_seed={seed}"])
+    images = work / "cifar100/images"
+    if not (work / f"cifar100/{seed}/features/head.h5").is_file() and not images.is_dir():
+        if archive is None:
+            raise SystemExit("--archive is needed for cifar100")
+        unpack(archive, images, smoke=False)
+    train = ["backbone=resnet20", f"epochs={epochs}", "batch_size=128", "augment=crop_flip", "warmup_epochs=1"]
+    settings = [
+        "dataset=image_folder",
+        f"data_root={images.absolute()}",
+        "storage=memory",
+        "normalize=cifar",
+        "imb_factor=100",
+        "val_per_class=20",
+        f"seed={seed}",
+        *(f"train.{setting}" for setting in train),
+    ]
+    return by_stages(work / f"cifar100/{seed}", settings)
+
+
+def accuracies(model: HeadClassifier, parts: Parts) -> tuple[float, float]:
+    """Mean accuracy of all classes, and of the classes with fewer than 20 training rows, in percent."""
+    (_, y), (X_test, y_test) = parts["train"], parts["test"]
+    counts, correct = np.bincount(y), model.predict(X_test) == y_test
+    by_class = np.array([correct[y_test == c].mean() for c in range(len(counts))])
+    return 100 * by_class.mean(), 100 * by_class[counts < 20].mean()
+
+
+def models(
+    head: LinearHead, seed: int, fast: dict[str, Any], variants: Mapping[str, dict[str, Any]]
+) -> dict[str, HeadClassifier]:
+    """Every row of the table, not fitted."""
+    repairs: dict[str, HeadClassifier] = {
+        "joint": Joint(head),
+        "ncm": NCM(),
+        "crt": CRT(batch_size=64, random_state=seed),
+        "tau": TauNorm(head=head, random_state=seed),
+        "lws": LWS(head=head, epochs=5, batch_size=64, random_state=seed),
+    }
+    return repairs | {name: DLSA(head=head, random_state=seed, **kw | fast) for name, kw in variants.items()}
+
+
+def compare(
+    name: str, seeds: int, work: Path, archive: Path | None, epochs: int, fast: dict[str, Any]
+) -> dict[str, list[tuple[float, float]]]:
+    """Method -> (all, few) for each seed."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for seed in range(seeds):
+        parts, head = load(name, seed, work, archive, epochs)
+        for method, model in models(head, seed, fast, VARIANTS).items():
+            selects = hasattr(model, "select") or isinstance(model, DLSA | TauNorm)
+            model.fit(*parts["train"], *(parts["val"] if selects else ()))
+            found.setdefault(method, []).append(accuracies(model, parts))
+        rows = ", ".join(f"{part} {len(y):,}" for part, (_, y) in parts.items())
+    counts = np.bincount(parts["train"][1])
+    print(
+        f"\n### {name}\n\n{rows} rows, {len(counts)} classes of {counts.max()} to {counts.min()}; n = {seeds} seeds\n"
+    )
+    return found
+
+
+def report(found: dict[str, list[tuple[float, float]]]) -> None:
+    """Means with standard deviations, and the difference to the control in each seed."""
+    control = np.array(found["dlsa_control"])
+    lines = []
+    for method, values in found.items():
+        scores = np.array(values)
+        gain = (scores - control)[:, 0]
+        cells = [f"{s.mean():.2f} ± {s.std(ddof=1):.2f}" if len(s) > 1 else f"{s.mean():.2f}" for s in scores.T]
+        lines.append([method, *cells, f"{gain.mean():+.2f}", ", ".join(f"{value:+.2f}" for value in gain)])
+    print(table(["method", "all", "few", "all less control", "seed by seed"], lines))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sets", nargs="*", default=["digits", "synthetic"], help=", ".join(SETS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--archive", type=Path, help="cifar100-images.tar.gz, for cifar100")
+    parser.add_argument("--work", type=Path, help="folder that keeps features between calls")
+    parser.add_argument("--epochs", type=int, default=12, help="of the backbone of cifar100")
+    parser.add_argument("--smoke", action="store_true", help="a few epochs: does the script work?")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.sets) - set(SETS))
+    if unknown:
+        parser.error(f"{unknown[0]}: not a set; allowed are {', '.join(SETS)}")
+    fast = {"epochs": 2, "flow_epochs": 2} if options.smoke else {}
+    print(f"{machine('torch', 'scikit-learn')}; percent, mean ± standard deviation over seeds")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.sets:
+            work = options.work or Path(folder)
+            report(compare(name, options.seeds, work, options.archive, options.epochs, fast))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""One training step of DLSA's flow against the direct form: ``python -m benchmarks.dlsa_flow``.
+
+Direct: the flow runs over the positive and the negative batch one after the other, and the distances to the centres
+come from the (B, K, d) differences. Each side runs in processes of its own, in turn; a step is the forward pass, the
+three losses, the backward pass and SGD. Memory is what the steps add at their peak to the process with data, flow and
+gradients' owner in place (resident set on a CPU, allocated memory on a GPU).
+
+``--full`` trains the official ImageNet-LT configuration (115,846 x 2,048 synthetic features, 1,000 classes with counts
+like the real ones, depth 3) and prints seconds; it is meant for a GPU, --epochs and --head-epochs shorten it.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import ROOT, machine
+from benchmarks.timing import ratios, spread, table
+from longtail.dlsa.chain import fit_chain
+from longtail.dlsa.filter import create_filter
+from longtail.dlsa.flow_training import Rows
+from longtail.dlsa.losses import balance_loss, class_weights, likelihood_loss, purity_loss
+from longtail.dlsa.mixture import mixture_log_density
+from longtail.dlsa.settings import PUBLISHED, Settings
+from longtail.engine.stash import Stash
+from longtail.heads.base import LinearHead
+
+CLASSES = 1000
+
+
+def direct_components(u: Tensor, log_det: Tensor, centres: Tensor) -> Tensor:
+    """log p(x, k) through the (B, K, d) differences."""
+    distances = (u[:, None, :] - centres[None]).square().sum(dim=-1)
+    return log_det[:, None] - 0.5 * distances - 0.5 * u.shape[1] * math.log(2 * math.pi)
+
+
+def losses(positive: Tensor, negative: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    """The official sum of the three."""
+    likelihood = likelihood_loss(mixture_log_density(positive), weights[y])
+    balance, _ = balance_loss(positive, torch.zeros_like(positive[0]), 1)
+    return 2.0 * likelihood + 0.02 * purity_loss(positive, negative) + balance
+
+
+def build(options: argparse.Namespace) -> tuple[Callable[[], Tensor], torch.device]:
+    """The step of one side, on data that both sides draw alike; it returns the loss."""
+    device = torch.device(options.device)
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(2, options.batch, options.width, generator=stream).abs().to(device)
+    y = torch.randint(CLASSES, (options.batch,), generator=stream).to(device)
+    weights = class_weights(torch.arange(CLASSES) + 5, 2.0).to(device, torch.float32)
+    model = create_filter(x[0], Settings(clusters=options.clusters), 0).train()
+    optimizer = torch.optim.SGD(model.flow.parameters(), lr=1e-3, fused=True)
+
+    def step() -> Tensor:
+        if options.side == "longtail":
+            positive, negative = model.components(x)
+        else:
+            positive, negative = (direct_components(*model.latent(half), model.centres) for half in x)
+        loss = losses(positive, negative, y, weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step, device
+
+
+def resident(peak: bool) -> int:
+    """Bytes of this process's resident set, now or at its peak."""
+    if peak:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def run_side(options: argparse.Namespace) -> dict[str, Any]:
+    """In a process of its own: seconds of each step after the first, bytes at the peak, and the losses."""
+    torch.set_num_threads(options.threads)
+    step, device = build(options)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if on_gpu else resident(peak=False)
+    values, seconds = [float(step())], []
+    for _ in range(options.steps):
+        start = time.perf_counter()
+        values.append(float(step()))
+        seconds.append(time.perf_counter() - start)
+    after = torch.cuda.max_memory_allocated() if on_gpu else resident(peak=True)
+    return {"seconds": seconds, "bytes": after - before, "losses": values}
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Both sides in turn, ``repeats`` times, and the table."""
+    found: dict[str, list[dict[str, Any]]] = {"longtail": [], "direct": []}
+    for _ in range(options.repeats):
+        for side, runs in found.items():
+            names = ("batch", "clusters", "width", "steps", "threads", "device")
+            flags = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
+            command = [sys.executable, "-m", "benchmarks.dlsa_flow", "--side", side, *flags]
+            result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+            runs.append(json.loads(result.stdout))
+    gaps = [
+        abs(ours - theirs) / abs(theirs)
+        for one, other in zip(found["longtail"], found["direct"], strict=True)
+        for ours, theirs in zip(one["losses"], other["losses"], strict=True)
+    ]
+    if max(gaps) > 1e-3:
+        raise SystemExit(f"the two sides compute different losses: relative difference {max(gaps):.1e}")
+    print(f"{machine('torch')}, {options.threads} threads")
+    print(
+        f"\nBatch {options.batch:,} pairs, {options.clusters} clusters, {options.width:,} features; {options.repeats} "
+        f"processes of {options.steps} steps a side, median (min-max)\n"
+    )
+    seconds = {side: [sum(run["seconds"]) / options.steps for run in runs] for side, runs in found.items()}
+    mebibytes = {side: [run["bytes"] / 2**20 for run in runs] for side, runs in found.items()}
+    lines = [
+        [what, *(spread(values[side]) for side in found), spread(ratios(values["direct"], values["longtail"]))]
+        for what, values in (("seconds a step", seconds), ("peak memory of a step, MiB", mebibytes))
+    ]
+    print(table(["measure", *found, "direct / longtail"], lines))
+    print(f"\nLosses of all steps agree to {max(gaps):.0e} (relative).")
+
+
+def counts_like_imagenet_lt(rows: int) -> np.ndarray:
+    """(1000,) counts from 1,280 to 5 that sum to about ``rows``: a power law bent to that sum."""
+    rank = np.linspace(0, 1, CLASSES)
+    low, high = 0.1, 20.0
+    for _ in range(60):
+        power = (low + high) / 2
+        counts = 5 + (1280 - 5) * (1 - rank) ** power
+        low, high = (power, high) if counts.sum() > rows else (low, power)
+    return counts.astype(np.int64)
+
+
+def full(options: argparse.Namespace) -> None:
+    """The official configuration at ImageNet-LT's size."""
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    counts = counts_like_imagenet_lt(115_846)
+    if options.counts is not None:
+        counts = np.array(json.loads(options.counts.read_text())["ImageNet_LT_train"])
+    y = torch.repeat_interleave(torch.arange(CLASSES), torch.from_numpy(counts))
+    stream = torch.Generator().manual_seed(0)
+    centres = torch.randn(CLASSES, options.width, generator=stream)
+    x = torch.relu(centres[y] * 0.5 + torch.randn(len(y), options.width, generator=stream))
+    rows = {"train": Rows(x.to(device), y.to(device))}
+    settings = replace(
+        Settings(**PUBLISHED["imagenet_lt_paco"]),
+        clusters=options.clusters,
+        flow_batch_size=options.batch,
+        flow_epochs=options.epochs,
+        epochs=options.head_epochs,
+    )
+    head = LinearHead(np.zeros((CLASSES, options.width), np.float32), np.zeros(CLASSES, np.float32))
+    start = time.perf_counter()
+    chain = fit_chain(rows, head, settings, 0, Stash(), "lines")
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"{machine('torch')}, {where}\n{len(y):,} x {options.width} features, depth {chain.depth}")
+    print(f"{options.epochs} flow epochs a level, {options.head_epochs} epochs a head: {seconds:,.1f} s in all")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=1024, help="pairs")
+    parser.add_argument("--clusters", type=int, default=500)
+    parser.add_argument("--width", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
+    parser.add_argument("--repeats", type=int, default=3, help="processes a side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--side", choices=("longtail", "direct"), help=argparse.SUPPRESS)
+    parser.add_argument("--full", action="store_true", help="train at ImageNet-LT's size instead")
+    parser.add_argument("--epochs", type=int, default=50, help="--full: flow epochs a level")
+    parser.add_argument("--head-epochs", type=int, default=150, help="--full: epochs a head")
+    parser.add_argument("--counts", type=Path, help="--full: JSON with the class counts as ImageNet_LT_train")
+    options = parser.parse_args(arguments)
+    if options.side:
+        print(json.dumps(run_side(options)))
+    elif options.full:
+        full(options)
+    else:
+        compare(options)
+
+
+if __name__ == "__main__":
+    main()

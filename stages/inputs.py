@@ -9,7 +9,8 @@ from longtail.errors import ArtifactError
 from longtail.heads.base import LinearHead
 from longtail.io.digest import Scalar
 from longtail.io.features import Features, read_features
-from longtail.io.head_files import HeadFile, read_head
+from longtail.io.hdf5 import is_foreign
+from longtail.io.head_files import HeadFile, read_foreign_head, read_head
 from stages.common import HEAD, features_file
 
 
@@ -17,7 +18,7 @@ from stages.common import HEAD, features_file
 class FeatureSet:
     """Features of the split parts and the stage-1 head, with the remarks of its file.
 
-    With foreign features there is no head, and val only if it is foreign too.
+    With foreign features, val and head are there only if they are foreign too.
     """
 
     train: Features
@@ -48,13 +49,24 @@ class FeatureSet:
 def read_feature_set() -> FeatureSet:
     """Read and check the files below ``features/``."""
     train, test = read_features(features_file("train")), read_features(features_file("test"))
-    val, head = _read_val(train), None
-    if not train.foreign:
-        head = read_head(HEAD, "extract_features")
-    _check(train, test, val, head)
-    notes = {} if head is None else head.notes
-    linear = None if head is None else LinearHead(head.weight, head.bias, head.kind, head.scale)
-    return FeatureSet(train, val, test, linear, notes)
+    val = _read_val(train)
+    if train.foreign:
+        _check(train, test, val, None)
+        return FeatureSet(train, val, test, _read_foreign_head(train), {})
+    stored = read_head(HEAD, "extract_features")
+    _check(train, test, val, stored)
+    head = LinearHead(stored.weight, stored.bias, stored.kind, stored.scale)
+    return FeatureSet(train, val, test, head, stored.notes)
+
+
+def _read_foreign_head(train: Features) -> LinearHead | None:
+    if not HEAD.is_file() or not is_foreign(HEAD, "weight"):
+        return None
+    weight, bias = read_foreign_head(HEAD)
+    expected = (train.num_classes, train.features.shape[1])
+    if weight.shape != expected:
+        raise ArtifactError(f"{HEAD}: weight {weight.shape} given, {expected} expected: a row a class, as the features")
+    return LinearHead(weight, bias)
 
 
 def _read_val(train: Features) -> Features | None:

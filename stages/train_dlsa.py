@@ -42,6 +42,8 @@ def main() -> None:
         stash = Stash(scratch.folder, p.runtime.checkpoint_every)
         rows = [*found.rows("train"), *found.rows("val"), *found.rows("test")]
         control = DLSA(**given | {"depth": 0}).fit(*rows, stash=stash, label="dlsa_control")  # type: ignore[arg-type]
+        if found.rows("val")[0] is not None and control.start_ is not None:
+            given["head"] = control.start_  # where none was given, it is the same one, fitted once
         dlsa = DLSA(**given).fit(*rows, stash=stash, label="dlsa")  # type: ignore[arg-type]
         write(found, control, dlsa)
         scratch.clear()

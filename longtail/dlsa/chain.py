@@ -18,7 +18,7 @@ from longtail.dlsa.head_training import BLOCK_ROWS, HeadHistory, RoutedRows, tra
 from longtail.dlsa.routing import cluster_prior, random_scores, threshold
 from longtail.dlsa.settings import Settings
 from longtail.engine.stash import Stash
-from longtail.heads.base import LinearHead, unit_rows
+from longtail.heads.base import LinearHead, fit_linear_head, unit_rows
 from longtail.seeds import derive_seed
 
 LOG = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Chain:
         return scores
 
     def routed(self, X: Tensor, y: Tensor | None) -> RoutedRows:
-        """Rows ready for the classifiers."""
+        """Rows X (N, d) with labels y (N,) or None, and their routes, ready for the classifiers."""
         routing, device = self.routing(X), X.device
         priors = [torch.from_numpy(level.prior) for level in self.levels]
         prior = torch.cat([*priors, torch.zeros(1, self.num_classes)]).to(X)
@@ -126,25 +126,32 @@ class Chain:
 
 def fit_chain(
     parts: Mapping[str, Rows],
-    start: LinearHead,
+    start: LinearHead | None,
     settings: Settings,
     seed: int,
     stash: Stash,
     progress: str,
     label: str = "dlsa",
+    held_out: np.ndarray | None = None,
 ) -> Chain:
     """Train filters and heads.
 
-    parts: ``train``, and where there are any ``val`` and ``test`` rows; the latter are followed, and choose epochs
-    only with ``settings.select_on: test``. start: the head that warm starts take, and that decides for routes on which
-    nothing can be trained.
+    parts: ``train``, with rows of every class, and where there are any ``val`` and ``test``; test rows are followed,
+    and choose epochs only with ``settings.select_on: test``. start: the head that warm starts take, and that decides
+    for routes on which nothing can be trained; None fits one if there is such a route. held_out: (N,) bool, training
+    rows that flows are not trained on but measured with as val, while thresholds, priors and heads use all rows.
     """
     train = parts["train"]
-    counts = np.bincount(host(train.y), minlength=len(start.weight))
-    chain = Chain(settings, len(start.weight), seed, start.unit_input)
+    counts = np.bincount(host(train.y))
+    chain = Chain(settings, len(counts), seed, start is not None and start.unit_input)
+    kept = np.ones(len(train), dtype=bool) if held_out is None else ~held_out
     left = {part: np.ones(len(rows), dtype=bool) for part, rows in parts.items()}
     for number in range(1, settings.depth + 1):
-        remaining = {part: _subset(rows, left[part]) for part, rows in parts.items() if left[part].any()}
+        followed = {part: (rows, left[part]) for part, rows in parts.items() if part != "train"}
+        if held_out is not None:
+            followed["val"] = (train, left["train"] & held_out)
+        followed["train"] = (train, left["train"] & kept)
+        remaining = {part: _subset(rows, mask) for part, (rows, mask) in followed.items() if mask.any()}
         if "train" not in remaining or not can_train(remaining["train"]):
             LOG.info(
                 "%s: level %d is left with fewer than two classes, so the chain has depth %d", label, number, number - 1
@@ -195,19 +202,21 @@ def _train_group(
     train: RoutedRows,
     counts: np.ndarray,
     judges: dict[str, RoutedRows],
-    start: LinearHead,
+    start: LinearHead | None,
     stash: Stash,
     progress: str,
     label: str,
 ) -> TrainedHead:
-    """The classifier of these routes; one without training rows is the starting head as it is."""
+    """The classifier of the routes ``served``; one without training rows is the starting head as it is."""
     settings, depth = chain.settings, chain.depth
     seed = derive_seed(chain.seed, "head", served[0])
     assert train.y is not None
     members = train.of(served)
     head = RouteHead(train.x.shape[1], chain.num_classes, served, depth, settings).to(train.x)
     warm = settings.warm_start or not len(members)
-    weight, bias = (start.effective_weight(), start.bias) if warm else (None, None)
+    if warm and start is None:
+        start = fit_linear_head(host(train.x), host(train.y), chain.num_classes)
+    weight, bias = (start.effective_weight(), start.bias) if warm and start is not None else (None, None)
     head.initialise(seed, weight, bias, settings.second_branch if len(members) else "zero")
     if not len(members):
         LOG.info("%s: no training row takes route %d, whose classifier is the starting head", label, served[0])

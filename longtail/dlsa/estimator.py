@@ -1,5 +1,7 @@
 """DLSA as a scikit-learn estimator."""
 
+import logging
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -11,10 +13,16 @@ from longtail.dlsa.settings import Settings, resolve
 from longtail.engine.device import to_device, torch_device
 from longtail.engine.stash import Stash
 from longtail.errors import ConfigError, DataError
-from longtail.heads.base import HeadClassifier, LikelihoodMixin, as_linear_head, seed_of
-from longtail.seeds import generator
+from longtail.heads.base import (
+    HeadClassifier,
+    LikelihoodMixin,
+    LinearHead,
+    as_linear_head,
+    fifth_of_each_class,
+    seed_of,
+)
 
-HELD_OUT_FRACTION = 5  # one row in five
+LOG = logging.getLogger(__name__)
 
 
 class DLSA(LikelihoodMixin, HeadClassifier):
@@ -31,13 +39,15 @@ class DLSA(LikelihoodMixin, HeadClassifier):
     that warm starts take.
     device: a torch device. progress: ``off``, ``lines``, ``bar`` or ``auto``. Everything runs in the dtype of X.
 
-    Learned: ``chain_`` (filters, thresholds, priors, classifiers), ``settings_``, ``depth_`` (levels that could be
+    Learned: ``chain_`` (filters, thresholds, priors, classifiers), ``start_`` (the head that warm starts took, or
+    None), ``settings_``, ``depth_`` (levels that could be
     trained), ``selected_on_`` (the rows that chose epochs of flows or heads: ``val``, ``train_slice`` or ``test``; or
     ``last``, where none did).
     """
 
     chain_: Chain
     settings_: Settings
+    start_: LinearHead | None
 
     def __init__(
         self,
@@ -133,40 +143,53 @@ class DLSA(LikelihoodMixin, HeadClassifier):
     ) -> Self:
         """X (N, d) features, y (N,) labels.
 
-        X_val, y_val choose the flow's epoch and the heads'; without them a fifth of each class's rows, at least one, is
-        held out for that if every class has two, else nothing is chosen. X_test, y_test are followed in the flows'
-        histories and choose only with ``select_on="test"``. stash: where to keep checkpoints of unfinished work.
+        X_val, y_val choose the flows' epochs and the heads'. Without them a fifth of each class's rows, at least one,
+        stands in where every class has two: it is held out of the flows' training and, where no head is given, of the
+        heads'. With a head given, which may have seen these rows, the heads' last epoch is kept. X_test, y_test are
+        followed in the flows' histories and choose only with ``select_on="test"``. stash: where to keep checkpoints of
+        unfinished work.
         Raises TrainingError where a loss or likelihood stops being finite.
         """
         X, y = self._check_training(X, y)
         seed = seed_of(self.random_state)
         val = self._check_validation(X_val, y_val)
         test = self._check_validation(X_test, y_test, "test")
-        given = {name: getattr(self, name) for name in Settings.__dataclass_fields__}
-        num_classes = len(self.classes_)
-        unit_input = self.head is not None and as_linear_head(self.head).unit_input
-        mean_square = 1.0 if unit_input else float(np.square(X, dtype=np.float64).sum(axis=1).mean())
-        self.settings_ = resolve(self.preset, given, len(X), X.shape[1], num_classes, mean_square)
-        if self.settings_.select_on == "test" and test is None:
+        settings = self._resolve(X)
+        if settings.select_on == "test" and test is None:
             raise ConfigError("dlsa.select_on: test given, but fit has no X_test and y_test")
-        if self.settings_.depth and X.shape[1] < 2:
+        if settings.depth and X.shape[1] < 2:
             raise DataError(f"n_features = {X.shape[1]}: an autoregressive flow needs at least 2 features")
-        chooses = _chooses_on_val(self.settings_)
-        self.selected_on_ = "val" if chooses and val is not None else "last"
-        if chooses and val is None and (held_out := held_out_rows(y, seed)).any():
-            self.selected_on_ = "train_slice"
-            val, X, y = (X[held_out], y[held_out]), X[~held_out], y[~held_out]
-        start = self._starting_head(self.head, X, y)
         device = torch_device(self.device, "dlsa")
+        if settings.select_on == "val" and val is None and self.head is not None:
+            LOG.info(f"{label}: no val rows, and the given head may have seen all others; the last epoch is kept")
+            settings = replace(settings, select_on="last")
+        flow_chooses = settings.depth > 0 and settings.flow_select == "held_out"
+        self.selected_on_ = "val" if settings.select_on == "val" or flow_chooses else "last"
+        held_out = None
+        if self.selected_on_ == "val" and val is None:
+            held_out = _held_out_rows(y, seed)
+            self.selected_on_ = "last" if held_out is None else "train_slice"
+        if held_out is not None and settings.select_on == "val":  # they judge the heads, so no head is trained on them
+            val, X, y, held_out = (X[held_out], y[held_out]), X[~held_out], y[~held_out], None
+        if settings.select_on == "test":
+            self.selected_on_ = "test"
+        needs_start = self.head is not None or settings.warm_start
+        self.start_ = self._starting_head(self.head, X, y) if needs_start else None
         parts = {"train": _rows((X, y), X.dtype, device)}
         parts |= {
             name: _rows(part, X.dtype, device) for name, part in (("val", val), ("test", test)) if part is not None
         }
-        self.chain_ = fit_chain(parts, start, self.settings_, seed, stash or Stash(), self.progress, label)
+        self.settings_ = settings
+        self.chain_ = fit_chain(parts, self.start_, settings, seed, stash or Stash(), self.progress, label, held_out)
         self.depth_ = self.chain_.depth
-        if self.settings_.select_on == "test":
-            self.selected_on_ = "test"
         return self
+
+    def _resolve(self, X: np.ndarray) -> Settings:
+        """The settings for training rows X (N, d)."""
+        given = {name: getattr(self, name) for name in Settings.__dataclass_fields__}
+        unit_input = self.head is not None and as_linear_head(self.head).unit_input
+        mean_square = 1.0 if unit_input else float(np.einsum("ij,ij->i", X, X, dtype=np.float64).mean())
+        return resolve(self.preset, given, len(X), X.shape[1], len(self.classes_), mean_square)
 
     def trace(self, X: np.ndarray) -> Routing:
         """Route, log-likelihoods and clusters of rows X (N, d)."""
@@ -184,26 +207,13 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         return self.chain_.scores(self._tensor(X))
 
     def _tensor(self, X: np.ndarray) -> torch.Tensor:
-        dtype = self.chain_.heads[1].head.first.weight.dtype
-        return to_device(X, torch_device(self.device, "dlsa")).to(dtype)
+        weight = self.chain_.heads[1].head.first.weight
+        return to_device(X, weight.device).to(weight.dtype)
 
 
-def _chooses_on_val(settings: Settings) -> bool:
-    """Whether val rows choose anything; the snapshot rule ``purity`` falls back to them."""
-    return settings.select_on == "val" or (settings.depth > 0 and settings.flow_select != "last")
-
-
-def held_out_rows(y: np.ndarray, seed: int) -> np.ndarray:
-    """(N,) bool: a fifth of each class's rows, at least one; none where some class has a single row."""
-    counts = np.bincount(y)
-    held_out = np.zeros(len(y), dtype=bool)
-    if counts.min() < 2:
-        return held_out
-    order = np.argsort(y, kind="stable")
-    for c, members in enumerate(np.split(order, np.cumsum(counts)[:-1])):
-        number = max(1, len(members) // HELD_OUT_FRACTION)
-        held_out[members[generator(seed, "held out", c).permutation(len(members))[:number]]] = True
-    return held_out
+def _held_out_rows(y: np.ndarray, seed: int) -> np.ndarray | None:
+    """(N,) bool: a fifth of each class's rows, at least one; None where some class has a single row."""
+    return fifth_of_each_class(y, seed, "held out", at_least=1) if np.bincount(y).min() > 1 else None
 
 
 def _rows(part: tuple[np.ndarray, np.ndarray], dtype: np.dtype, device: torch.device) -> Rows:

@@ -24,7 +24,7 @@ from longtail.seeds import derive_seed
 LOG = logging.getLogger(__name__)
 MIN_BATCH = 16  # a smaller last batch is dropped: its unbiased variance is noise, and of one row NaN
 PURE, MIN_SIZE, MAX_SIZE = 0.7, 10, 5000  # the released snapshot rule
-GROUPS = 3  # thirds of the classes by training count
+THIRDS = 3  # of the classes, by training count
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def frequency_groups(counts: np.ndarray) -> np.ndarray:
     """(C,) int: 0, 1 or 2 for the thirds of the classes from most to fewest training rows. counts: (C,)."""
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
-    return rank * GROUPS // len(counts)
+    return rank * THIRDS // len(counts)
 
 
 def train_filter(
@@ -141,8 +141,8 @@ class _Run:
     best_epoch: int = 0
     best_score: list[float] = field(default_factory=list)
     rule: str = ""
-    group_best: list[float] = field(default_factory=lambda: [-np.inf] * GROUPS)
-    group_epoch: list[int] = field(default_factory=lambda: [0] * GROUPS)
+    group_best: list[float] = field(default_factory=lambda: [-np.inf] * THIRDS)
+    group_epoch: list[int] = field(default_factory=lambda: [0] * THIRDS)
     history: FlowHistory = field(default_factory=FlowHistory)
 
 
@@ -189,15 +189,15 @@ def _measure(
     columns = {"epoch": run.epoch, **losses, "pure_clusters": pure, "largest_cluster": int(size.max())}
     run.history.append(columns, means)
 
-    held_out = group_likelihoods(means["val"], groups) if "val" in means else np.full(GROUPS, np.nan)
+    held_out = group_likelihoods(means["val"], groups) if "val" in means else np.full(THIRDS, np.nan)
     if settings.flow_select == "held_out" and np.isfinite(held_out).any():
         _keep_if_better(run, [float(np.nanmean(held_out))], "held_out")
         for group in np.flatnonzero(np.isfinite(held_out)):
             if held_out[group] > run.group_best[group]:
                 run.group_best[group], run.group_epoch[group] = float(held_out[group]), run.epoch
             run.stopped |= run.epoch - run.group_epoch[group] >= settings.patience
-    elif settings.flow_select == "purity" and size.max() < MAX_SIZE:
-        if pure:
+    elif settings.flow_select == "purity":
+        if pure and size.max() < MAX_SIZE:
             _keep_if_better(run, [pure, 0.0], "purity")
         elif np.isfinite(held_out).any():  # the released rule would keep epoch 1 for good
             _keep_if_better(run, [0.0, float(np.nanmean(held_out))], "held_out")
@@ -219,7 +219,7 @@ def class_means(values: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarr
 def group_likelihoods(means: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """(3,) means over the classes of each group that have rows; NaN for a group without."""
     present = np.isfinite(means)
-    members = [present & (groups == group) for group in range(GROUPS)]
+    members = [present & (groups == group) for group in range(THIRDS)]
     return np.array([means[member].mean() if member.any() else np.nan for member in members])
 
 

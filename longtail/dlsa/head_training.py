@@ -1,5 +1,6 @@
 """Training of DLSA's classifiers on rows that stay on the device."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,8 +137,9 @@ def macro_accuracy(head: RouteHead, judge: RoutedRows, rows: Tensor | None) -> f
     assert rows is not None and judge.y is not None
     y = judge.y[rows]
     correct = torch.cat([judge.logits(head, block).argmax(dim=1) for block in rows.split(BLOCK_ROWS)]) == y
-    hits, counts = torch.bincount(y, correct.double()), torch.bincount(y)
-    return float((hits[counts > 0] / counts[counts > 0]).mean())
+    counts = torch.bincount(y)
+    hits = torch.bincount(y[correct], minlength=len(counts))
+    return float((hits[counts > 0].double() / counts[counts > 0]).mean())
 
 
 @dataclass
@@ -156,7 +158,7 @@ def _consider(run: _Run, score: float) -> None:
         run.best = {name: tensor.detach().clone() for name, tensor in run.head.state_dict().items()}
 
 
-def _draws(y: np.ndarray, settings: Settings, seed: int) -> Any:
+def _draws(y: np.ndarray, settings: Settings, seed: int) -> Callable[[int], np.ndarray]:
     """epoch -> (n,) positions into y: shuffled, or class-aware over the classes present."""
     if settings.sampler == "class_aware":
         present = np.unique(y, return_inverse=True)[1]

@@ -12,8 +12,8 @@ def threshold(log_density: np.ndarray, proportion: float) -> np.float64:
 
     Kept are the row at position floor(n (1 - f)) of the ascending order, all above it and all tied with it, as in the
     official code. The value returned lies halfway to the next lower row, so that rounding (another batch size, another
-    order) moves no training row to the other side. Where no training row would be left, for f = 1 in particular, it is
-    -inf, and every later row is kept too. Compare in float64.
+    order) seldom moves a training row to the other side. Where no training row would be left, for f = 1 in particular,
+    it is -inf, and every later row is kept too. Compare in float64.
     """
     if not np.isfinite(log_density).all():
         raise TrainingError("log-likelihoods are not finite; lower dlsa.flow_lr, or set dlsa.standardize: true")

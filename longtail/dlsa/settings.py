@@ -131,8 +131,9 @@ def resolve(
     """The preset's settings for data of this size, under the values given; ``auto`` means not given.
 
     ``small`` and ``latent`` depend on the size; ``latent`` is ``small`` without routing: one head sees the features,
-    the flow's latent and a balanced cluster prior. Their rate of the heads is about the largest at which SGD on a
-    softmax loss is stable, 4 / |x|^2, with ``mean_square`` for |x|^2, or d if the latent, of unit variance, is longer.
+    the flow's latent and a balanced cluster prior. Their rate of the heads is, within a factor of two, the largest at
+    which SGD on a softmax loss is stable: 4 / |x|^2, with ``mean_square`` for |x|^2, or d if the latent, of unit
+    variance, is longer.
 
     Raises:
         ConfigError: names the setting, its value and what is allowed.

@@ -15,6 +15,7 @@ from longtail.dlsa.flow_training import FlowHistory
 from longtail.dlsa.head_training import HeadHistory
 from longtail.dlsa.settings import Settings
 from longtail.engine.stash import below, with_prefix
+from longtail.errors import ArtifactError
 from longtail.io.checkpoints import load_checkpoint, save_checkpoint
 
 
@@ -47,9 +48,11 @@ def load_chain(path: str | Path, device: str | torch.device = "cpu") -> tuple[Ch
     """Read what ``save_chain`` wrote: a chain that routes and scores rows, with empty histories, and its ``meta``.
 
     Raises:
-        ArtifactError: the file is missing or damaged.
+        ArtifactError: the file is missing, damaged or something else.
     """
     tensors, stored, _ = load_checkpoint(path, "train_dlsa")
+    if "chain" not in stored:
+        raise ArtifactError(f"{path} holds no chain of DLSA; make it again with `dvc repro -f train_dlsa`")
     content = stored["chain"]
     settings, width = Settings(**content["settings"]), content["width"]
     chain = Chain(settings, content["num_classes"], content["seed"], content["unit_input"])

@@ -15,8 +15,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from longtail.errors import ConfigError, DataError
+from longtail.seeds import generator
 
 BLOCK_BYTES = 64 * 2**20
+HELD_OUT_FRACTION = 5  # one row in five
 NORM_FLOOR = 1e-12  # a row with a smaller norm counts as zero and stays zero when normalised
 
 
@@ -121,6 +123,19 @@ def seed_of(random_state: Any) -> int:
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def fifth_of_each_class(y: np.ndarray, *stream: int | str, at_least: int = 0) -> np.ndarray:
+    """(N,) bool: floor(n_c / 5) random rows of each class, or ``at_least`` rows if that is more.
+
+    y: (N,) int64 in 0..C-1, every class present; stream: the name of the random stream.
+    """
+    held_out = np.zeros(len(y), dtype=bool)
+    order = np.argsort(y, kind="stable")
+    for c, members in enumerate(np.split(order, np.cumsum(np.bincount(y))[:-1])):
+        number = max(at_least, len(members) // HELD_OUT_FRACTION)
+        held_out[members[generator(*stream, c).permutation(len(members))[:number]]] = True
+    return held_out
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):

@@ -17,15 +17,14 @@ from longtail.heads.base import (
     HeadClassifier,
     LinearFormMixin,
     LinearHead,
+    fifth_of_each_class,
     fit_linear_head,
     row_blocks,
     seed_of,
     unit_rows,
 )
-from longtail.seeds import generator
 
 WITHOUT_SELECTION = 1.0  # unit rows: the parameter-free member of the family
-HELD_OUT_FRACTION = 5  # one row in five
 
 
 class TauNorm(LinearFormMixin, HeadClassifier):
@@ -78,7 +77,7 @@ class TauNorm(LinearFormMixin, HeadClassifier):
         if self.tau != "auto":
             selected_on = "fixed"
         elif val is None:
-            held_out = self._held_out(y)
+            held_out = fifth_of_each_class(y, seed_of(self.random_state), "tau slice")
             if held_out.any():
                 selected_on, val = "train_slice", (X[held_out], y[held_out])
                 judged = fit_linear_head(X[~held_out], y[~held_out], len(self.classes_))
@@ -105,16 +104,6 @@ class TauNorm(LinearFormMixin, HeadClassifier):
         if isinstance(self.tau, str) or not (np.isfinite(self.tau) and self.tau >= 0):
             raise ConfigError(f"tau must be 'auto' or a finite number >= 0, got {self.tau!r}")
         return np.array([float(self.tau)])
-
-    def _held_out(self, y: np.ndarray) -> np.ndarray:
-        """(N,) bool: floor(n_c / 5) random rows of each class."""
-        seed = seed_of(self.random_state)
-        held_out = np.zeros(len(y), dtype=bool)
-        order = np.argsort(y, kind="stable")
-        for c, members in enumerate(np.split(order, np.cumsum(np.bincount(y))[:-1])):
-            chosen = generator(seed, "tau slice", c).permutation(len(members))[: len(members) // HELD_OUT_FRACTION]
-            held_out[members[chosen]] = True
-        return held_out
 
 
 def tau_normalised(head: LinearHead, tau: float) -> np.ndarray:

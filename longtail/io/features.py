@@ -11,8 +11,7 @@ import h5py
 import numpy as np
 
 from longtail.errors import ArtifactError
-from longtail.io.hdf5 import SCHEMA as SCHEMA_ATTRIBUTE
-from longtail.io.hdf5 import has_trailer, read_hdf5, write_hdf5
+from longtail.io.hdf5 import is_foreign, read_hdf5, write_hdf5
 
 SCHEMA = "longtail/features/1"
 STAGE = "extract_features"
@@ -62,22 +61,12 @@ def read_features(path: str | Path) -> Features:
         ArtifactError: missing, damaged, misshapen, or with a value that is not finite (its row is named).
     """
     path = Path(path)
-    if path.is_file() and _is_foreign(path):
+    if path.is_file() and is_foreign(path, "features"):
         return _read_foreign(path)
     content = read_hdf5(path, schema=SCHEMA, made_by=STAGE)
     datasets, attributes = content.datasets, content.attributes
     _check(path, datasets["features"], datasets["labels"])
     return Features(**datasets, **attributes)  # type: ignore[arg-type]
-
-
-def _is_foreign(path: Path) -> bool:
-    if has_trailer(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return SCHEMA_ATTRIBUTE not in file.attrs and "features" in file
-    except (OSError, RuntimeError, KeyError, ValueError):
-        return False  # a damaged file of ours: the verified reader says what is wrong
 
 
 def _read_foreign(path: Path) -> Features:

@@ -68,6 +68,17 @@ def has_trailer(path: Path) -> bool:
         return file.read(len(MARK)) == MARK
 
 
+def is_foreign(path: Path, dataset: str) -> bool:
+    """Whether a file is HDF5 of somebody else's: it holds ``dataset``, and neither our schema nor our trailer."""
+    if has_trailer(path):
+        return False
+    try:
+        with h5py.File(path, "r") as file:
+            return SCHEMA not in file.attrs and dataset in file
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return False  # a damaged file of ours: the verified reader says what is wrong
+
+
 def _is_whole(path: Path) -> bool:
     digest, left = hashlib.sha256(), path.stat().st_size - _TRAILER_LENGTH
     with open(path, "rb") as file:

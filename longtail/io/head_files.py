@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from longtail.errors import ArtifactError
@@ -50,6 +51,26 @@ def write_head(path: str | Path, head: HeadFile) -> str:
     attributes: dict[str, Scalar] = {name: getattr(head, name) for name in _OWN}
     attributes |= {f"note:{name}": value for name, value in head.notes.items()}
     return write_hdf5(path, datasets, attributes, schema=SCHEMA)
+
+
+def read_foreign_head(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """weight (C, D) and bias (C,) or None, float32, of somebody else's HDF5 file with datasets of these names.
+
+    Raises:
+        ArtifactError: unreadable, misshapen, or with a value that is not finite.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            weight, bias = np.asarray(file["weight"]), np.asarray(file["bias"]) if "bias" in file else None
+    except (OSError, RuntimeError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{path} is damaged: {error}") from error
+    given = [weight] if bias is None else [weight, bias]
+    if not all(np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() for array in given):
+        raise ArtifactError(f"{path}: weight and bias must be finite floats")
+    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+        shapes = " and ".join(str(array.shape) for array in given)
+        raise ArtifactError(f"{path}: weight and bias of {shapes} given, (C, D) and (C,) expected")
+    return weight.astype(np.float32), None if bias is None else bias.astype(np.float32)
 
 
 def read_head(path: str | Path, made_by: str) -> HeadFile:

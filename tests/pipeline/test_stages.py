@@ -648,7 +648,8 @@ def test_dlsa_without_val_holds_out_training_rows_where_every_class_has_two(
     counts = pd.read_csv("data/class_counts.csv")["train"]
     assert (counts.min() == 1) == (chosen == "last")
     selection = read_metrics("selection")["dlsa"]
-    assert {selection["head_1_selected_on"], selection["head_2_selected_on"]} == {chosen}
+    assert selection["selected_on"] == chosen  # of the flow; the stage-1 head has seen all training rows
+    assert {selection["head_1_selected_on"], selection["head_2_selected_on"]} == {"last"}
     routing = read_routing("models/dlsa_routing.h5", "train_dlsa")
     assert set(routing.parts) == {"train", "test"}
     np.testing.assert_array_equal(np.bincount(routing.parts["train"].label), counts)
@@ -873,3 +874,22 @@ def test_diverging_flow_ends_with_the_key_to_lower_and_no_output(repaired, stage
     write_params(repaired, {"dlsa": {"flow_lr": 1e9, "log_scale_limit": 0}})
     refused(TrainingError, lambda: stage("train_dlsa"), "dlsa.flow_lr", "epoch 1")
     assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)
+
+
+def test_foreign_head_is_what_warm_starts_take_and_a_misshapen_one_is_refused(tmp_path, stage):
+    write_foreign(tmp_path / "features", "train", np.repeat([0, 1, 2], [120, 40, 10]), "label")
+    write_foreign(tmp_path / "features", "test", np.repeat([0, 1, 2], 20))
+    weight = np.random.default_rng(0).normal(size=(3, 6))
+    with h5py.File(tmp_path / "features/head.h5", "w") as file:
+        file["weight"], file["bias"] = weight, np.array([5.0, 0.0, 0.0])
+    write_params(tmp_path, {"dlsa": {"epochs": 0}})
+    stage("train_dlsa")
+    table = read_predictions("metrics/predictions/dlsa.h5", "train_dlsa")
+    rows = read_features("features/features_test.h5").features
+    assert table.predicted.tolist() == (rows @ weight.T + [5, 0, 0]).argmax(axis=1).tolist()
+    with h5py.File(tmp_path / "features/head.h5", "w") as file:
+        file["weight"] = weight[:2]
+    refused(ArtifactError, lambda: stage("train_dlsa"), "features/head.h5", "(2, 6)", "(3, 6)")
+    with h5py.File(tmp_path / "features/head.h5", "w") as file:
+        file["weight"], file["bias"] = weight, np.ones(2)
+    refused(ArtifactError, lambda: stage("train_dlsa"), "features/head.h5", "(2,)", "(C,)")

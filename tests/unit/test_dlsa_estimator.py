@@ -8,11 +8,11 @@ from scipy.special import softmax
 
 from longtail.dlsa import DLSA, PRESETS, Settings
 from longtail.dlsa.chain import fit_chain, unique_heads
-from longtail.dlsa.estimator import held_out_rows
+from longtail.dlsa.head_training import train_head
 from longtail.dlsa.settings import resolve
 from longtail.dlsa.stored import load_chain, save_chain
 from longtail.errors import ArtifactError, ConfigError, DataError
-from longtail.heads.base import LinearHead, fit_linear_head
+from longtail.heads.base import LinearHead, fifth_of_each_class, fit_linear_head
 from tests.synthetic import hierarchical_features
 
 CLASSES, WIDTH = 6, 10
@@ -231,15 +231,14 @@ def test_test_rows_are_followed_and_change_nothing(deep):
 
 def test_held_out_rows_are_a_fifth_of_each_class_and_at_least_one():
     y = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [50, 9, 4, 2]))
-    held_out = held_out_rows(y, 0)
+    held_out = fifth_of_each_class(y, 0, at_least=1)
     assert np.bincount(y[held_out]).tolist() == [10, 1, 1, 1]
-    np.testing.assert_array_equal(held_out_rows(y, 0), held_out)
-    assert (held_out_rows(y, 1) != held_out).any()
+    np.testing.assert_array_equal(fifth_of_each_class(y, 0, at_least=1), held_out)
+    assert (fifth_of_each_class(y, 1, at_least=1) != held_out).any()
+    assert np.bincount(y[fifth_of_each_class(y, 0)], minlength=4).tolist() == [10, 1, 0, 0]
 
 
 def test_nothing_is_held_out_where_a_class_has_a_single_row():
-    y = np.repeat([0, 1, 2], [50, 20, 1])
-    assert not held_out_rows(y, 0).any()
     keep = np.flatnonzero(Y < 3)
     keep = np.concatenate([keep[Y[keep] < 2], keep[Y[keep] == 2][:1]])
     model = DLSA(**FAST).fit(X[keep], Y[keep])
@@ -288,6 +287,42 @@ def test_choosing_the_last_epoch_is_marked():
     assert model.selected_on_ == "last"
     assert [trained.epoch for trained in unique_heads(model.chain_.heads)] == [3, 3]
     assert fitted(select_on="last").selected_on_ == "val"  # which chose the flow's epoch
+
+
+def test_without_validation_rows_a_given_head_is_not_judged_on_rows_it_may_have_seen():
+    """It knows them all, so the first epoch of such a choice would always win, and nothing would be trained."""
+    knows_all = fit_linear_head(X, Y, CLASSES)
+    for settings in ({"depth": 0}, {"depth": 2}):
+        model = DLSA(**FAST | settings, head=knows_all).fit(X, Y)
+        assert {trained.epoch for trained in model.chain_.heads.values()} == {FAST["epochs"]}
+        assert {trained.selected_on for trained in model.chain_.heads.values()} == {"last"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "given"),
+    [
+        ({}, True),
+        ({}, False),
+        ({"select_on": "last"}, False),
+        ({"select_on": "test"}, True),
+        ({"flow_select": "purity"}, False),
+        ({"preset": "imagenet_lt_paco", "clusters": 5}, True),
+    ],
+)
+def test_control_and_dlsa_train_their_heads_on_the_same_rows(settings, given, monkeypatch):
+    seen = []
+
+    def spy(head, train, *rest):
+        seen.append(np.sort(train.x[train.of(head.routes)].numpy(), axis=0))
+        return train_head(head, train, *rest)
+
+    monkeypatch.setattr("longtail.dlsa.chain.train_head", spy)
+    rows = []
+    for depth in (0, 1):
+        DLSA(**FAST | settings | {"depth": depth}, head=START if given else None).fit(X, Y, None, None, *TEST)
+        rows.append(np.sort(np.concatenate(seen), axis=0))
+        seen.clear()
+    np.testing.assert_array_equal(*rows)
 
 
 def test_rows_are_held_out_only_where_they_choose_something():

@@ -8,7 +8,7 @@ from longtail.dlsa import DLSA
 from longtail.dlsa.chain import fit_chain, unique_heads
 from longtail.dlsa.classifiers import CosineBranch, RouteHead
 from longtail.dlsa.filter import create_filter
-from longtail.dlsa.flow_training import GROUPS, Rows, batch_sizes, can_train, frequency_groups, train_filter
+from longtail.dlsa.flow_training import THIRDS, Rows, batch_sizes, can_train, frequency_groups, train_filter
 from longtail.dlsa.head_training import RoutedRows, macro_accuracy, train_head
 from longtail.dlsa.losses import (
     balance_loss,
@@ -163,7 +163,7 @@ def test_history_holds_an_entry_for_each_epoch_and_part():
 def by_group(history):
     """(3, E) held-out log-likelihoods of the classes with many, medium and few rows, each class weighing the same."""
     val = np.array(history.log_likelihood["val"])
-    return np.array([val[:, frequency_groups(COUNTS) == group].mean(axis=1) for group in range(GROUPS)])
+    return np.array([val[:, frequency_groups(COUNTS) == group].mean(axis=1) for group in range(THIRDS)])
 
 
 def test_held_out_rows_end_the_training_before_the_tail_is_memorised():
@@ -178,7 +178,7 @@ def test_held_out_rows_end_the_training_before_the_tail_is_memorised():
     assert epoch == np.argmax(groups.mean(axis=0)) + 1
     assert (ran - 1 - groups.argmax(axis=1)).max() == 4, "it stopped at another epoch than the patience says"
 
-    few = frequency_groups(COUNTS) == GROUPS - 1
+    few = frequency_groups(COUNTS) == THIRDS - 1
 
     def tail(model, part):
         log_density, _ = model.measure(parts[part].x)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import augmentation, cifar_lt, dlsa, dlsa_flow, features
+from benchmarks import augmentation, cifar_lt, dlsa, dlsa_flow, dpp, features
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.heads.base import LinearHead
 
@@ -225,3 +225,12 @@ def test_dlsa_benchmark_refuses_unknown_sets(capsys: pytest.CaptureFixture) -> N
     with pytest.raises(SystemExit):
         dlsa.main(["mnist"])
     assert "mnist: not a set" in capsys.readouterr().err
+
+
+def test_dpp_benchmark_times_both_samplers_and_leaves_dppy_out_where_it_overflows(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    dpp.main(["--items", "60", "1200", "--sizes", "5", "600", "--repeats", "2", "--dppy-items", "1200"])
+    rows = rows_of(capsys.readouterr().out, "N")
+    assert [row[:2] for row in rows] == [["60", "5"], ["1,200", "5"], ["1,200", "600"]]
+    assert [row[4] == "-" for row in rows] == [False, False, True]

@@ -1,4 +1,4 @@
-"""CIFAR-100-LT and CIFAR-10-LT by the LDAM recipe, all five heads: ``python -m benchmarks.cifar_lt --archive FILE``.
+"""CIFAR-100-LT and CIFAR-10-LT by the LDAM recipe, every method: ``python -m benchmarks.cifar_lt --archive FILE``.
 
 The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked and the stages run on it as they are:
 dataset image_folder, no val, ResNet-32, 200 epochs, batch 128, SGD 0.1 with momentum 0.9 and weight decay 2e-4,
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.common import REPAIRS, machine, run_pipeline, run_stage, write_params
+from benchmarks.common import METHODS, machine, run_pipeline, run_stage, write_params
 from benchmarks.timing import table
 
 BATCH_SIZE = 128
@@ -162,7 +162,7 @@ def report(
         + (", mean ± standard deviation" if len(runs) > 1 else "")
     )
     print()
-    methods = [*REPAIRS, *(name for name in runs[0]["summary"] if name not in REPAIRS)]
+    methods = [*METHODS, *(name for name in runs[0]["summary"] if name not in METHODS)]
     lines = [[name, *(_cell([run["summary"][name].get(key) for run in runs]) for key in COLUMNS)] for name in methods]
     print(table(["method", *COLUMNS], lines))
     if not smoke and (classes, imb_factor) in PUBLISHED:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks import augmentation, cifar_lt, dlsa, dlsa_flow, dpp, features
+from benchmarks.common import METHODS
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.heads.base import LinearHead
 
@@ -134,7 +135,7 @@ def test_cifar_benchmark_runs_every_stage_on_a_small_archive(archive: Path, capf
     cifar_lt.main(["--archive", str(archive), "--smoke", "--epochs", "1", "--set", "train.backbone=resnet8"])
     output = capfd.readouterr().out
     assert "SMOKE" in output and "Published" not in output
-    assert [row[0] for row in rows_of(output, "method")] == ["joint", "ncm", "crt", "tau", "lws"]
+    assert [row[0] for row in rows_of(output, "method")] == [*METHODS]
     assert "- train_backbone" in {row[0] for row in rows_of(output, "cost")}
 
 
@@ -153,7 +154,7 @@ def test_cifar_benchmark_refuses_another_number_of_classes(archive: Path, capsys
 
 def test_cifar_report_gives_mean_and_spread_over_seeds(capsys: pytest.CaptureFixture) -> None:
     def run(accuracy: float) -> dict:
-        summary = {method: {"all": accuracy, "macro": accuracy, "ece": 1.0} for method in cifar_lt.REPAIRS}
+        summary = {method: {"all": accuracy, "macro": accuracy, "ece": 1.0} for method in METHODS}
         cost = {"parameters": 5, "macs": 6, "seconds": 2.0, "peak_memory_bytes": 2**20}
         return {"summary": summary, "seconds": {"prepare": 1.0}, "cost": cost, "tau": 0.5, "images": 10_847}
 

@@ -1,6 +1,7 @@
 """Stages without dvc: byte-stable outputs, image folders and file lists, online repairs, and bad input."""
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import importlib
@@ -18,7 +19,7 @@ from scipy.special import softmax
 
 from longtail.dlsa.settings import PUBLISHED, Settings
 from longtail.errors import ArtifactError, ConfigError, DataError, LongtailError, TrainingError
-from longtail.io.features import read_features
+from longtail.io.features import read_features, write_features
 from longtail.io.head_files import read_head
 from longtail.io.predictions import read_predictions
 from longtail.io.routing_files import read_routing
@@ -743,6 +744,10 @@ def test_unfinished_dlsa_of_other_parameters_or_features_is_not_resumed(repaired
     write_params(repaired, {"seed": 1})
     stage("train_dlsa")
     write_params(repaired)
+    path = repaired / "features/features_train.h5"
+    ours = read_features(path)
+    write_features(path, dataclasses.replace(ours, features=2 * ours.features))
+    stage("train_dlsa")
     write_foreign(repaired / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
     write_foreign(repaired / "features", "test", np.repeat([0, 1, 2], 5))
     stage("train_dlsa")

@@ -3,8 +3,13 @@
 The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked and the stages run on it as they are:
 dataset image_folder, no val, ResNet-32, 200 epochs, batch 128, SGD 0.1 with momentum 0.9 and weight decay 2e-4,
 warm-up 5, rate times 0.01 after epochs 160 and 180, last epoch. cRT (10 epochs) and LWS (5) have the ImageNet-LT
-setting of Kang et al. 2020 with batch 128 and the rate scaled to it, 0.05, as its authors advise. The split is always
-the published one (split_seed 0); the seeds are those of training.
+setting of Kang et al. 2020 with batch 128 and the rate scaled to it, 0.05, as its authors advise. IP-DPP and its
+control are finetuned as Lin & Yuan 2025 do. The split is always the published one (split_seed 0); the seeds are those
+of training.
+
+With --bns-epochs the system is that of Lin & Yuan 2025 from the start: ResNet-34 (CIFAR-10: 18) pretrained by BNS,
+which they do for 1000 epochs, and frozen under a linear probe, which the row joint then is. With --folder a run that
+was killed goes on where it was, so that a long one can be made of short ones; its seconds are those of the last one.
 """
 
 import argparse
@@ -29,6 +34,40 @@ PUBLISHED = {
     (100, 100.0): "CIFAR-100-LT, imbalance factor 100: joint 38-40, the best repair 40.5-43.5",
     (10, 100.0): "CIFAR-10-LT, imbalance factor 100: joint 70-72",
 }
+PUBLISHED_BNS = {
+    (100, 100.0): "CIFAR-100-LT, imbalance factor 100, 1000 epochs of BNS: linear probe (joint) 47.1, ipdpp 52.4",
+    (10, 100.0): "CIFAR-10-LT, imbalance factor 100, 1000 epochs of BNS: linear probe (joint) 68.2, ipdpp 76.4",
+}
+IPDPP = ("k=10*n_min", "epochs=100", "batch_size=64", "optimizer=adamw", "lr=2.5e-4", "weight_decay=0.05",
+         "warmup_epochs=5", "augment=simclr", "jitter_strength=1.0", "freeze=none")  # fmt: skip
+BNS: dict[int, dict[str, Any]] = {
+    100: {"backbone": "resnet34", "batch_size": 512, "per_class": 50, "warmup_epochs": 5, "strength": 1.0, "every": 20},
+    10: {
+        "backbone": "resnet18",
+        "batch_size": 1024,
+        "per_class": 100,
+        "warmup_epochs": 20,
+        "strength": 2.0,
+        "every": 10,
+    },
+}
+
+
+def bns_recipe(classes: int, epochs: int) -> list[str]:
+    """Further settings: BNS of ``epochs`` and a linear probe in the place of stage 1, as released."""
+    own = BNS[classes]
+    warmup = min(20, epochs)
+    return [
+        "normalize=none",
+        *(f"pretrain.{s}" for s in ("method=bns", "augment=simclr", "jitter_strength=2.0", f"epochs={epochs}")),
+        *(f"pretrain.{s}" for s in (f"batch_size={own['batch_size']}", f"lr={1e-3 * own['batch_size'] / 256:g}")),
+        *(f"pretrain.{s}" for s in (f"warmup_epochs={warmup}", "weight_decay=0.05", "schedule=cosine_per_step")),
+        *(f"train.{s}" for s in (f"backbone={own['backbone']}", "frozen=true", f"per_class={own['per_class']}")),
+        *(f"train.{s}" for s in ("epochs=100", "batch_size=64", "drop_last=false", "optimizer=adamw", "lr=2.5e-4")),
+        *(f"train.{s}" for s in ("weight_decay=0.05", f"warmup_epochs={own['warmup_epochs']}", "augment=simclr")),
+        *(f"train.{s}" for s in (f"jitter_strength={own['strength']}", "schedule=cosine_per_step")),
+        f"ipdpp.reselect_every={own['every']}",
+    ]
 
 
 def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
@@ -62,6 +101,8 @@ def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
             for method, length in (("crt", 10), ("lws", 5))
             for setting in (f"epochs={length}", f"batch_size={BATCH_SIZE}", "lr=0.05", "weight_decay=5e-4")
         ),
+        *(f"ipdpp.{setting}" for setting in IPDPP),
+        "ipdpp.reselect_every=20",
         f"runtime.workers={min(8, os.cpu_count() or 1)}",
     ]
 
@@ -100,7 +141,10 @@ def unpack(archive: Path, target: Path, *, smoke: bool) -> None:
 def run_seed(folder: Path, settings: list[str], online: bool) -> dict[str, Any]:
     """Summary by method, chosen values, cost of training and seconds by stage; with ``online`` two more methods."""
     outcome = run_pipeline(folder, settings)
-    outcome["cost"] = json.loads((folder / "metrics/cost/train_backbone.json").read_text())
+    outcome["cost"] = {
+        stage: json.loads((folder / f"metrics/cost/{stage}.json").read_text())
+        for stage in ("pretrain", "train_backbone")
+    }
     outcome["tau"] = json.loads((folder / "metrics/selection.json").read_text())["tau"]["tau"]
     outcome["images"] = int(pd.read_csv(folder / "data/class_counts.csv")["train"].sum())
     if online:
@@ -123,14 +167,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--imb-factor", type=float, default=100.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--epochs", type=int, help="of stage 1; default 200, with --smoke 2")
+    parser.add_argument("--bns-epochs", type=int, help="pretrain by BNS so long, and probe instead of training")
+    parser.add_argument("--folder", type=Path, help="work here and keep it; the same command goes on with it")
     parser.add_argument("--online", action="store_true", help="train cRT and LWS on augmented images too")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further overrides of params.yaml")
     parser.add_argument("--smoke", action="store_true", help="a few images on the CPU: does the script work?")
     options = parser.parse_args(arguments)
     if options.archive is None and (options.dataset_root is None or options.smoke):
         parser.error("--archive is needed" + (" with --smoke" if options.smoke else ", or --dataset-root"))
+    if options.bns_epochs and options.classes not in BNS:
+        parser.error(
+            f"--classes: {options.classes} given, one of {', '.join(map(str, BNS))} expected with --bns-epochs"
+        )
     with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
+        work = Path(folder) if options.folder is None else options.folder.absolute()
         root = work / "images" if options.dataset_root is None or options.smoke else options.dataset_root.absolute()
         if not (root / "train").is_dir():
             if options.archive is None:
@@ -139,45 +189,60 @@ def main(arguments: list[str] | None = None) -> None:
         found = sum(entry.is_dir() for entry in (root / "train").iterdir())
         if not options.smoke and found != options.classes:
             parser.error(f"--classes: {options.classes} given, but {root} has {found}")
+        if options.bns_epochs and options.epochs:
+            parser.error("--epochs: given beside --bns-epochs, whose probe has 100; use --set train.epochs=...")
         epochs = options.epochs or (2 if options.smoke else 200)
         imb_factor = min(options.imb_factor, SMOKE_TRAIN / 4) if options.smoke else options.imb_factor
         runs = []
         for seed in options.seeds:
             settings = recipe(root, imb_factor, seed, epochs)
+            settings += bns_recipe(options.classes, options.bns_epochs) if options.bns_epochs else []
             settings += ["runtime.device=cpu", "runtime.progress=off"] if options.smoke else []
             runs.append(run_seed(work / f"seed{seed}", [*settings, *options.set], options.online))
-            shutil.rmtree(work / f"seed{seed}")
-        report(runs, options.seeds, found, imb_factor, epochs, smoke=options.smoke)
+            if options.folder is None:
+                shutil.rmtree(work / f"seed{seed}")
+        report(runs, options.seeds, found, imb_factor, epochs, smoke=options.smoke, bns_epochs=options.bns_epochs)
 
 
 def report(
-    runs: list[dict[str, Any]], seeds: list[int], classes: int, imb_factor: float, epochs: int, *, smoke: bool
+    runs: list[dict[str, Any]],
+    seeds: list[int],
+    classes: int,
+    imb_factor: float,
+    epochs: int,
+    *,
+    smoke: bool,
+    bns_epochs: int | None = None,
 ) -> None:
     print(machine("torch", "numpy", "pillow"))
     if smoke:
         print("SMOKE TEST on a few images: the numbers mean nothing")
     print(f"{classes} classes, {runs[0]['images']:,} training images, imbalance factor {imb_factor:g}")
+    trained = f"BNS, {bns_epochs} epochs, and a linear probe" if bns_epochs else f"resnet32, {epochs} epochs"
     print(
-        f"resnet32, {epochs} epochs, seeds {' '.join(map(str, seeds))}; percent"
+        f"{trained}, seeds {' '.join(map(str, seeds))}; percent"
         + (", mean ± standard deviation" if len(runs) > 1 else "")
     )
     print()
     methods = [*METHODS, *(name for name in runs[0]["summary"] if name not in METHODS)]
     lines = [[name, *(_cell([run["summary"][name].get(key) for run in runs]) for key in COLUMNS)] for name in methods]
     print(table(["method", *COLUMNS], lines))
-    if not smoke and (classes, imb_factor) in PUBLISHED:
-        print(f"\nPublished, {PUBLISHED[classes, imb_factor]}.")
+    published = PUBLISHED_BNS if bns_epochs else PUBLISHED
+    if not smoke and (classes, imb_factor) in published:
+        print(f"\nPublished, {published[classes, imb_factor]}.")
         print("These images are JPEG copies of the original pixels, which can cost a little accuracy.")
     print(f"\ntau chosen on held-out training rows: {', '.join(format(run['tau'], 'g') for run in runs)}\n")
-    cost = runs[0]["cost"]
-    seconds = [run["cost"]["seconds"] for run in runs]
-    shown = epochs * (runs[0]["images"] // BATCH_SIZE or 1) * min(BATCH_SIZE, runs[0]["images"])
+    size = runs[0]["cost"]["train_backbone"]
+    stage = "pretrain" if bns_epochs else "train_backbone"
+    batch_size = BNS.get(classes, BNS[100])["batch_size"] if bns_epochs else BATCH_SIZE
+    seconds = [run["cost"][stage]["seconds"] for run in runs]
+    shown = (bns_epochs or epochs) * (runs[0]["images"] // batch_size or 1) * min(batch_size, runs[0]["images"])
     facts = [
-        ["seconds of train_backbone, reading the images included", _cell(seconds)],
-        ["images/s of train_backbone", _cell([shown / second for second in seconds])],
-        ["parameters", f"{cost['parameters']:,}"],
-        ["MACs an image", f"{cost['macs']:,}"],
-        ["peak memory, MiB", _cell([run["cost"]["peak_memory_bytes"] / 2**20 for run in runs])],
+        [f"seconds of {stage}, reading the images included", _cell(seconds)],
+        [f"images/s of {stage}", _cell([shown / second for second in seconds])],
+        ["parameters", f"{size['parameters']:,}"],
+        ["MACs an image", f"{size['macs']:,}"],
+        [f"peak memory of {stage}, MiB", _cell([run["cost"][stage]["peak_memory_bytes"] / 2**20 for run in runs])],
         ["seconds of each stage, process start included", ""],
     ]
     facts += [[f"- {stage}", _cell([run["seconds"][stage] for run in runs])] for stage in runs[0]["seconds"]]

@@ -16,7 +16,7 @@ from longtail.config import load_params, parse_yaml
 ROOT = Path(__file__).parent.parent
 STAGES = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
 REPAIRS = ("joint", "ncm", "crt", "tau", "lws")
-METHODS = (*REPAIRS, "dlsa_control", "dlsa")
+METHODS = (*REPAIRS, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
 
 
 def machine(*packages: str) -> str:
@@ -74,6 +74,6 @@ def run_pipeline(folder: Path, settings: list[str]) -> dict[str, Any]:
     write_params(folder, settings)
     seconds = {stage: run_stage(folder, stage) for stage in STAGES}
     seconds |= {f"rebalance@{method}": run_stage(folder, "rebalance", method) for method in REPAIRS}
-    seconds["train_dlsa"] = run_stage(folder, "train_dlsa")
+    seconds |= {stage: run_stage(folder, stage) for stage in ("train_dlsa", "finetune_ipdpp")}
     seconds["evaluate"] = run_stage(folder, "evaluate")
     return {"summary": json.loads((folder / "metrics/summary.json").read_text()), "seconds": seconds}

@@ -19,6 +19,10 @@ from longtail.errors import ConfigError
 
 T = TypeVar("T")
 Auto = Literal["auto"]
+Augment = Literal["auto", "none", "crop", "crop_flip", "resized_crop", "resized_crop_jitter", "simclr", "simclr_noflip"]
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["constant", "cosine", "step", "cosine_per_step"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 def _range(low: float | None = None, high: float | None = None, *, above: float | None = None, **options: Any) -> Any:
@@ -52,9 +56,35 @@ class Lists:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """Initial weights of the backbone."""
+    """Initial weights of the backbone: seeded ones, or balanced negative sampling (``longtail.objectives.bns``)."""
 
-    method: Literal["none"] = "none"
+    method: Literal["none", "bns"] = "none"
+    variant: Literal["code", "paper"] = "code"
+    temperature: float = _range(above=0, default=0.5)
+    extra_positives: int = _range(0, default=1)
+    negatives: int = _range(1, default=4)
+    projector_hidden: int = _range(1, default=2048)
+    projector_dim: int = _range(1, default=128)
+    augment: Augment = "auto"
+    jitter_strength: float = _range(0, 2.5, default=1.0)
+    fixed_order: bool = False
+    epochs: int = _range(1, default=200)
+    batch_size: int = _range(2, default=128)
+    optimizer: Optimizer = "adamw"
+    lr: float = _range(above=0, default=3e-3)
+    momentum: float = _range(0, 1, default=0.9)
+    weight_decay: float = _range(0, default=0.05)
+    schedule: Schedule = "cosine_per_step"
+    warmup_epochs: int = _range(0, default=20)
+    precision: Precision = "float32"
+
+    def check(self) -> None:
+        _check_warmup("pretrain", self.warmup_epochs, self.epochs)
+        if self.variant == "code" and self.temperature < 0.3:
+            raise ConfigError(
+                f"pretrain.temperature: {self.temperature:g} given, at least 0.3 expected with variant: code, whose "
+                "loss takes exp(similarity / temperature) before the sigmoid"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,26 +100,29 @@ class Train:
     bn_mode: Literal["auto", "train", "eval"] = "auto"
     sampler: Literal["instance", "class_aware", "square_root", "progressive"] = "instance"
     samples_per_class: int = _range(1, default=4)
-    augment: Literal["auto", "none", "crop", "crop_flip", "resized_crop", "resized_crop_jitter"] = "auto"
+    per_class: int | Literal["auto", "all"] = _range(1, default="auto")
+    augment: Augment = "auto"
+    jitter_strength: float = _range(0, 2.5, default=1.0)
     epochs: int = _range(1, default=60)
     batch_size: int = _range(1, default=64)
+    drop_last: bool = True
+    optimizer: Optimizer = "sgd"
     lr: float = _range(above=0, default=0.1)
     momentum: float = _range(0, 1, default=0.9)
     weight_decay: float = _range(0, default=2e-4)
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup_epochs: int = _range(0, default=0)
     milestones: list[int] | Auto = "auto"
     gamma: float = _range(above=0, default=0.01)
     select: Literal["last", "best_val"] = "last"
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    precision: Precision = "float32"
 
     def check(self) -> None:
         if self.milestones != "auto" and (
             sorted(set(self.milestones)) != self.milestones or min(self.milestones, default=0) < 0
         ):
             raise ConfigError(f"train.milestones: {self.milestones} given, epochs in ascending order expected")
-        if self.warmup_epochs > self.epochs:
-            raise ConfigError(f"train.warmup_epochs: {self.warmup_epochs} is more than train.epochs: {self.epochs}")
+        _check_warmup("train", self.warmup_epochs, self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +217,46 @@ class Dlsa:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ipdpp:
+    """Finetuning on a subset drawn by IP-DPP, beside the same on a uniform one."""
+
+    sampler: Literal["ipdpp", "uniform_official", "feature_kdpp"] = "ipdpp"
+    scale: Literal["n", "n2"] = "n"
+    k: int | str = _range(1, default="10*n_min")
+    reselect_every: int = _range(1, default=10)
+    p_source: Literal["auto", "head", "model"] = "auto"
+    beta: float = _range(0, 100, default=0.0)
+    epsilon: float = _range(above=0, default=1e-3)
+    ridge: float = _range(0, default=1e-3)
+    freeze: Literal["none", "encoder"] = "none"
+    bn_mode: Literal["train", "eval"] = "train"
+    augment: Augment = "auto"
+    jitter_strength: float = _range(0, 2.5, default=1.0)
+    epochs: int = _range(1, default=60)
+    batch_size: int = _range(1, default=16)
+    optimizer: Optimizer = "adamw"
+    lr: float = _range(above=0, default=3e-3)
+    momentum: float = _range(0, 1, default=0.9)
+    weight_decay: float = _range(0, default=0.05)
+    schedule: Schedule = "cosine_per_step"
+    warmup_epochs: int = _range(0, default=5)
+    select: Literal["last", "best_val"] = "last"
+    precision: Precision = "float32"
+
+    def check(self) -> None:
+        _check_warmup("ipdpp", self.warmup_epochs, self.epochs)
+        if isinstance(self.k, str) and not re.fullmatch(r"[1-9]\d* ?\* ?n_min", self.k):
+            raise ConfigError(
+                f"ipdpp.k: {self.k!r} given, a whole number of images or a multiple like 10*n_min expected"
+            )
+
+
+def _check_warmup(group: str, warmup_epochs: int, epochs: int) -> None:
+    if warmup_epochs > epochs:
+        raise ConfigError(f"{group}.warmup_epochs: {warmup_epochs} is more than {group}.epochs: {epochs}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Where and how to compute. No stage depends on it: it changes results by rounding at most."""
 
@@ -208,7 +281,7 @@ class Params:
     lists: Lists = field(default_factory=Lists)
     image_size: int | Auto = _range(4, 4096, default="auto")
     storage: Literal["auto", "memory", "paths"] = "auto"
-    normalize: Literal["auto", "dataset", "cifar", "imagenet", "inaturalist"] = "auto"
+    normalize: Literal["auto", "none", "dataset", "cifar", "imagenet", "inaturalist"] = "auto"
     relabel: bool = False
     imb_type: Literal["exp", "step", "natural"] = "exp"
     imb_factor: float = _range(1, 1e6, default=100)
@@ -224,6 +297,7 @@ class Params:
     tau: Tau = field(default_factory=Tau)
     lws: HeadTraining = field(default_factory=lambda: HeadTraining(epochs=5))
     dlsa: Dlsa = field(default_factory=Dlsa)
+    ipdpp: Ipdpp = field(default_factory=Ipdpp)
     runtime: Runtime = field(default_factory=Runtime)
 
     def check(self) -> None:

@@ -1,5 +1,6 @@
 """Measure every method on the test split: summary, details, per-class table and plot tables."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,15 +8,16 @@ import numpy as np
 import pandas as pd
 
 from longtail.errors import ArtifactError
-from longtail.evaluation import dlsa_tables, plot_tables
+from longtail.evaluation import dlsa_tables, ipdpp_tables, plot_tables
 from longtail.evaluation.metrics import DETAIL_KEYS, SUMMARY_KEYS, select_keys, summarize
 from longtail.evaluation.report import format_table
 from longtail.io.digest import Scalar
 from longtail.io.head_files import HeadFile, read_head
 from longtail.io.predictions import Predictions, read_predictions
 from longtail.io.routing_files import RoutingFile, read_routing
+from longtail.io.selection_files import SelectionFile, read_selection
 from longtail.io.tables import read_csv, write_csv, write_json
-from stages.common import CLASS_COUNTS, DLSA_ROUTING, HEADS, PREDICTIONS, params, run
+from stages.common import CLASS_COUNTS, DLSA_ROUTING, HEADS, IPDPP_SELECTION, PREDICTIONS, params, run
 
 METRICS = Path("metrics")
 PLOTS = METRICS / "plots"
@@ -37,6 +39,8 @@ METHODS = (
     Method("lws", "rebalance@lws", has_head=True),
     Method("dlsa_control", "train_dlsa"),
     Method("dlsa", "train_dlsa"),
+    Method("ipdpp_uniform", "finetune_ipdpp"),
+    Method("ipdpp", "finetune_ipdpp"),
 )
 
 
@@ -98,12 +102,22 @@ def read_flows(tables: dict[str, Predictions]) -> RoutingFile | None:
     return routing
 
 
-def dlsa_notes(flows: RoutingFile) -> dict[str, dict[str, Scalar]]:
-    """What DLSA and its control chose; the control's notes begin with ``control_``."""
-    control = {key.removeprefix("control_"): value for key, value in flows.notes.items() if key.startswith("control_")}
+def read_draws(tables: dict[str, Predictions]) -> SelectionFile | None:
+    """What IP-DPP finetuning was trained on; None where it is not among the methods."""
+    if "ipdpp" not in tables:
+        return None
+    draws = read_selection(IPDPP_SELECTION, "finetune_ipdpp")
+    _same_split(IPDPP_SELECTION, "finetune_ipdpp", draws.split_digest, tables["ipdpp"])
+    if not np.array_equal(draws.train_counts, tables["ipdpp"].train_counts):
+        raise ArtifactError(f"{IPDPP_SELECTION} is of other training rows; run `dvc repro finetune_ipdpp`")
+    return draws
+
+
+def notes_of(method: str, control: str, notes: Mapping[str, Scalar]) -> dict[str, dict[str, Scalar]]:
+    """What a method and its control chose, from notes in which the control's begin with ``control_``."""
     return {
-        "dlsa_control": control,
-        "dlsa": {key: value for key, value in flows.notes.items() if not key.startswith("control_")},
+        control: {key.removeprefix("control_"): v for key, v in notes.items() if key.startswith("control_")},
+        method: {key: value for key, value in notes.items() if not key.startswith("control_")},
     }
 
 
@@ -135,12 +149,14 @@ def main() -> None:
     first = next(iter(tables.values()))
     class_counts = read_class_counts(first)
     counts, names = first.train_counts, class_counts["name"].tolist()
-    heads, flows = read_heads(tables), read_flows(tables)
+    heads, flows, draws = read_heads(tables), read_flows(tables), read_draws(tables)
 
     measures = {name: summarize(table, counts, shots) for name, table in tables.items()}
     summary = {name: select_keys(row, SUMMARY_KEYS) for name, row in measures.items()}
     details = {name: select_keys(row, DETAIL_KEYS) for name, row in measures.items()}
-    notes = {name: head.notes for name, head in heads.items()} | (dlsa_notes(flows) if flows else {})
+    notes = {name: head.notes for name, head in heads.items()}
+    notes |= notes_of("dlsa", "dlsa_control", flows.notes) if flows else {}
+    notes |= notes_of("ipdpp", "ipdpp_uniform", draws.notes) if draws else {}
     selection = {
         name: {key: int(value) if isinstance(value, bool) else value for key, value in chosen.items()}
         for name, chosen in notes.items()
@@ -162,10 +178,18 @@ def main() -> None:
         plots |= dlsa_tables.plot_tables_of(flows, tables["dlsa"], shots)
         diagnostics = dlsa_tables.diagnostics(flows, tables["dlsa"], shots)
 
+    selected = {}
+    if draws is None:
+        plots |= ipdpp_tables.empty_plot_tables()
+    else:
+        plots |= ipdpp_tables.plot_tables_of(draws, names, shots)
+        selected = ipdpp_tables.diagnostics(draws, shots)
+
     write_csv(METRICS / "per_class.csv", plot_tables.per_class(every_table, names, counts, shots))
     for name, table in plots.items():
         write_csv(PLOTS / f"{name}.csv", table)
     write_json(METRICS / "dlsa.json", diagnostics)
+    write_json(METRICS / "ipdpp.json", selected)
     write_json(METRICS / "selection.json", selection)
     write_json(METRICS / "details.json", details)
     write_json(METRICS / "summary.json", summary)

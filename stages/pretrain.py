@@ -1,24 +1,118 @@
-"""Initial weights of the backbone: ``models/pretrained.pt``."""
+"""Initial weights of the backbone: ``models/pretrained.pt``, seeded ones or those of self-made pretraining."""
 
+import time
+
+import numpy as np
+import pandas as pd
 import torch
+from torch import nn
 
-from longtail.data.manifest import read_manifest
+from longtail.config import Params, Pretrain
+from longtail.data.batches import open_part
+from longtail.data.manifest import Manifest, read_manifest, read_pixels
+from longtail.data.samplers import FixedOrder, InstanceSampler
+from longtail.data.transforms import resolve_policy, resolve_transform
+from longtail.engine.objective import Setting
+from longtail.engine.runtime import describe, peak_memory, set_up
+from longtail.engine.schedule import create_schedule
+from longtail.engine.trainer import Settings, curves, train
+from longtail.io.scratch import Scratch, code_digest
+from longtail.io.tables import write_csv, write_json
+from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.models.resnet import count_parameters
 from longtail.models.stored import save_backbone
+from longtail.objectives.bns import BNS
 from longtail.seeds import derive_seed
-from stages.common import PREPARED, PRETRAINED, params, run
+from stages.common import COST, PREPARED, PRETRAIN_CURVES, PRETRAINED, SCRATCH, params, run
+from stages.split_file import prepared_digests, read_split
 
 
 def main() -> None:
+    start = time.perf_counter()
     p = params()
-    channels = read_manifest(PREPARED).info.channels
+    device = set_up(p.runtime)
+    manifest = read_manifest(PREPARED)
     torch.manual_seed(derive_seed(p.seed, "pretrain"))
     width = None if p.train.width == "auto" else p.train.width
-    backbone = create_backbone(p.train.backbone, in_channels=channels, width=width)
-    meta = {"name": p.train.backbone, "width": width, "channels": channels, "pretrain": p.pretrain.method}
-    save_backbone(PRETRAINED, backbone, meta)
+    backbone = create_backbone(p.train.backbone, in_channels=manifest.info.channels, width=width)
     print(f"{p.train.backbone}: {count_parameters(backbone)} parameters, method {p.pretrain.method}")
+    meta = {"name": p.train.backbone, "width": width, "channels": manifest.info.channels, "pretrain": p.pretrain.method}
+    if p.pretrain.method == "none":
+        save_backbone(PRETRAINED, backbone, meta)
+        write_csv(PRETRAIN_CURVES, pd.DataFrame(columns=["epoch", "lr", "loss"]), sep="\t")
+    else:
+        pretrain(p, device, manifest, backbone, meta)
+    cost = {"seconds": round(time.perf_counter() - start, 3), "peak_memory_bytes": peak_memory(device)}
+    write_json(COST / "pretrain.json", cost)
+
+
+def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.Module, meta: dict) -> None:
+    """Train the backbone by balanced negative sampling and write it, without the projector."""
+    split, split_digest = read_split()
+    pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
+    policy = resolve_policy(manifest.info, p.pretrain.augment, "pretrain.augment")
+    train_pixels = None if pixels is None else pixels[split.train]
+    transform = resolve_transform(manifest.info, policy, p.normalize, train_pixels, p.pretrain.jitter_strength)
+    labels = manifest.labels[split.train]
+    seed = derive_seed(p.seed, "pretrain", p.pretrain.method)
+    objective = BNS(
+        Setting(
+            num_classes=manifest.info.num_classes,
+            counts=np.bincount(labels),
+            num_features=backbone.num_features,  # type: ignore[arg-type]
+            epochs=p.pretrain.epochs,
+            seed=seed,
+        ),
+        variant=p.pretrain.variant,
+        temperature=p.pretrain.temperature,
+        extra_positives=p.pretrain.extra_positives,
+        negatives=p.pretrain.negatives,
+        projector_hidden=p.pretrain.projector_hidden,
+        projector_dim=p.pretrain.projector_dim,
+    )
+    model = Classifier(backbone, objective.create_head())
+    sampler = InstanceSampler(labels, seed=seed, epochs=p.pretrain.epochs)
+    identity = {
+        "params": repr((p.seed, p.normalize, p.pretrain, p.train.backbone, p.train.width)),
+        "inputs": [split_digest, transform.to_meta(), *prepared_digests()],
+        "code": code_digest("longtail", "stages"),
+        "runtime": describe(p.runtime, device),
+    }
+    with Scratch(SCRATCH / "pretrain", identity) as scratch:
+        images = open_part(manifest, PREPARED, p.data_root, split.train, transform, device, p.runtime.workers, pixels)
+        outcome = train(
+            model,
+            objective,
+            images,
+            None,
+            FixedOrder(sampler) if p.pretrain.fixed_order else sampler,
+            _settings(p, seed),
+            device,
+            scratch.folder,
+        )
+        save_backbone(PRETRAINED, model.backbone, meta | {"split_digest": split_digest})
+        write_csv(PRETRAIN_CURVES, curves(outcome.history), sep="\t")
+        scratch.clear()
+
+
+def _settings(p: Params, seed: int) -> Settings:
+    t: Pretrain = p.pretrain
+    return Settings(
+        epochs=t.epochs,
+        batch_size=t.batch_size,
+        lr=t.lr,
+        momentum=t.momentum,
+        weight_decay=t.weight_decay,
+        schedule=create_schedule(t.schedule, epochs=t.epochs, warmup_epochs=t.warmup_epochs),
+        seed=seed,
+        optimizer=t.optimizer,
+        precision=t.precision,
+        compile=p.runtime.compile,
+        checkpoint_every=p.runtime.checkpoint_every,
+        progress=p.runtime.progress,
+        label=f"pretrain ({t.method})",
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from longtail.config import Params, Train
 from longtail.data.batches import open_part
 from longtail.data.manifest import read_manifest, read_pixels
 from longtail.data.samplers import create_sampler
-from longtail.data.transforms import resolve_transform
+from longtail.data.transforms import resolve_policy, resolve_transform
+from longtail.dpp.controls import uniform
 from longtail.engine.objective import Setting
 from longtail.engine.runtime import describe, peak_memory, set_up
 from longtail.engine.schedule import create_schedule
@@ -21,7 +22,7 @@ from longtail.models.classifier import Classifier
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone, save_backbone
 from longtail.objectives.registry import OBJECTIVES
-from longtail.seeds import derive_seed
+from longtail.seeds import derive_seed, generator
 from stages.common import BACKBONE, COST, CURVES, PREPARED, PRETRAINED, SCRATCH, params, run
 from stages.split_file import prepared_digests, read_split
 
@@ -36,7 +37,8 @@ def main() -> None:
         raise ConfigError("train.select: best_val given, but the split has no val images; set val_per_class above 0")
     pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
     train_pixels = None if pixels is None else pixels[split.train]
-    transform = resolve_transform(manifest.info, p.train.augment, p.normalize, train_pixels)
+    policy = resolve_policy(manifest.info, p.train.augment, "train.augment")
+    transform = resolve_transform(manifest.info, policy, p.normalize, train_pixels, p.train.jitter_strength)
 
     def images(index):  # type: ignore[no-untyped-def]
         return open_part(manifest, PREPARED, p.data_root, index, transform, device, p.runtime.workers, pixels)
@@ -44,8 +46,9 @@ def main() -> None:
     backbone, _, origin, pretrained_digest = load_backbone(PRETRAINED, "pretrain")
     if (origin["name"], origin["width"] or "auto") != (p.train.backbone, p.train.width):
         raise ArtifactError(f"{PRETRAINED} holds {origin['name']}, not {p.train.backbone}; run `dvc repro pretrain`")
-    labels = manifest.labels[split.train]
     seed = derive_seed(p.seed, "train_backbone")
+    index = subset(split.train, manifest.labels, p.train, seed)
+    labels = manifest.labels[index]
     torch.manual_seed(derive_seed(seed, "initialise"))
     setting = Setting(
         num_classes=len(manifest.class_names),
@@ -74,7 +77,7 @@ def main() -> None:
     with Scratch(SCRATCH / "train_backbone", identity) as scratch:
         val = images(split.val) if len(split.val) else None
         settings = _settings(p, seed)
-        outcome = train(model, objective, images(split.train), val, sampler, settings, device, scratch.folder)
+        outcome = train(model, objective, images(index), val, sampler, settings, device, scratch.folder)
         weight, bias = model.head.export()  # type: ignore[operator]
         head = {"weight": weight} | ({} if bias is None else {"bias": bias})
         meta = {
@@ -95,6 +98,25 @@ def main() -> None:
     write_json(COST / "train_backbone.json", size | cost)
 
 
+def subset(train_index: np.ndarray, labels: np.ndarray, config: Train, seed: int) -> np.ndarray:
+    """The rows of the dataset that are trained on: all, or up to ``per_class`` of each class, drawn uniformly.
+
+    ``auto`` is ten times the smallest class for a frozen backbone, all otherwise.
+    """
+    members = [train_index[labels[train_index] == c] for c in range(labels.max() + 1)]
+    smallest = min(len(rows) for rows in members)
+    size = (10 * smallest if config.frozen else "all") if config.per_class == "auto" else config.per_class
+    if size == "all":
+        return train_index
+    streams = (generator(seed, "per_class", c) for c in range(len(members)))
+    drawn = [
+        rows[uniform(len(rows), min(size, len(rows)), stream)] for rows, stream in zip(members, streams, strict=True)
+    ]
+    chosen = np.concatenate(drawn)
+    print(f"train.per_class: {size} images of each class at most, {len(chosen)} of {len(train_index)} images")
+    return chosen
+
+
 def _settings(p: Params, seed: int) -> Settings:
     t: Train = p.train
     frozen_bn = t.frozen if t.bn_mode == "auto" else t.bn_mode == "eval"
@@ -112,6 +134,8 @@ def _settings(p: Params, seed: int) -> Settings:
             gamma=t.gamma,
         ),
         seed=seed,
+        optimizer=t.optimizer,
+        drop_last=t.drop_last,
         frozen=t.frozen,
         bn_mode="eval" if frozen_bn else "train",
         select=t.select,

@@ -18,10 +18,12 @@ FAST = {
     "crt": {"epochs": 2, "batch_size": 32},
     "lws": {"epochs": 2, "batch_size": 32},
     "dlsa": {"epochs": 6, "flow_epochs": 3},
+    "pretrain": {"epochs": 2, "warmup_epochs": 0, "projector_hidden": 32, "projector_dim": 16},
+    "ipdpp": {"epochs": 4, "reselect_every": 2, "warmup_epochs": 0},
     "runtime": {"progress": "off", "device": "cpu", "workers": 0, "checkpoint_every": 1},
 }
 REPAIRS = ("joint", "ncm", "crt", "tau", "lws")
-METHODS = (*REPAIRS, "dlsa_control", "dlsa")
+METHODS = (*REPAIRS, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +78,7 @@ def pipeline(stage: Callable[..., None]) -> Callable[..., None]:
         for method in REPAIRS:
             stage("rebalance", method)
         stage("train_dlsa")
+        stage("finetune_ipdpp")
         if last == "evaluate":
             stage("evaluate")
 

@@ -55,7 +55,7 @@ class MemoryImages:
         self.labels = labels
         self._images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
         self._labels = torch.from_numpy(labels).to(device)
-        self._policy, self._device = transform.policy, device
+        self._transform, self._device = transform, device
         self._normalize = normalizer(transform, device)
 
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
@@ -63,7 +63,7 @@ class MemoryImages:
         generator = torch.Generator(self._device)
         for step, rows in enumerate(order_on_device.split(batch_size)):
             generator.manual_seed(derive_seed(seed, "step", step))
-            pixels = (augment_batch(self._images, rows, self._policy, generator) for _ in range(views))
+            pixels = (augment_batch(self._images, rows, self._transform, generator) for _ in range(views))
             yield Batch(tuple(self._to_float(view) for view in pixels), self._labels[rows], rows)
 
     def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -74,6 +74,24 @@ class MemoryImages:
     def _to_float(self, images: Tensor) -> Tensor:
         # Convolutions on the CPU want plain order, tensor cores want channels last, which the gather already gave.
         return self._normalize(images if self._device.type == "cuda" else images.contiguous())
+
+
+class FeatureRows:
+    """Features in the place of images: the rows (N, D) float32 as they are, in every view."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, device: torch.device) -> None:
+        self.labels = labels
+        self._features = torch.from_numpy(np.ascontiguousarray(features)).to(device)
+        self._labels = torch.from_numpy(labels).to(device)
+
+    def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
+        for rows in torch.from_numpy(order).to(self._labels.device).split(batch_size):
+            yield Batch((self._features[rows],) * views, self._labels[rows], rows)
+
+    def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows, labels in zip(self._features.split(batch_size), self._labels.split(batch_size), strict=True):
+            if len(rows):
+                yield rows, labels
 
 
 class _Files(Dataset):

@@ -83,6 +83,23 @@ class InstanceSampler(_LabelledImages):
         return generator(self.seed, "instance", epoch).permutation(self.num_images)[:draws].astype(np.int64, copy=False)
 
 
+class FixedOrder:
+    """The order of epoch 0 in every epoch, which the released BNS pretraining has when it runs in one process."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    @property
+    def offered(self) -> int:
+        return self._sampler.offered
+
+    def class_probability(self, epoch: int) -> np.ndarray:
+        return self._sampler.class_probability(0)
+
+    def epoch(self, epoch: int, draws: int) -> np.ndarray:
+        return self._sampler.epoch(0, draws)
+
+
 class ClassAwareSampler(_LabelledImages):
     """Class-balanced: cyclic shuffled class list, ``samples_per_class`` images of each class turn's cyclic list.
 

@@ -5,7 +5,7 @@ torchvision. Every image and view has its own random parameters, drawn from a st
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from longtail.data.manifest import DatasetInfo
+from longtail.data.simclr import simclr_batch
 from longtail.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ CONSTANTS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inaturalist": ((0.466, 0.471, 0.380), (0.195, 0.194, 0.192)),
 }
-MEMORY_POLICIES = ("none", "crop", "crop_flip")
-PATH_POLICIES = ("none", "resized_crop", "resized_crop_jitter")
+SIMCLR = ("simclr", "simclr_noflip")
+MEMORY_POLICIES = ("none", "crop", "crop_flip", *SIMCLR)
+PATH_POLICIES = ("none", "resized_crop", "resized_crop_jitter", *SIMCLR)
 
 
 @dataclass(frozen=True)
@@ -35,54 +37,81 @@ class Transform:
         policy: a name of MEMORY_POLICIES or PATH_POLICIES.
         mean, std: for each channel, of values in [0, 1].
         image_size: side in pixels.
+        jitter_strength: of the colour jitter of ``simclr``.
     """
 
     policy: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int
+    jitter_strength: float = 1.0
 
     def to_meta(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Transform":
-        return cls(meta["policy"], tuple(meta["mean"]), tuple(meta["std"]), meta["image_size"])
+        mean, std = tuple(meta["mean"]), tuple(meta["std"])
+        return cls(meta["policy"], mean, std, meta["image_size"], meta["jitter_strength"])
+
+    def with_policy(self, policy: str, jitter_strength: float) -> "Transform":
+        """The same normalisation and size under another train policy."""
+        return replace(self, policy=policy, jitter_strength=jitter_strength)
 
 
-def resolve_transform(info: DatasetInfo, augment: str, normalize: str, train_pixels: np.ndarray | None) -> Transform:
-    """Settle ``auto`` for a dataset.
+def resolve_policy(info: DatasetInfo, augment: str, key: str) -> str:
+    """The train policy that ``augment``, the value of the parameter ``key``, means for a dataset.
 
-    Args:
-        info: the prepared dataset.
-        augment: ``train.augment``; auto is a crop for digits (a mirrored digit is none), crop and flip for other sets
-            in memory, and the ImageNet-LT recipe for files.
-        normalize: auto is the published constants for CIFAR and for files, the statistics of the training images else.
-        train_pixels: (n, H, W, channels) uint8 training images of a set in memory.
+    auto is a crop for digits (a mirrored digit is none), crop and flip for other sets in memory, and the ImageNet-LT
+    recipe for files; for ``pretrain.augment`` it is SimCLR's, for digits without the mirror.
 
     Raises:
-        ConfigError: a policy or constants that do not fit the dataset.
+        ConfigError: a policy that does not fit the dataset.
     """
     in_memory = info.storage == "memory"
     allowed = MEMORY_POLICIES if in_memory else PATH_POLICIES
-    if augment == "auto":
+    if augment == "auto" and key == "pretrain.augment":
+        augment = "simclr_noflip" if info.dataset == "digits" else "simclr"
+    elif augment == "auto":
         augment = ("crop" if info.dataset == "digits" else "crop_flip") if in_memory else "resized_crop_jitter"
     if augment not in allowed:
-        raise ConfigError(
-            f"train.augment: {augment} given, one of {', '.join(allowed)} allowed with storage: {info.storage}"
-        )
+        raise ConfigError(f"{key}: {augment} given, one of {', '.join(allowed)} allowed with storage: {info.storage}")
+    return augment
+
+
+def resolve_transform(
+    info: DatasetInfo, policy: str, normalize: str, train_pixels: np.ndarray | None, jitter_strength: float = 1.0
+) -> Transform:
+    """Settle the normalisation of a dataset.
+
+    Args:
+        info: the prepared dataset.
+        policy: of ``resolve_policy``.
+        normalize: auto is the published constants for CIFAR and for files, the statistics of the training images else;
+            none leaves values in [0, 1].
+        train_pixels: (n, H, W, channels) uint8 training images of a set in memory.
+
+    Raises:
+        ConfigError: constants that do not fit the dataset.
+    """
+    in_memory = info.storage == "memory"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     if normalize == "auto":
         published = "cifar" if info.dataset in ("cifar10", "cifar100") else "imagenet"
         normalize = published if info.dataset.startswith("cifar") or not in_memory else "dataset"
-    if normalize == "dataset":
+    if normalize == "none":
+        mean, std = (0.0,) * info.channels, (1.0,) * info.channels
+    elif normalize == "dataset":
         if train_pixels is None:
-            raise ConfigError(f"normalize: dataset given, one of {', '.join(CONSTANTS)} allowed with storage: paths")
+            allowed = ", ".join(("none", *CONSTANTS))
+            raise ConfigError(f"normalize: dataset given, one of {allowed} allowed with storage: paths")
         mean, std = _statistics(train_pixels)
     elif info.channels != 3:
-        raise ConfigError(f"normalize: {normalize} is for colour images; use auto or dataset for {info.dataset}")
+        raise ConfigError(f"normalize: {normalize} is for colour images; use auto, dataset or none for {info.dataset}")
     else:
         mean, std = CONSTANTS[normalize]
-    return Transform(augment, mean, std, info.image_size)
+    return Transform(policy, mean, std, info.image_size, jitter_strength)
 
 
 def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -98,7 +127,7 @@ def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def normalizer(transform: Transform, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """uint8 (B, channels, H, W) -> float32 of the same shape, ``(x / 255 - mean) / std``."""
+    """(B, channels, H, W) of 0 to 255 -> float32 of that shape, ``(x / 255 - mean) / std``; overwrites floats."""
     mean = torch.tensor(transform.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(transform.std, device=device).view(1, -1, 1, 1)
     factor, offset = 1 / (255 * std), mean / std
@@ -127,10 +156,17 @@ def crop_batch(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Te
     return (window * inside[..., None]).permute(0, 3, 1, 2)
 
 
-def augment_batch(images: Tensor, rows: Tensor, policy: str, generator: torch.Generator) -> Tensor:
-    """Apply a memory policy to the images ``rows``: (N, H, W, channels) uint8 -> (B, channels, H, W) uint8."""
+def augment_batch(images: Tensor, rows: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
+    """Apply a memory policy to the images ``rows``: (N, H, W, channels) uint8 -> (B, channels, H, W), 0 to 255.
+
+    The result is uint8, of the SimCLR policies float32.
+    """
+    policy = transform.policy
     if policy == "none":
         return images[rows].permute(0, 3, 1, 2)
+    if policy in SIMCLR:
+        strength = transform.jitter_strength
+        return simclr_batch(images, rows, generator, jitter_strength=strength, flip=policy == "simclr")
     padding = max(1, round(images.shape[1] / 8))
     draws = torch.rand(3, len(rows), generator=generator, device=images.device)
     top, left = (draws[:2] * (2 * padding + 1)).long().clamp_(max=2 * padding)
@@ -142,13 +178,20 @@ def path_transform(transform: Transform, train: bool) -> Callable[["Image"], Ten
     """The torchvision pipeline of one file: RGB picture -> (3, S, S) uint8.
 
     Training follows Kang et al. 2020 (random resized crop, flip, and for ``resized_crop_jitter`` brightness, contrast
-    and saturation 0.4); otherwise the shorter side becomes 256/224 of S and the centre is cut out.
+    and saturation 0.4) or SimCLR (see ``longtail.data.simclr``); otherwise the shorter side becomes 256/224 of S and
+    the centre is cut out.
     """
     from torchvision.transforms import v2
 
     size = transform.image_size
     steps: list[Any] = [v2.PILToTensor()]
-    if train and transform.policy != "none":
+    if train and transform.policy in SIMCLR:
+        s = transform.jitter_strength
+        steps.append(v2.RandomResizedCrop(size, antialias=True))
+        steps += [v2.RandomHorizontalFlip()] * (transform.policy == "simclr")
+        steps.append(v2.RandomApply([v2.ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s)], p=0.8))
+        steps += [v2.RandomGrayscale(0.2), v2.GaussianBlur(2 * (size // 20) + 1, (0.1, 2.0))]
+    elif train and transform.policy != "none":
         steps += [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
         if transform.policy == "resized_crop_jitter":
             steps.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))

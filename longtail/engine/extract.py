@@ -1,5 +1,8 @@
 """Features or logits of images, in eval mode."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,6 +13,18 @@ from longtail.progress import Progress
 BATCH = 512
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module has the mode that it had before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
 @torch.no_grad()
 def outputs(module: nn.Module, images: ImageSet, width: int, label: str, progress: str) -> np.ndarray:
     """What ``module`` says of each image: (n, width) float32 in the order of ``images``.
@@ -17,10 +32,9 @@ def outputs(module: nn.Module, images: ImageSet, width: int, label: str, progres
     Eval mode (running batch-norm statistics), no augmentation, no gradient. Of a backbone these are the pooled
     features, of a classifier the logits.
     """
-    module.eval()
     rows = np.empty((len(images.labels), width), np.float32)
     start = 0
-    with Progress(len(rows), label, progress) as report:
+    with evaluating(module), Progress(len(rows), label, progress) as report:
         for pixels, _ in images.eval_batches(BATCH):
             rows[start : start + len(pixels)] = module(pixels).float().cpu().numpy()
             start += len(pixels)

@@ -1,13 +1,15 @@
 """Learning-rate schedules: the multiplier of the base rate for a moment in training.
 
-All are constant within an epoch and set before the epoch starts, as in the codes they come from. With t the 1-based
-epoch, T the number of epochs and w the warm-up epochs, t <= w gives t/w; after that
+All but the last are constant within an epoch and set before the epoch starts, as in the codes they come from. With t
+the 1-based epoch, T the number of epochs and w the warm-up epochs, t <= w gives t/w; after that
 
 - "constant": 1;
 - "cosine": (1 + cos(pi (t-w)/(T-w))) / 2. Without warm-up this is the schedule of Kang et al. 2020 (official code):
   the first epoch is already below the base rate and the last one runs at exactly 0;
 - "step": gamma to the number of milestones before t. Cao et al. 2019 (LDAM-DRW), 200 epochs: warm-up 5, milestones
-  (160, 180), gamma 0.01, so the rate drops with epoch 161.
+  (160, 180), gamma 0.01, so the rate drops with epoch 161;
+- "cosine_per_step": (1 + cos(pi (t-w)/(T-w))) / 2 where t, for this schedule alone, counts the finished epochs and
+  the finished part of the current one, in warm-up too: the first step has rate 0 (Lin & Yuan 2025, official code).
 """
 
 import math
@@ -15,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from longtail.errors import ConfigError
 
-SCHEDULES = ("constant", "cosine", "step")
+SCHEDULES = ("constant", "cosine", "step", "cosine_per_step")
 
 
 def create_schedule(
@@ -41,20 +43,20 @@ def create_schedule(
         raise ConfigError(f"gamma must be above 0, got {gamma}")
     drops = (epochs * 8 // 10, epochs * 9 // 10) if milestones is None else tuple(milestones)
 
-    def constant(t: int) -> float:
+    def constant(t: float) -> float:
         return 1.0
 
-    def cosine(t: int) -> float:
+    def cosine(t: float) -> float:
         return 0.5 * (1.0 + math.cos(math.pi * ((t - warmup_epochs) / (epochs - warmup_epochs))))
 
-    def step(t: int) -> float:
+    def step(t: float) -> float:
         return gamma ** sum(t > milestone for milestone in drops)
 
-    after_warmup = {"constant": constant, "cosine": cosine, "step": step}[name]
+    after_warmup = {"constant": constant, "cosine": cosine, "step": step, "cosine_per_step": cosine}[name]
 
     def multiplier(epoch: int, fraction: float) -> float:
         assert 0 <= epoch < epochs and 0.0 <= fraction < 1.0, (epoch, fraction)
-        t = epoch + 1
-        return t / warmup_epochs if t <= warmup_epochs else after_warmup(t)
+        t = epoch + fraction if name == "cosine_per_step" else epoch + 1
+        return t / warmup_epochs if t <= warmup_epochs and warmup_epochs > 0 else after_warmup(t)
 
     return multiplier

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from longtail.data.batches import Batch, ImageSet
 from longtail.data.samplers import Sampler
+from longtail.engine.extract import evaluating
 from longtail.engine.objective import Moment, Objective
+from longtail.engine.optimizer import create_optimizer
 from longtail.engine.stash import Stash, below, with_prefix
 from longtail.engine.update import Update
 from longtail.errors import ConfigError, TrainingError
@@ -40,6 +42,8 @@ class Settings:
     weight_decay: float
     schedule: Schedule
     seed: int
+    optimizer: str = "sgd"
+    drop_last: bool = True
     frozen: bool = False
     bn_mode: str = "train"
     select: str = "last"
@@ -50,10 +54,29 @@ class Settings:
     label: str = "training"
 
 
+@runtime_checkable
+class AdaptiveSampler(Sampler, Protocol):
+    """A sampler that chooses among the images by what the model says of them; its choices are kept in checkpoints."""
+
+    @property
+    def available(self) -> int:
+        """Images of an epoch."""
+        ...
+
+    def before_epoch(self, epoch: int, model: Classifier) -> None:
+        """Called before every epoch, with the model in eval mode."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
 @dataclass
 class _State:
     model: Classifier
     objective: Objective
+    sampler: Sampler
     optimizer: torch.optim.Optimizer
     epoch: int
     history: list[dict[str, float]]
@@ -85,8 +108,9 @@ def train(
     Args:
         model, objective: freshly initialised; they are moved to ``device``.
         images, val: the training images, and the validation images or None.
-        sampler: order of the training images.
-        settings: how to train. ``batch_size`` above n becomes n, with a message.
+        sampler: order of the training images, and with an AdaptiveSampler which of them.
+        settings: how to train. ``batch_size`` above n becomes n, with a message. Without ``drop_last`` an epoch ends
+            with a smaller batch, except one of a single image, of which batch normalisation can make nothing.
         device: where to compute.
         scratch: folder for the checkpoint of this very run; a checkpoint in it is resumed.
 
@@ -95,8 +119,9 @@ def train(
     """
     if settings.select == "best_val" and val is None:
         raise ConfigError(f"{settings.label}: select: best_val given, but there are no val images")
-    settings, steps = _fit_batch(settings, len(images.labels))
-    state = _start(model, objective, settings, device)
+    available = sampler.available if isinstance(sampler, AdaptiveSampler) else len(images.labels)
+    settings, steps, draws = _fit_batch(settings, available)
+    state = _start(model, objective, sampler, settings, device)
     stash = Stash(scratch, settings.checkpoint_every)
     _resume(state, stash)
     partner = objective.partner_sampler(images.labels)
@@ -109,7 +134,10 @@ def train(
     with progress:
         while state.epoch < settings.epochs:
             epoch = state.epoch
-            batches = _batches(images, sampler, partner, objective.views, settings, epoch, steps)
+            if isinstance(sampler, AdaptiveSampler):
+                with evaluating(model):
+                    sampler.before_epoch(epoch, model)
+            batches = _batches(images, sampler, partner, objective.views, settings, epoch, draws)
             row = _run_epoch(model, state, batches, settings, steps, update, progress)
             if val is not None:
                 row["val_accuracy"] = accuracy(model, val, device)
@@ -129,13 +157,10 @@ def train(
 @torch.no_grad()
 def accuracy(model: nn.Module, images: ImageSet, device: torch.device) -> float:
     """Top-1 accuracy in percent, in eval mode and float32; the model's mode is restored."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
-    for pixels, labels in images.eval_batches(512):
-        correct += (model(pixels).argmax(dim=1) == labels).sum()
-    for module, mode in training:
-        module.training = mode
+    with evaluating(model):
+        for pixels, labels in images.eval_batches(512):
+            correct += (model(pixels).argmax(dim=1) == labels).sum()
     return round(100 * int(correct) / len(images.labels), 4)
 
 
@@ -154,37 +179,39 @@ def set_mode(model: Classifier, frozen: bool, bn_mode: str) -> None:
         model.backbone.eval()
 
 
-def _fit_batch(settings: Settings, available: int) -> tuple[Settings, int]:
+def _fit_batch(settings: Settings, available: int) -> tuple[Settings, int, int]:
+    """The settings with a possible batch size, steps an epoch, and images drawn an epoch."""
     if settings.batch_size > available:
         print(f"batch_size: {settings.batch_size} is more than the {available} training images; {available} is used")
         settings = replace(settings, batch_size=available)
-    return settings, available // settings.batch_size
+    steps, rest = divmod(available, settings.batch_size)
+    if settings.drop_last or rest <= 1:
+        return settings, steps, steps * settings.batch_size
+    return settings, steps + 1, available
 
 
-def _start(model: Classifier, objective: Objective, settings: Settings, device: torch.device) -> _State:
+def _start(
+    model: Classifier, objective: Objective, sampler: Sampler, settings: Settings, device: torch.device
+) -> _State:
     model.to(device)
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
     objective.to(device)
     objective.attach(model)
     set_mode(model, settings.frozen, settings.bn_mode)
-    groups = [model.backbone.parameters(), model.head.parameters(), objective.parameters()]
-    trained = [[parameter for parameter in group if parameter.requires_grad] for group in groups]
-    optimizer = torch.optim.SGD(
-        [{"params": parameters} for parameters in trained if parameters],
+    optimizer = create_optimizer(
+        settings.optimizer,
+        [model.backbone, model.head, objective],
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        fused=True,
     )
-    return _State(model, objective, optimizer, 0, [], {}, 0, -1.0)
+    return _State(model, objective, sampler, optimizer, 0, [], {}, 0, -1.0)
 
 
 def _batches(
-    images: ImageSet, sampler: Sampler, partner: Sampler | None, views: int, settings: Settings, epoch: int, steps: int
+    images: ImageSet, sampler: Sampler, partner: Sampler | None, views: int, settings: Settings, epoch: int, draws: int
 ) -> Iterator[Batch]:
-    draws = steps * settings.batch_size
-
     def stream(source: Sampler, name: str) -> Iterator[Batch]:
         seed = derive_seed(settings.seed, name, epoch)
         return images.train_batches(source.epoch(epoch, draws), settings.batch_size, views, seed)
@@ -239,6 +266,8 @@ def _save(state: _State, stash: Stash) -> None:
         **with_prefix("objective.", state.objective.state_dict()),
         **with_prefix("best.", state.best),
     }
+    if isinstance(state.sampler, AdaptiveSampler):
+        tensors |= with_prefix("sampler.", state.sampler.state_dict())
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None}
     meta = {
@@ -257,6 +286,8 @@ def _resume(state: _State, stash: Stash) -> None:
     tensors, meta = found
     state.model.load_state_dict(below("model.", tensors))
     state.objective.load_state_dict(below("objective.", tensors))
+    if isinstance(state.sampler, AdaptiveSampler):
+        state.sampler.load_state_dict(below("sampler.", tensors))
     device = next(state.model.parameters()).device
     state.best = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
     optimizer_state: dict[int, dict[str, Any]] = {}

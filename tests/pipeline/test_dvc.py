@@ -14,8 +14,8 @@ from tests.conftest import METHODS, REPAIRS
 from tests.pipeline.conftest import copy_code, stages_run
 
 ALL_STAGES = ["prepare", "subsample", "pretrain", "train_backbone", "extract_features",
-              *(f"rebalance@{m}" for m in REPAIRS), "train_dlsa", "evaluate"]  # fmt: skip
-AFTER_SUBSAMPLE = set(ALL_STAGES) - {"prepare", "subsample", "pretrain"}
+              *(f"rebalance@{m}" for m in REPAIRS), "train_dlsa", "finetune_ipdpp", "evaluate"]  # fmt: skip
+AFTER_SUBSAMPLE = set(ALL_STAGES) - {"prepare", "subsample"}
 
 
 def summary(project):
@@ -58,6 +58,31 @@ def test_changed_dlsa_runs_dlsa_and_evaluate_and_going_back_runs_nothing(reprodu
     selection = json.loads((reproduced.folder / "metrics/selection.json").read_text())
     assert selection["dlsa"]["preset"] == "latent"
     assert stages_run(reproduced.dvc("exp", "run", "-S", "dlsa.preset=small")) == []
+    assert summary(reproduced) == before
+    assert reproduced.call("git", "status", "--porcelain", "metrics", "dvc.lock") == ""
+
+
+def test_changed_ipdpp_runs_finetuning_and_evaluate_and_going_back_runs_nothing(reproduced):
+    before = summary(reproduced)
+    changed = reproduced.dvc("exp", "run", "-S", "ipdpp.k=20*n_min", "-S", "ipdpp.scale=n2")
+    assert stages_run(changed) == ["finetune_ipdpp", "evaluate"]
+    after = summary(reproduced)
+    assert {method for method in METHODS if after[method] != before[method]} <= {"ipdpp", "ipdpp_uniform"}
+    diff = json.loads(reproduced.dvc("metrics", "diff", "--json"))
+    assert {name.split(".")[0] for name in diff["metrics/summary.json"]} == {"ipdpp", "ipdpp_uniform"}
+    assert diff["metrics/selection.json"]["ipdpp.images"]["diff"] > 0
+    assert stages_run(reproduced.dvc("exp", "run", "-S", "ipdpp.k=10*n_min", "-S", "ipdpp.scale=n")) == []
+    assert summary(reproduced) == before
+    assert reproduced.call("git", "status", "--porcelain", "metrics", "dvc.lock") == ""
+
+
+def test_pretraining_and_its_linear_probe_by_name(reproduced):
+    before = summary(reproduced)
+    output = reproduced.dvc("exp", "run", "-S", "pretrain.method=bns", "-S", "train.frozen=true", "rebalance@joint")
+    assert stages_run(output) == ["pretrain", "train_backbone", "extract_features", "rebalance@joint"]
+    assert "train.per_class: 10 images of each class at most, 70 of 304 images" in output
+    assert len((reproduced.folder / "metrics/curves/pretrain.tsv").read_text().splitlines()) == 3
+    assert stages_run(reproduced.dvc("exp", "run", "-S", "pretrain.method=none", "-S", "train.frozen=false")) == []
     assert summary(reproduced) == before
     assert reproduced.call("git", "status", "--porcelain", "metrics", "dvc.lock") == ""
 
@@ -127,7 +152,7 @@ def test_foreign_features_in_place_of_ours_run_dlsa_and_a_table_of_its_own(repro
         output = reproduced.dvc("repro", "-s", "evaluate")
         assert stages_run(output) == ["evaluate"]
         assert set(summary(reproduced)) == {"dlsa_control", "dlsa"}
-        assert f"foreign features: {', '.join(REPAIRS)} not run on them and left out" in output
+        assert f"foreign features: {', '.join(REPAIRS)}, ipdpp_uniform, ipdpp not run on them and left out" in output
         table = [line.split()[0] for line in output.splitlines() if line]
         assert {"METHOD", "dlsa_control", "dlsa"} <= set(table) and not set(REPAIRS) & set(table)
         assert stages_run(reproduced.dvc("repro")) == []
@@ -159,11 +184,12 @@ def test_push_and_pull_give_a_second_clone_everything_without_running_a_stage(re
 def test_plots_render_every_plot_of_the_dag(reproduced):
     reproduced.dvc("plots", "show", "-o", "plots_out")
     page = (reproduced.folder / "plots_out/index.html").read_text()
-    declared = [next(iter(plot)) for plot in yaml.safe_load((reproduced.folder / "dvc.yaml").read_text())["plots"]]
-    assert len(declared) == 14
+    plots = yaml.safe_load((reproduced.folder / "dvc.yaml").read_text())["plots"]
+    declared = [plot if isinstance(plot, str) else next(iter(plot)) for plot in plots]
+    assert len(declared) == 20
     shutil.rmtree(reproduced.folder / "plots_out")
     assert "<DVC_METRIC" not in page
-    assert set(re.findall(r'<div id = "([^"]+)">', page)) == {re.sub(r"\W", "_", path) for path in declared}
+    assert set(re.findall(r'<div\s+id ?= ?"([^"]+)"', page)) == {re.sub(r"\W", "_", path) for path in declared}
 
 
 def test_queue_runs_a_sweep_beside_the_workspace(reproduced):

@@ -41,6 +41,31 @@ DLSA = Work(
     ("models/dlsa.pt", "models/dlsa_routing.h5", "metrics/predictions/dlsa_control.h5", "metrics/predictions/dlsa.h5"),
 )
 
+PRETRAIN = Work(
+    "pretrain",
+    ("prepare", "subsample"),
+    {"pretrain": {"method": "bns", "epochs": 12, "variant": "paper"}, "runtime": {"checkpoint_every": 2}},
+    ("models/pretrained.pt", "metrics/curves/pretrain.tsv"),
+)
+FINETUNE = Work(
+    "finetune_ipdpp",
+    DLSA.before,
+    {
+        "train": {"epochs": 1},
+        "ipdpp": {"epochs": 18, "reselect_every": 5, "batch_size": 16, "select": "best_val"},
+        "runtime": {"checkpoint_every": 3},
+    },
+    (
+        "models/ipdpp.pt",
+        "models/ipdpp_selection.h5",
+        "data/ipdpp_subset.csv",
+        "metrics/curves/finetune_ipdpp.tsv",
+        "metrics/ipdpp_images.png",
+        "metrics/predictions/ipdpp_uniform.h5",
+        "metrics/predictions/ipdpp.h5",
+    ),
+)
+
 # A clean process that has imported torch and is forked for each attempt: seconds become milliseconds.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["torch", "torch._dynamo", "pandas", "h5py", "PIL.Image", "sklearn.linear_model"])
@@ -91,7 +116,7 @@ class Ready:
             (self.folder / name).unlink(missing_ok=True)
 
     def checkpoints(self) -> list[Path]:
-        return list((self.folder / ".scratch" / self.work.stage).glob("*/*.pt"))
+        return list((self.folder / ".scratch" / self.work.stage).rglob("*.pt"))
 
     def leftovers(self) -> list[Path]:
         return [path for path in self.folder.rglob(".*.partial") if ".scratch" not in path.parts]
@@ -106,16 +131,18 @@ def ready(tmp_path, stage, request) -> Ready:
     return Ready(work, tmp_path)
 
 
-both = pytest.mark.parametrize("ready", [BACKBONE, DLSA], ids=lambda work: work.stage, indirect=True)
+every_stage = pytest.mark.parametrize(
+    "ready", [PRETRAIN, BACKBONE, DLSA, FINETUNE], ids=lambda work: work.stage, indirect=True
+)
 
 
-@both
+@every_stage
 def test_killed_at_random_moments_gives_the_same_bytes(ready):
     whole, _ = ready.finish()
     ready.remove_outputs()
     seconds = ready.finish()[1]  # without what only the first process pays for
     resumed = 0
-    for seed in range(6):
+    for seed in range(4):
         ready.remove_outputs()
         process = ready.start()
         time.sleep(np.random.default_rng(seed).uniform(0.1, 0.95) * seconds)
@@ -152,6 +179,32 @@ def test_dlsa_killed_inside_an_atomic_write_gives_the_same_bytes(ready):
     whole, _ = ready.finish()
     for rename in (1, 20, 40, 81, 83, 84):
         check_killed_inside_an_atomic_write(ready, whole, rename)
+
+
+@pytest.mark.parametrize("ready", [PRETRAIN], ids=["pretrain"], indirect=True)
+def test_pretraining_killed_inside_an_atomic_write_gives_the_same_bytes(ready):
+    """Renames 1 to 6 are checkpoints, then come the weights and the curves."""
+    whole, _ = ready.finish()
+    for rename in (4, 7, 8):
+        check_killed_inside_an_atomic_write(ready, whole, rename)
+
+
+@pytest.mark.parametrize("ready", [FINETUNE], ids=["finetune_ipdpp"], indirect=True)
+def test_finetuning_killed_inside_an_atomic_write_gives_the_same_bytes(ready):
+    """Renames 1 to 6 are checkpoints of the control, 7 to 12 of ipdpp, whose rounds begin with epochs 0, 5, 10 and 15;
+    then come the outputs."""
+    whole, _ = ready.finish()
+    for rename in (8, 10, 13, 19):
+        check_killed_inside_an_atomic_write(ready, whole, rename)
+
+
+@pytest.mark.parametrize("ready", [FINETUNE], ids=["finetune_ipdpp"], indirect=True)
+def test_killed_finetuning_keeps_the_finished_control_and_goes_on_in_the_open_round(ready):
+    process = ready.start(kill_at_rename=10)
+    process.join(120)
+    ready.finish()
+    resumed = [line for line in (ready.folder / "log").read_text().splitlines() if "resuming" in line]
+    assert resumed == ["resuming after epoch 18", "resuming after epoch 9"]
 
 
 def test_resume_loses_at_most_checkpoint_every_epochs(ready):

@@ -341,7 +341,7 @@ def test_damaged_artifacts_are_refused_by_name_and_stage(tmp_path, pipeline, sta
 
 def test_missing_prediction_table_names_its_stage(pipeline, stage):
     pipeline()
-    for table, maker in {"crt": "rebalance@crt", "dlsa_control": "train_dlsa", "dlsa": "train_dlsa"}.items():
+    for table, maker in {"crt": "rebalance@crt", "dlsa": "train_dlsa", "ipdpp_uniform": "finetune_ipdpp"}.items():
         path = Path(f"metrics/predictions/{table}.h5")
         content = path.read_bytes()
         path.unlink()
@@ -481,7 +481,7 @@ def test_foreign_labels_with_gaps_are_refused(tmp_path, stage, train, test, word
 
 @pytest.fixture(scope="module")
 def repaired_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits with every stage before ``train_dlsa``, made once."""
+    """Digits with every stage but ``train_dlsa`` and ``evaluate``, made once."""
     folder = tmp_path_factory.mktemp("digits")
     write_params(folder)
     with contextlib.chdir(folder):
@@ -489,6 +489,7 @@ def repaired_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
             importlib.import_module(f"stages.{name}").main()
         for method in REPAIRS:
             importlib.import_module("stages.rebalance").main(method)
+        importlib.import_module("stages.finetune_ipdpp").main()
     return folder
 
 
@@ -776,7 +777,8 @@ def test_foreign_features_run_dlsa_and_a_table_of_its_two_rows(foreign, stage, c
     assert list(summary) == ["dlsa", "dlsa_control"]
     assert all({"many", "medium", "few"} <= set(row) for row in summary.values())
     assert summary["dlsa_control"]["macro"] > 60
-    assert f"foreign features: {', '.join(REPAIRS)} not run on them and left out" in capsys.readouterr().out
+    others = ", ".join((*REPAIRS, "ipdpp_uniform", "ipdpp"))
+    assert f"foreign features: {others} not run on them and left out" in capsys.readouterr().out
     assert pd.read_csv("metrics/plots/tau_curve.csv").empty
     assert len(pd.read_csv("metrics/plots/dlsa_routes.csv"))
 
@@ -826,7 +828,7 @@ def test_foreign_table_takes_every_method_that_was_run_on_the_same_features(repa
     stage("train_dlsa")
     stage("evaluate")
     assert set(read_metrics("summary")) == {"ncm", "dlsa_control", "dlsa"}
-    assert "joint, crt, tau, lws not run on them and left out" in capsys.readouterr().out
+    assert "joint, crt, tau, lws, ipdpp_uniform, ipdpp not run on them and left out" in capsys.readouterr().out
 
 
 def test_foreign_tables_of_other_training_rows_are_refused(foreign, stage):

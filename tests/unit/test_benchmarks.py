@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import augmentation, cifar_lt, dlsa, dlsa_flow, dpp, features
-from benchmarks.common import METHODS
+from benchmarks import augmentation, bns, cifar_lt, dlsa, dlsa_flow, dpp, features, simclr
+from benchmarks.common import METHODS, write_params
 from benchmarks.timing import alternate, ratios, spread, table
+from longtail.config import load_params
 from longtail.heads.base import LinearHead
 
 CLASSES = ("bird", "cat", "dog")
@@ -131,12 +132,40 @@ def test_augmentation_benchmark_stops_where_pixels_differ(monkeypatch: pytest.Mo
         bench.check()
 
 
+def test_simclr_benchmark_agrees_with_torchvision_and_prints_its_table(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    simclr.main(["--images", "64", "--batch-size", "32", "--repeats", "1", "--threads", "1", "--workers", "1"])
+    sides = [row[0] for row in rows_of(capsys.readouterr().out, "side")]
+    assert sides == ["longtail", "torchvision v1", "torchvision v2, PIL", "torchvision v2, tensors"]
+
+
+def test_bns_benchmark_agrees_with_the_broadcast_form_and_prints_its_table(capsys: pytest.CaptureFixture) -> None:
+    bns.main(["--batch", "32", "--repeats", "1", "--seconds", "0.1", "--threads", "1"])
+    output = capsys.readouterr().out
+    assert [row[0] for row in rows_of(output, "measure")] == ["seconds a step", "peak memory of a step, MiB"]
+    assert "The values differ by" in output
+
+
 def test_cifar_benchmark_runs_every_stage_on_a_small_archive(archive: Path, capfd: pytest.CaptureFixture) -> None:
-    cifar_lt.main(["--archive", str(archive), "--smoke", "--epochs", "1", "--set", "train.backbone=resnet8"])
+    quick = ["train.backbone=resnet8", "train.epochs=1", "train.warmup_epochs=0", "ipdpp.epochs=1", "dlsa.epochs=1"]
+    quick += ["ipdpp.warmup_epochs=0", "dlsa.flow_epochs=1", "pretrain.projector_hidden=16"]
+    cifar_lt.main(["--archive", str(archive), "--smoke", "--bns-epochs", "1", "--set", *quick])
     output = capfd.readouterr().out
-    assert "SMOKE" in output and "Published" not in output
+    assert "SMOKE" in output and "Published" not in output and "BNS, 1 epochs, and a linear probe" in output
     assert [row[0] for row in rows_of(output, "method")] == [*METHODS]
-    assert "- train_backbone" in {row[0] for row in rows_of(output, "cost")}
+    assert {"- pretrain", "- finetune_ipdpp", "images/s of pretrain"} <= {row[0] for row in rows_of(output, "cost")}
+
+
+def test_cifar_recipe_of_bns_is_the_published_one(tmp_path: Path) -> None:
+    write_params(tmp_path, [*cifar_lt.recipe(tmp_path, 100.0, 0, 200), *cifar_lt.bns_recipe(100, 1000)])
+    p = load_params(tmp_path / "params.yaml")
+    assert (p.train.backbone, p.pretrain.epochs, p.pretrain.batch_size, p.pretrain.lr) == ("resnet34", 1000, 512, 2e-3)
+    assert (p.pretrain.temperature, p.pretrain.warmup_epochs, p.pretrain.weight_decay) == (0.5, 20, 0.05)
+    assert (p.pretrain.projector_hidden, p.pretrain.projector_dim, p.pretrain.jitter_strength) == (2048, 128, 2.0)
+    assert (p.train.per_class, p.train.epochs, p.train.batch_size, p.train.lr) == (50, 100, 64, 2.5e-4)
+    assert (p.ipdpp.k, p.ipdpp.epochs, p.ipdpp.reselect_every, p.ipdpp.lr) == ("10*n_min", 100, 20, 2.5e-4)
 
 
 def test_cifar_benchmark_unpacks_all_images_or_a_few(archive: Path, tmp_path: Path) -> None:
@@ -155,7 +184,7 @@ def test_cifar_benchmark_refuses_another_number_of_classes(archive: Path, capsys
 def test_cifar_report_gives_mean_and_spread_over_seeds(capsys: pytest.CaptureFixture) -> None:
     def run(accuracy: float) -> dict:
         summary = {method: {"all": accuracy, "macro": accuracy, "ece": 1.0} for method in METHODS}
-        cost = {"parameters": 5, "macs": 6, "seconds": 2.0, "peak_memory_bytes": 2**20}
+        cost = {"train_backbone": {"parameters": 5, "macs": 6, "seconds": 2.0, "peak_memory_bytes": 2**20}}
         return {"summary": summary, "seconds": {"prepare": 1.0}, "cost": cost, "tau": 0.5, "images": 10_847}
 
     cifar_lt.report([run(38.0), run(40.0)], [0, 1], 100, 100.0, 200, smoke=False)

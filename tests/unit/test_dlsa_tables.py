@@ -270,6 +270,7 @@ def test_no_table_has_missing_values_or_columns_of_dvc(table: Predictions, tmp_p
 PLOTS = {
     path.removeprefix("metrics/plots/").removesuffix(".csv"): settings
     for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    if isinstance(plot, dict)
     for path, settings in plot.items()
     if "/dlsa_" in path
 }

@@ -24,6 +24,7 @@ from longtail.evaluation.plot_tables import (
 from longtail.io.head_files import HeadFile, write_head
 from longtail.io.predictions import Predictions, build_predictions, write_predictions
 from longtail.io.routing_files import RoutedPart, RoutingFile, write_routing
+from longtail.io.selection_files import SelectionFile, write_selection
 from stages import evaluate
 
 TEMPLATES = Path(__file__).parents[2] / ".dvc" / "plots"
@@ -181,7 +182,28 @@ def project(tmp_path: Path, table: Predictions, monkeypatch: pytest.MonkeyPatch)
         if method.has_head:
             write_head(f"models/heads/{method.name}.h5", dataclasses.replace(head(), method=method.name))
     write_routing("models/dlsa_routing.h5", routing(table))
+    write_selection("models/ipdpp_selection.h5", selection(table))
     return tmp_path
+
+
+def selection(table: Predictions, split_digest: str = "s") -> SelectionFile:
+    """One round that keeps the first image of each class, its control the last."""
+    label = np.repeat(np.arange(3), table.train_counts)
+    first = np.cumsum(table.train_counts) - table.train_counts
+    selected, control = np.zeros((2, 1, len(label)), dtype=bool)
+    selected[0, first], control[0, first + table.train_counts - 1] = True, True
+    return SelectionFile(
+        split_digest=split_digest,
+        train_counts=table.train_counts,
+        index=np.arange(len(label)),
+        label=label,
+        epochs=np.array([0]),
+        log_probability=np.full((1, len(label)), -0.5),
+        inclusion_probability=np.repeat(1 / table.train_counts, table.train_counts)[None],
+        selected=selected,
+        control=control,
+        notes={"images": 3, "epoch": 7, "control_epoch": 6},
+    )
 
 
 def test_stage_writes_finite_numbers_and_the_same_bytes_twice(project: Path) -> None:
@@ -194,6 +216,8 @@ def test_stage_writes_finite_numbers_and_the_same_bytes_twice(project: Path) -> 
     assert json.loads(first["metrics/details.json"])["ncm"]["uncalibrated"] == 1
     selection = json.loads(first["metrics/selection.json"])
     assert selection["tau"] == {"tau": 0.1} and selection["dlsa"] == {"head_1_epoch": 5}
+    assert selection["ipdpp"] == {"images": 3, "epoch": 7} and selection["ipdpp_uniform"] == {"epoch": 6}
+    assert json.loads(first["metrics/ipdpp.json"])["classes_drawn"] == 3
     frame = pd.read_csv("metrics/per_class.csv", dtype=str, keep_default_na=False)
     assert frame["name"].tolist()[:3] == ["007", "bee", "NA"]
 
@@ -231,6 +255,20 @@ def test_head_of_another_split_is_refused(project: Path) -> None:
 def test_routes_of_another_split_are_refused(project: Path, table: Predictions) -> None:
     write_routing("models/dlsa_routing.h5", routing(table, split_digest="other"))
     with pytest.raises(ArtifactError, match=r"models/dlsa_routing\.h5.*another split.*train_dlsa"):
+        evaluate.main()
+    assert not Path("metrics/summary.json").exists()
+
+
+def test_draws_of_another_split_or_other_counts_are_refused(project: Path, table: Predictions) -> None:
+    write_selection("models/ipdpp_selection.h5", selection(table, split_digest="other"))
+    with pytest.raises(ArtifactError, match=r"models/ipdpp_selection\.h5.*another split.*finetune_ipdpp"):
+        evaluate.main()
+    fewer = selection(dataclasses.replace(table, train_counts=np.array([10, 200, 40])))
+    write_selection("models/ipdpp_selection.h5", fewer)
+    with pytest.raises(ArtifactError, match=r"models/ipdpp_selection\.h5.*other training rows.*finetune_ipdpp"):
+        evaluate.main()
+    Path("models/ipdpp_selection.h5").unlink()
+    with pytest.raises(ArtifactError, match=r"models/ipdpp_selection\.h5.*finetune_ipdpp"):
         evaluate.main()
     assert not Path("metrics/summary.json").exists()
 

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from longtail.data.batches import Batch, MemoryImages
 from longtail.data.samplers import create_sampler
 from longtail.data.transforms import Transform
+from longtail.dpp.finetuning import SubsetSampler, label_log_probability
 from longtail.engine.objective import Moment, Objective, Setting
+from longtail.engine.optimizer import create_optimizer
 from longtail.engine.schedule import create_schedule
 from longtail.engine.trainer import Settings, accuracy, train
 from longtail.errors import ConfigError, TrainingError
@@ -136,23 +138,26 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, objective_class, epoch: 
     monkeypatch.setattr(objective_class, "after_step", after_step)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("objective_class", [OBJECTIVES["ce"], Demanding])
 @pytest.mark.parametrize("epoch", [0, 3, 5])
-def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, objective_class, epoch):
-    whole_model, whole_objective, whole = run(tmp_path / "whole", objective_class, val=True, select="best_val")
+def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, objective_class, epoch, optimizer):
+    how = {"val": True, "select": "best_val", "optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 0.003}
+    whole_model, whole_objective, whole = run(tmp_path / "whole", objective_class, **how)
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, objective_class, epoch)
         with pytest.raises(Stop):
-            run(tmp_path / "cut", objective_class, val=True, select="best_val")
+            run(tmp_path / "cut", objective_class, **how)
     torch.rand(17)  # whatever the process did in between must not matter
-    model, objective, outcome = run(tmp_path / "cut", objective_class, val=True, select="best_val")
+    model, objective, outcome = run(tmp_path / "cut", objective_class, **how)
     assert outcome == whole
     for one, other in ((model, whole_model), (objective, whole_objective)):
         for name, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name]), name
 
 
-def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypatch):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypatch, optimizer):
     """The memory order of a GPU run: momentum has to come back in the order of its parameter."""
 
     plain = fresh
@@ -162,13 +167,13 @@ def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypa
         return model.to(memory_format=torch.channels_last), objective
 
     monkeypatch.setitem(run.__globals__, "fresh", start)
-    whole, _, outcome = run(tmp_path / "whole")
+    whole, _, outcome = run(tmp_path / "whole", optimizer=optimizer)
     assert whole.backbone.stages[0][0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, OBJECTIVES["ce"], 3)
         with pytest.raises(Stop):
-            run(tmp_path / "cut")
-    model, _, resumed = run(tmp_path / "cut")
+            run(tmp_path / "cut", optimizer=optimizer)
+    model, _, resumed = run(tmp_path / "cut", optimizer=optimizer)
     assert resumed == outcome
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, whole.state_dict()[name]), name
@@ -195,11 +200,12 @@ def test_checkpoint_that_is_damaged_is_not_resumed(tmp_path, monkeypatch, capsys
     assert "starting over" in capsys.readouterr().out
 
 
-def test_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_checkpoint(tmp_path):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_checkpoint(tmp_path, optimizer):
     model, objective = fresh(ExplodesInEpoch, 6)
     sampler = create_sampler("instance", images().labels, seed=5, epochs=6)
     with pytest.raises(TrainingError, match=r"epoch 3 of 6.*lr"):
-        train(model, objective, images(), None, sampler, settings(), CPU, tmp_path)
+        train(model, objective, images(), None, sampler, settings(optimizer=optimizer), CPU, tmp_path)
     for name, value in model.named_parameters():
         assert torch.equal(value, objective.before[name]), name
     from longtail.io.checkpoints import load_checkpoint
@@ -240,10 +246,85 @@ def test_batch_above_the_number_of_images_becomes_it(tmp_path, capsys):
     assert f"batch_size: 10000 is more than the {N} training images; {N} is used" in capsys.readouterr().out
 
 
+class NotesItsBatches(Objective):
+    """Cross-entropy that keeps the rows of every batch."""
+
+    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+        self.seen = [*getattr(self, "seen", []), batch.rows.tolist()]
+        assert moment.steps == self.expected_steps
+        return F.cross_entropy(model(batch.views[0]), batch.labels), {}
+
+
+@pytest.mark.parametrize(
+    ("count", "drop_last", "sizes"),
+    [(45, True, [8] * 5), (45, False, [8] * 5 + [5]), (41, False, [8] * 5), (40, False, [8] * 5), (9, False, [8])],
+)
+def test_last_batch_is_kept_unless_dropped_or_of_a_single_image(tmp_path, count, drop_last, sizes):
+    model, objective = fresh(NotesItsBatches, 2)
+    objective.expected_steps = len(sizes)
+    labels = np.arange(count) % C
+    pixels = np.random.default_rng(0).integers(0, 255, (count, 8, 8, 3)).astype(np.uint8)
+    data = MemoryImages(pixels, labels, Transform("none", (0.4,) * 3, (0.2,) * 3, 8), CPU)
+    sampler = create_sampler("instance", labels, seed=5, epochs=2)
+    train(model, objective, data, None, sampler, settings(2, drop_last=drop_last), CPU, tmp_path)
+    assert [len(rows) for rows in objective.seen] == sizes * 2
+    first = [row for rows in objective.seen[: len(sizes)] for row in rows]
+    assert len(set(first)) == len(first), "no image twice in an epoch"
+
+
+def model_says(model: Classifier) -> np.ndarray:
+    """Log p of each training image's label, by the model as it is."""
+    data = images()
+    logits = torch.cat([model(pixels) for pixels, _ in data.eval_batches(16)])
+    return label_log_probability(logits.detach().numpy(), data.labels)
+
+
+def run_on_subsets(scratch: Path, epochs: int = 8):
+    model, objective = fresh(OBJECTIVES["ce"], epochs)
+    sampler = SubsetSampler(
+        images().labels, 8, every=3, seed=11, log_probability=lambda current, number: model_says(current)
+    )
+    how = settings(epochs, drop_last=False, optimizer="adamw", lr=0.003)
+    return model, sampler, train(model, objective, images(), images(), sampler, how, CPU, scratch)
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 5, 7])
+def test_resume_across_a_selection_of_images_has_the_same_bits(tmp_path, monkeypatch, epoch):
+    """Rounds begin with epochs 0, 3 and 6, checkpoints lie behind epochs 2, 4, 6 and 8."""
+    whole_model, whole_sampler, whole = run_on_subsets(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, OBJECTIVES["ce"], epoch)
+        with pytest.raises(Stop):
+            run_on_subsets(tmp_path / "cut")
+    model, sampler, outcome = run_on_subsets(tmp_path / "cut")
+    assert outcome == whole
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, whole_model.state_dict()[name]), name
+    assert len(sampler.rounds) == len(whole_sampler.rounds) == 3
+    for one, other in zip(sampler.rounds, whole_sampler.rounds, strict=True):
+        for column in ("selected", "inclusion_probability", "log_probability"):
+            assert np.array_equal(getattr(one, column), getattr(other, column)), column
+
+
+def test_sampler_meets_the_model_in_eval_mode_and_training_goes_on_in_its_own(tmp_path):
+    model, objective = fresh(OBJECTIVES["ce"], 2)
+    met = []
+
+    def look(current: Classifier, number: int) -> np.ndarray:
+        met.append(any(module.training for module in current.modules()))
+        return model_says(current)
+
+    sampler = SubsetSampler(images().labels, 8, every=1, seed=11, log_probability=look)
+    train(model, objective, images(), None, sampler, settings(2, bn_mode="eval"), CPU, tmp_path)
+    assert met == [False, False]
+    assert model.head.training and not model.backbone.training
+
+
 def test_sgd_follows_the_worked_update(tmp_path):
     """g' = g + wd p; v = m v + g' (v = g' first); p = p - lr v (spec 3.2)."""
-    parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=0.01, fused=True)
+    module = torch.nn.Module()
+    module.weight = parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = create_optimizer("sgd", [module], lr=0.1, momentum=0.9, weight_decay=0.01)
     value, velocity = np.array([1.0, -2.0]), np.zeros(2)
     for step in range(3):
         gradient = np.array([0.5, 0.25]) * (step + 1)
@@ -252,6 +333,32 @@ def test_sgd_follows_the_worked_update(tmp_path):
         velocity = 0.9 * velocity + gradient + 0.01 * value
         value = value - 0.1 * velocity
         np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-6)
+
+
+def test_adamw_follows_its_equations_and_decays_matrices_alone():
+    """m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p = p (1 - lr wd) - lr m^ / (sqrt(v^) + eps), betas (0.9, 0.95)."""
+    module = torch.nn.Linear(2, 1)
+    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
+    optimizer = create_optimizer("adamw", [module, frozen], lr=0.1, momentum=0.5, weight_decay=0.3)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+    for parameter, decay in ((module.weight, 0.3), (module.bias, 0.0)):
+        value = parameter.detach().numpy().astype(np.float64).ravel()
+        first, second = np.zeros_like(value), np.zeros_like(value)
+        stepped = parameter
+        for step in range(1, 4):
+            gradient = np.linspace(0.5, 1.0, value.size) * (-1.0) ** step * step
+            module.weight.grad = module.bias.grad = None
+            stepped.grad = torch.tensor(gradient, dtype=torch.float32).view_as(stepped)
+            optimizer.step()
+            first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+            moment, scale = first / (1 - 0.9**step), np.sqrt(second / (1 - 0.95**step))
+            value = value * (1 - 0.1 * decay) - 0.1 * moment / (scale + 1e-8)
+            np.testing.assert_allclose(stepped.detach().numpy().ravel(), value, rtol=1e-5)
+
+
+def test_unknown_optimizer_is_refused_with_the_allowed_ones():
+    with pytest.raises(ConfigError, match="unknown optimizer 'adam'; allowed: sgd, adamw"):
+        create_optimizer("adam", [torch.nn.Linear(2, 2)], lr=0.1, momentum=0.9, weight_decay=0.0)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")

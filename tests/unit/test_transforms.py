@@ -17,6 +17,7 @@ from longtail.data.transforms import (
     crop_batch,
     normalizer,
     path_transform,
+    resolve_policy,
     resolve_transform,
 )
 from longtail.errors import ConfigError
@@ -35,6 +36,10 @@ def padded_crop(image: torch.Tensor, top: int, left: int, flip: bool, padding: i
     height, width = image.shape[:2]
     cut = F.crop(F.pad(image.permute(2, 0, 1), [padding]), top, left, height, width)
     return F.horizontal_flip(cut) if flip else cut
+
+
+def policy(name: str, strength: float = 1.0) -> Transform:
+    return Transform(name, (0.0,) * 3, (1.0,) * 3, 8, strength)
 
 
 def info(dataset="image_folder", storage="memory", channels=3, size=32) -> DatasetInfo:
@@ -85,7 +90,7 @@ def found_parameters(images: torch.Tensor, rows: torch.Tensor, cut: torch.Tensor
 
 def test_augmentation_uses_every_shift_and_both_mirrors_independently():
     images, rows = pixels(5, 8, 8, 1), torch.arange(5).repeat(120)
-    cut = augment_batch(images, rows, "crop_flip", torch.Generator().manual_seed(0))
+    cut = augment_batch(images, rows, policy("crop_flip"), torch.Generator().manual_seed(0))
     found = found_parameters(images, rows, cut, padding=1)
     counts = {parameters: found.count(parameters) for parameters in set(found)}
     assert len(counts) == 3 * 3 * 2
@@ -98,14 +103,14 @@ def test_augmentation_uses_every_shift_and_both_mirrors_independently():
 def test_padding_is_an_eighth_of_the_side(side, padding):
     images = torch.full((1, side, side, 1), 255, dtype=torch.uint8)
     rows = torch.zeros(400, dtype=torch.long)
-    cut = augment_batch(images, rows, "crop", torch.Generator().manual_seed(0))
+    cut = augment_batch(images, rows, policy("crop"), torch.Generator().manual_seed(0))
     black_rows = (cut == 0).all(dim=3).sum(dim=2).squeeze(1)
     assert black_rows.max() == padding
 
 
 def test_crop_policy_has_no_mirror():
     images, rows = pixels(4, 8, 8, 1), torch.arange(4).repeat(50)
-    cut = augment_batch(images, rows, "crop", torch.Generator().manual_seed(0))
+    cut = augment_batch(images, rows, policy("crop"), torch.Generator().manual_seed(0))
     found = found_parameters(images, rows, cut, padding=1)
     assert not any(flip for _, _, flip in found)
     assert len(set(found)) == 9
@@ -113,7 +118,7 @@ def test_crop_policy_has_no_mirror():
 
 def test_policy_none_gives_the_images_themselves():
     images, rows = pixels(4, 6, 8, 3), torch.tensor([3, 0, 0])
-    cut = augment_batch(images, rows, "none", torch.Generator())
+    cut = augment_batch(images, rows, policy("none"), torch.Generator())
     assert torch.equal(cut, images[rows].permute(0, 3, 1, 2))
 
 
@@ -121,7 +126,7 @@ def test_same_generator_state_gives_the_same_pixels_and_the_global_one_is_not_us
     images, rows = pixels(4, 8, 8, 3), torch.arange(4).repeat(5)
     before = torch.get_rng_state()
     first, second, other = (
-        augment_batch(images, rows, "crop_flip", torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        augment_batch(images, rows, policy("crop_flip"), torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -171,8 +176,19 @@ def test_constants_are_the_published_ones():
     ],
 )
 def test_auto_augmentation_fits_the_dataset(dataset, storage, policy):
-    train = pixels(4, 8, 8, 3).numpy() if storage == "memory" else None
-    assert resolve_transform(info(dataset, storage), "auto", "auto", train).policy == policy
+    assert resolve_policy(info(dataset, storage), "auto", "train.augment") == policy
+
+
+@pytest.mark.parametrize("storage", ["memory", "paths"])
+def test_auto_augmentation_of_pretraining_is_simclr_and_mirrors_no_digit(storage):
+    assert resolve_policy(info("image_folder", storage), "auto", "pretrain.augment") == "simclr"
+    assert resolve_policy(info("digits"), "auto", "pretrain.augment") == "simclr_noflip"
+
+
+def test_normalize_none_leaves_values_in_0_to_1():
+    transform = resolve_transform(info("digits", channels=1), "none", "none", None)
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    torch.testing.assert_close(normalizer(transform, CPU)(images), images / 255)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +196,7 @@ def test_auto_augmentation_fits_the_dataset(dataset, storage, policy):
     [("cifar10", "memory", "cifar"), ("cifar100", "memory", "cifar"), ("image_folder", "paths", "imagenet")],
 )
 def test_auto_normalisation_takes_published_constants(dataset, storage, constants):
-    transform = resolve_transform(info(dataset, storage), "auto", "auto", None)
+    transform = resolve_transform(info(dataset, storage), "crop", "auto", None)
     assert (transform.mean, transform.std) == CONSTANTS[constants]
 
 
@@ -188,7 +204,7 @@ def test_auto_normalisation_takes_published_constants(dataset, storage, constant
 @pytest.mark.parametrize("dataset", ["digits", "image_folder"])
 def test_other_sets_are_normalised_by_their_training_images(channels, dataset):
     train = pixels(50, 8, 8, channels).numpy()
-    transform = resolve_transform(info(dataset, channels=channels), "auto", "auto", train)
+    transform = resolve_transform(info(dataset, channels=channels), "crop", "auto", train)
     scaled = train.reshape(-1, channels) / 255
     np.testing.assert_allclose(transform.mean, scaled.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(transform.std, scaled.std(axis=0), atol=1e-6)
@@ -213,25 +229,29 @@ def test_statistics_are_exact_for_many_images():
 
 @pytest.mark.parametrize("normalize", ["cifar", "imagenet", "inaturalist"])
 def test_named_constants_win_over_auto(normalize):
-    assert resolve_transform(info("cifar10"), "auto", normalize, None).mean == CONSTANTS[normalize][0]
+    assert resolve_transform(info("cifar10"), "crop", normalize, None).mean == CONSTANTS[normalize][0]
 
 
 @pytest.mark.parametrize("storage", ["memory", "paths"])
 def test_policy_of_the_other_storage_is_refused_with_the_allowed_ones(storage):
     allowed, foreign = (MEMORY_POLICIES, "resized_crop") if storage == "memory" else (PATH_POLICIES, "crop_flip")
     with pytest.raises(ConfigError) as caught:
-        resolve_transform(info(storage=storage), foreign, "imagenet", None)
-    expected = f"train.augment: {foreign} given, one of {', '.join(allowed)} allowed with storage: {storage}"
+        resolve_policy(info(storage=storage), foreign, "ipdpp.augment")
+    expected = f"ipdpp.augment: {foreign} given, one of {', '.join(allowed)} allowed with storage: {storage}"
     assert str(caught.value) == expected
     for policy in allowed:
-        assert resolve_transform(info(storage=storage), policy, "imagenet", None).policy == policy
+        assert resolve_policy(info(storage=storage), policy, "train.augment") == policy
 
 
 def test_constants_that_do_not_fit_are_refused():
-    with pytest.raises(ConfigError, match="normalize: cifar is for colour images; use auto or dataset for digits"):
-        resolve_transform(info("digits", channels=1), "auto", "cifar", pixels(2, 8, 8, 1).numpy())
-    with pytest.raises(ConfigError, match="normalize: dataset given, one of cifar, imagenet, inaturalist allowed"):
-        resolve_transform(info(storage="paths"), "auto", "dataset", None)
+    with pytest.raises(
+        ConfigError, match="normalize: cifar is for colour images; use auto, dataset or none for digits"
+    ):
+        resolve_transform(info("digits", channels=1), "crop", "cifar", pixels(2, 8, 8, 1).numpy())
+    with pytest.raises(
+        ConfigError, match="normalize: dataset given, one of none, cifar, imagenet, inaturalist allowed"
+    ):
+        resolve_transform(info(storage="paths"), "none", "dataset", None)
 
 
 def test_transform_survives_json():

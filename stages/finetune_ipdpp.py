@@ -1,0 +1,280 @@
+"""Finetune the backbone on a subset drawn by IP-DPP, and on a uniform one: model, subsets, both prediction tables."""
+
+import copy
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from longtail.config import Ipdpp, Params
+from longtail.data.batches import FeatureRows, ImageSet, open_part
+from longtail.data.manifest import Manifest, decode, read_manifest, read_pixels, read_verified
+from longtail.data.transforms import Transform, resolve_policy
+from longtail.dpp.finetuning import SubsetSampler, label_log_probability
+from longtail.engine.extract import outputs
+from longtail.engine.objective import Setting
+from longtail.engine.runtime import describe, peak_memory, set_up
+from longtail.engine.schedule import create_schedule
+from longtail.engine.trainer import Outcome, Settings, curves, train
+from longtail.errors import ArtifactError, ConfigError
+from longtail.evaluation.picture_grid import GridRow, choose, picture_grid
+from longtail.io.digest import Scalar, file_digest
+from longtail.io.predictions import build_predictions, write_predictions
+from longtail.io.scratch import Scratch, code_digest
+from longtail.io.selection_files import SelectionFile, subset_table, write_selection
+from longtail.io.tables import write_csv, write_json
+from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.stored import load_backbone, save_backbone
+from longtail.objectives.cross_entropy import CrossEntropy
+from longtail.seeds import derive_seed
+from stages.common import (
+    BACKBONE,
+    COST,
+    IPDPP_CURVES,
+    IPDPP_IMAGES,
+    IPDPP_MODEL,
+    IPDPP_SELECTION,
+    IPDPP_SUBSET,
+    PREDICTIONS,
+    PREPARED,
+    SCRATCH,
+    params,
+    run,
+)
+from stages.inputs import FeatureSet, read_feature_set
+from stages.split_file import prepared_digests, read_split
+
+METHOD, CONTROL = "ipdpp", "ipdpp_uniform"
+GRID_CLASSES, GRID_IMAGES = 10, 6
+
+
+@dataclass(frozen=True)
+class Images:
+    """What the network is trained on and measured on: images, or with a frozen encoder their features.
+
+    ``plain`` are the training images without augmentation.
+    """
+
+    train: ImageSet
+    plain: ImageSet
+    val: ImageSet | None
+    test: ImageSet
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished run."""
+
+    model: Classifier
+    outcome: Outcome
+    sampler: SubsetSampler
+    test_scores: np.ndarray
+
+
+def main() -> None:
+    start = time.perf_counter()
+    p = params()
+    device = set_up(p.runtime)
+    found = read_feature_set()
+    if found.train.foreign:
+        raise ArtifactError(
+            "features/features_train.h5 is foreign: IP-DPP finetuning needs images; make our own features with "
+            "`dvc repro -f extract_features`"
+        )
+    manifest = read_manifest(PREPARED)
+    split, split_digest = read_split()
+    backbone, _, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
+    if (split_digest, backbone_digest) != (found.train.split_digest, found.train.backbone_digest):
+        raise ArtifactError("the features are of another split or backbone; run `dvc repro extract_features`")
+    if p.ipdpp.select == "best_val" and len(split.val) == 0:
+        raise ConfigError("ipdpp.select: best_val given, but the split has no val images; set val_per_class above 0")
+    policy = resolve_policy(manifest.info, p.ipdpp.augment, "ipdpp.augment")
+    transform = Transform.from_meta(meta["transform"]).with_policy(policy, p.ipdpp.jitter_strength)
+    pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
+
+    def images(index: np.ndarray) -> ImageSet:
+        return open_part(manifest, PREPARED, p.data_root, index, transform, device, p.runtime.workers, pixels)
+
+    if p.ipdpp.freeze == "encoder":
+        parts = _feature_rows(found, device)
+    else:
+        plain = images(split.train)
+        parts = Images(plain, plain, images(split.val) if len(split.val) else None, images(split.test))
+    identity = {
+        "params": repr((p.seed, p.ipdpp)),
+        "inputs": [*map(file_digest, found.files), transform.to_meta(), *prepared_digests()],
+        "code": code_digest("longtail", "stages"),
+        "runtime": describe(p.runtime, device),
+    }
+    with Scratch(SCRATCH / "finetune_ipdpp", identity) as scratch:
+        finished = {
+            name: finetune(name, p, found, parts, copy.deepcopy(backbone), device, scratch.folder)
+            for name in (CONTROL, METHOD)
+        }
+        write(p, found, finished, backbone, meta | {"transform": transform.to_meta()})
+        _write_grid(manifest, p.data_root, found, finished[METHOD].sampler, pixels)
+        scratch.clear()
+    cost = {"seconds": round(time.perf_counter() - start, 3), "peak_memory_bytes": peak_memory(device)}
+    write_json(COST / "finetune_ipdpp.json", cost)
+
+
+def finetune(
+    name: str, p: Params, found: FeatureSet, parts: Images, backbone: nn.Module, device: torch.device, scratch: Path
+) -> Finetuned:
+    """One of the two runs: the same initial head, sizes and random streams, only the draws differ."""
+    labels, num_classes = found.train.labels, found.train.num_classes
+    seed = derive_seed(p.seed, "finetune_ipdpp")
+    torch.manual_seed(derive_seed(seed, "initialise"))
+    head = LinearHead(found.train.features.shape[1], num_classes)
+    encoder = nn.Identity() if p.ipdpp.freeze == "encoder" else backbone
+    setting = Setting(num_classes, found.train_counts, found.train.features.shape[1], p.ipdpp.epochs, seed)
+    assert found.head is not None
+    first = label_log_probability(found.head.scores(found.train.features), labels)
+
+    def log_probability(model: Classifier, number: int) -> np.ndarray:
+        if p.ipdpp.p_source == "head" or (p.ipdpp.p_source == "auto" and number == 0):
+            return first
+        scores = outputs(model, parts.plain, num_classes, f"{name}: p of round {number}", p.runtime.progress)
+        return label_log_probability(scores, labels)
+
+    sampler = SubsetSampler(
+        labels,
+        p.ipdpp.k,
+        every=p.ipdpp.reselect_every,
+        seed=derive_seed(seed, "subset"),
+        log_probability=None if name == CONTROL else log_probability,
+        options=_draw_options(p.ipdpp, found.train.features),
+    )
+    model = Classifier(encoder, head)
+    (scratch / name).mkdir(exist_ok=True)
+    settings = _settings(p, seed, name)
+    outcome = train(model, CrossEntropy(setting), parts.train, parts.val, sampler, settings, device, scratch / name)
+    scores = outputs(model, parts.test, num_classes, f"{name} on test", p.runtime.progress)
+    return Finetuned(model, outcome, sampler, scores)
+
+
+def write(p: Params, found: FeatureSet, finished: dict[str, Finetuned], backbone: nn.Module, meta: dict) -> None:
+    """All outputs of the stage but the pictures."""
+    test, main_run = found.test, finished[METHOD]
+    for name, done in finished.items():
+        predictions = build_predictions(
+            name,
+            done.test_scores,
+            test.labels,
+            test.index,
+            likelihood=True,
+            selected_on_test=False,
+            split_digest=test.split_digest,
+            train_counts=found.train_counts,
+        )
+        write_predictions(PREDICTIONS / f"{name}.h5", predictions)
+    head: nn.Module = main_run.model.head
+    weight, bias = head.export()  # type: ignore[operator]
+    encoder = backbone if p.ipdpp.freeze == "encoder" else main_run.model.backbone
+    finetuned = {"head_kind": "linear", "head_scale": 1.0, "select": p.ipdpp.select}
+    chosen = {"chosen_epoch": main_run.outcome.chosen_epoch}
+    save_backbone(IPDPP_MODEL, encoder, meta | finetuned | chosen, {"weight": weight, "bias": bias})
+    selection = selection_file(p, found, finished)
+    write_selection(IPDPP_SELECTION, selection)
+    write_csv(IPDPP_SUBSET, subset_table(selection))
+    tables = [curves(done.outcome.history).assign(method=name) for name, done in finished.items()]
+    write_csv(IPDPP_CURVES, pd.concat(tables, ignore_index=True), sep="\t")
+    print(f"ipdpp: {main_run.sampler.available} of {len(found.train.labels)} images, {len(selection.epochs)} rounds")
+
+
+def selection_file(p: Params, found: FeatureSet, finished: dict[str, Finetuned]) -> SelectionFile:
+    """What was drawn in each round, and what was chosen."""
+    rounds, control = finished[METHOD].sampler.rounds, finished[CONTROL].sampler.rounds
+    notes: dict[str, Scalar] = {"images": finished[METHOD].sampler.available, "rounds": len(rounds)}
+    for name, done in finished.items():
+        prefix = "control_" if name == CONTROL else ""
+        notes |= {f"{prefix}epoch": done.outcome.chosen_epoch, f"{prefix}select": p.ipdpp.select}
+        if p.ipdpp.select == "best_val":
+            notes[f"{prefix}selected_on"] = "val"
+    notes |= {"sampler": p.ipdpp.sampler, "freeze": p.ipdpp.freeze}
+    if p.ipdpp.sampler == "ipdpp":
+        notes["scale"] = p.ipdpp.scale
+    return SelectionFile(
+        split_digest=found.train.split_digest,
+        train_counts=found.train_counts,
+        index=found.train.index,
+        label=found.train.labels,
+        epochs=np.arange(len(rounds)) * p.ipdpp.reselect_every,
+        log_probability=np.stack([np.asarray(one.log_probability) for one in rounds]),
+        inclusion_probability=np.stack([one.inclusion_probability for one in rounds]),
+        selected=np.stack([one.selected for one in rounds]),
+        control=np.stack([one.selected for one in control]),
+        notes=notes,
+    )
+
+
+def _feature_rows(found: FeatureSet, device: torch.device) -> Images:
+    train, test = (FeatureRows(part.features, part.labels, device) for part in (found.train, found.test))
+    val = found.val
+    return Images(
+        train, train, FeatureRows(val.features, val.labels, device) if val and len(val.labels) else None, test
+    )
+
+
+def _draw_options(config: Ipdpp, features: np.ndarray) -> dict:
+    options: dict = {"sampler": config.sampler, "scale": config.scale}
+    if config.sampler == "feature_kdpp":
+        options |= {"features": features, "beta": config.beta, "epsilon": config.epsilon, "ridge": config.ridge}
+    return options
+
+
+def _write_grid(
+    manifest: Manifest, data_root: str | None, found: FeatureSet, sampler: SubsetSampler, pixels: np.ndarray | None
+) -> None:
+    """Images of the last round: of the largest classes, some that were drawn and some that were not, by p."""
+    last = sampler.rounds[-1]
+    probability = np.exp(np.asarray(last.log_probability))
+    largest = np.argsort(-found.train_counts, kind="stable")[:GRID_CLASSES]
+    rows = []
+    for c in largest:
+        members = np.flatnonzero(found.train.labels == c)
+        drawn, left = members[last.selected[members]], members[~last.selected[members]]
+        blocks = [
+            [(_picture(manifest, data_root, found.train.index[i], pixels), float(probability[i])) for i in some]
+            for some in choose(drawn, left, probability, GRID_IMAGES)
+        ]
+        rows.append(GridRow(f"{manifest.class_names[c]} ({len(drawn)} of {len(members)})", *blocks))
+    picture_grid(IPDPP_IMAGES, rows, "last round of IP-DPP; below each image the probability of its own label")
+
+
+def _picture(manifest: Manifest, data_root: str | None, row: int, pixels: np.ndarray | None) -> np.ndarray:
+    """(H, W, channels) uint8 of one image of the dataset."""
+    if pixels is not None:
+        return pixels[row]
+    root, path = Path(str(data_root)), str(manifest.paths[row])
+    return np.asarray(decode(read_verified(root, path, str(manifest.sha256[row])), root / path))
+
+
+def _settings(p: Params, seed: int, name: str) -> Settings:
+    t: Ipdpp = p.ipdpp
+    return Settings(
+        epochs=t.epochs,
+        batch_size=t.batch_size,
+        lr=t.lr,
+        momentum=t.momentum,
+        weight_decay=t.weight_decay,
+        schedule=create_schedule(t.schedule, epochs=t.epochs, warmup_epochs=t.warmup_epochs),
+        seed=seed,
+        optimizer=t.optimizer,
+        drop_last=False,
+        bn_mode=t.bn_mode,
+        select=t.select,
+        precision=t.precision,
+        compile=p.runtime.compile and t.freeze == "none",
+        checkpoint_every=p.runtime.checkpoint_every,
+        progress=p.runtime.progress,
+        label=name,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

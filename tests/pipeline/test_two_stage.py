@@ -1,0 +1,493 @@
+"""BNS pretraining, its linear probe, and finetuning on IP-DPP subsets, stage by stage."""
+
+import contextlib
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from longtail.data.batches import open_part
+from longtail.data.manifest import read_manifest
+from longtail.data.transforms import Transform
+from longtail.dpp.finetuning import label_log_probability
+from longtail.dpp.information import Information
+from longtail.dpp.structured import RankOneKDPP
+from longtail.engine import trainer
+from longtail.engine.extract import outputs
+from longtail.errors import ArtifactError, ConfigError, TrainingError
+from longtail.io.checkpoints import load_checkpoint
+from longtail.io.features import read_features, write_features
+from longtail.io.head_files import read_head
+from longtail.io.predictions import read_predictions
+from longtail.io.selection_files import read_selection
+from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.stored import load_backbone
+from stages.common import PREPARED
+from stages.split_file import read_split
+from tests.conftest import merged, write_params
+from tests.pipeline.test_stages import refused, write_foreign, write_image
+
+CPU = torch.device("cpu")
+BEFORE = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
+OUTPUTS = (
+    "models/ipdpp.pt",
+    "models/ipdpp_selection.h5",
+    "data/ipdpp_subset.csv",
+    "metrics/curves/finetune_ipdpp.tsv",
+    "metrics/ipdpp_images.png",
+    "metrics/predictions/ipdpp_uniform.h5",
+    "metrics/predictions/ipdpp.h5",
+)
+KINDS: dict[str, dict] = {
+    "default": {},
+    "encoder": {"freeze": "encoder", "epochs": 6},
+    "released kernel": {"scale": "n2"},
+    "released draws": {"sampler": "uniform_official", "p_source": "model", "k": 12},
+    "features": {"sampler": "feature_kdpp", "beta": 1.0},
+    "head": {"p_source": "head", "bn_mode": "eval"},
+    "best_val": {"select": "best_val", "augment": "simclr_noflip"},
+}
+
+
+@pytest.fixture(scope="module")
+def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits with every stage up to ``extract_features``, made once."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_params(folder, {"train": {"epochs": 10}})
+    with contextlib.chdir(folder):
+        for name in BEFORE:
+            importlib.import_module(f"stages.{name}").main()
+    return folder
+
+
+@pytest.fixture
+def trained(tmp_path, stage, trained_digits: Path) -> Path:
+    """The working folder, in which ``finetune_ipdpp`` can start."""
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def finetune(stage, folder: Path, **changes) -> dict[str, bytes]:
+    write_params(folder, {"train": {"epochs": 10}, "ipdpp": changes})
+    stage("finetune_ipdpp")
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+
+
+def draws(folder: Path):
+    return read_selection(folder / "models/ipdpp_selection.h5", "finetune_ipdpp")
+
+
+# The stage finetune_ipdpp
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finetuning_writes_the_same_bytes_twice_and_no_path(trained, stage, kind):
+    first = finetune(stage, trained, **KINDS[kind])
+    for name in OUTPUTS:
+        (trained / name).unlink()
+    assert finetune(stage, trained, **KINDS[kind]) == first
+    assert not any(str(trained).encode() in content for content in first.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_subset_holds_min_k_and_n_c_images_of_each_class_in_every_round(trained, stage, kind):
+    finetune(stage, trained, **KINDS[kind])
+    table, split = pd.read_csv("data/ipdpp_subset.csv"), read_split()[0]
+    assert list(table.columns) == ["round", "class", "index", "probability", "inclusion_probability"]
+    labels = read_manifest(PREPARED).labels
+    counts = np.bincount(labels[split.train])
+    k = KINDS[kind].get("k", 10 * counts.min())
+    rounds = KINDS[kind].get("epochs", 4) // 2
+    assert sorted(set(table["round"])) == list(range(rounds))
+    for _, one in table.groupby("round"):
+        assert set(one["index"]) <= set(split.train) and one["index"].is_unique
+        assert np.array_equal(one["class"], labels[one["index"]])
+        assert np.array_equal(np.bincount(one["class"]), np.minimum(k, counts))
+        whole = one["class"].isin(np.flatnonzero(counts <= k))
+        assert (one.loc[whole, "inclusion_probability"] == 1).all()
+    assert table["probability"].between(0, 1).all()
+
+
+def test_round_0_is_drawn_by_the_backbones_own_head(trained, stage):
+    finetune(stage, trained)
+    features, head = read_features(Path("features/features_train.h5")), read_head(Path("features/head.h5"), "x")
+    logits = features.features.astype(np.float64) @ head.weight.T + head.bias
+    log_p = torch.log_softmax(torch.from_numpy(logits), dim=1).numpy()[np.arange(len(logits)), features.labels]
+    stored = draws(trained)
+    np.testing.assert_allclose(stored.log_probability[0], log_p, rtol=1e-4, atol=1e-6)
+    for c, count in enumerate(stored.train_counts):
+        members, k = stored.label == c, 10 * stored.train_counts.min()
+        if count > k:
+            known = Information.from_log_probability(stored.log_probability[0][members])
+            exact = RankOneKDPP(known.d, known.r, int(k)).inclusion_probability()
+            np.testing.assert_allclose(stored.inclusion_probability[0][members], exact, rtol=1e-12)
+
+
+def test_later_rounds_are_drawn_by_the_model_of_that_moment(trained, stage):
+    """With as many epochs as a round the stored model is that moment's; another round begins there with one more."""
+    finetune(stage, trained, epochs=3, reselect_every=2, schedule="constant")
+    second = draws(trained).log_probability[1]
+    finetune(stage, trained, epochs=2, reselect_every=2, schedule="constant")
+    model, _ = stored_model()
+    images = part_images(read_split()[0].train)
+    now = label_log_probability(outputs(model, images, 10, "p", "off"), images.labels)
+    assert np.array_equal(second, now)
+
+
+@pytest.mark.parametrize(("source", "fixed"), [("auto", False), ("model", False), ("head", True)])
+def test_p_source_says_whose_probabilities_count(trained, stage, source, fixed):
+    finetune(stage, trained, p_source=source)
+    own = draws(trained).log_probability
+    finetune(stage, trained, p_source="head")
+    of_head = draws(trained).log_probability
+    assert np.array_equal(own[0], of_head[0]) == (source != "model")
+    assert np.array_equal(own[1], of_head[1]) == fixed
+    assert np.array_equal(of_head[0], of_head[1])
+
+
+def part_images(index: np.ndarray):
+    manifest = read_manifest(PREPARED)
+    meta = load_checkpoint(Path("models/ipdpp.pt"), "finetune_ipdpp")[1]
+    return open_part(manifest, PREPARED, None, index, Transform.from_meta(meta["transform"]), CPU, 0)
+
+
+def stored_model():
+    backbone, tensors, _, _ = load_backbone(Path("models/ipdpp.pt"), "finetune_ipdpp")
+    head = LinearHead(*tensors["weight"].shape[::-1])
+    head.load_state_dict(tensors)
+    return Classifier(backbone, head), part_images(read_split()[0].test)
+
+
+@pytest.mark.parametrize("kind", ["default", "encoder", "best_val"])
+def test_stored_model_gives_the_predictions_of_the_table(trained, stage, kind):
+    finetune(stage, trained, **KINDS[kind])
+    model, test = stored_model()
+    logits = outputs(model, test, 10, "test", "off")
+    table = read_predictions(Path("metrics/predictions/ipdpp.h5"), "finetune_ipdpp")
+    assert np.array_equal(logits.argmax(axis=1), table.predicted)
+    np.testing.assert_allclose(label_log_probability(logits, test.labels), table.label_log_probability, atol=1e-4)
+
+
+def test_frozen_encoder_stays_and_a_free_one_moves_in_all_its_weights(trained, stage):
+    before = load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0]
+
+    def moved() -> set[str]:
+        after = load_checkpoint(Path("models/ipdpp.pt"), "finetune_ipdpp")[0]
+        return {name for name in before if name.startswith("backbone.") and not torch.equal(before[name], after[name])}
+
+    finetune(stage, trained, freeze="encoder")
+    assert moved() == set()
+    finetune(stage, trained)
+    assert moved() == {name for name in before if name.startswith("backbone.")}
+    finetune(stage, trained, bn_mode="eval")
+    assert not any("running" in name for name in moved()) and moved()
+
+
+def test_control_is_uniform_of_the_same_size_and_does_not_know_the_kernel(trained, stage):
+    first = finetune(stage, trained)
+    other = finetune(stage, trained, scale="n2", p_source="head")
+    assert first["metrics/predictions/ipdpp_uniform.h5"] == other["metrics/predictions/ipdpp_uniform.h5"]
+    assert first["metrics/predictions/ipdpp.h5"] != other["metrics/predictions/ipdpp.h5"]
+    stored = draws(trained)
+    for selected, control in zip(stored.selected, stored.control, strict=True):
+        assert np.array_equal(np.bincount(stored.label[selected]), np.bincount(stored.label[control]))
+    assert not np.array_equal(stored.control[0], stored.control[1]), "redrawn each round"
+
+
+@pytest.mark.parametrize("freeze", ["none", "encoder"])
+def test_method_and_control_are_the_same_run_where_nothing_is_drawn(trained, stage, freeze):
+    finetune(stage, trained, k=1000, freeze=freeze)
+    method, control = (
+        read_predictions(Path(f"metrics/predictions/{name}.h5"), "x") for name in ("ipdpp", "ipdpp_uniform")
+    )
+    assert np.array_equal(method.label_log_probability, control.label_log_probability)
+    curves = pd.read_csv("metrics/curves/finetune_ipdpp.tsv", sep="\t")
+    losses = {name: list(rows["loss"]) for name, rows in curves.groupby("method")}
+    assert losses["ipdpp"] == losses["ipdpp_uniform"]
+    assert draws(trained).selected.all()
+
+
+def test_released_draws_are_those_of_the_released_code_in_every_round(trained, stage):
+    finetune(stage, trained, **KINDS["released draws"])
+    stored = draws(trained)
+    assert np.array_equal(stored.selected[0], stored.selected[1])
+
+
+def test_finetuning_lowers_the_loss(trained, stage):
+    finetune(stage, trained, epochs=30)
+    curves = pd.read_csv("metrics/curves/finetune_ipdpp.tsv", sep="\t")
+    for name, rows in curves.groupby("method"):
+        assert rows["loss"].iloc[-5:].mean() < 0.5 * rows["loss"].iloc[0], name
+        assert len(rows) == 30
+
+
+def test_picture_is_a_png_of_all_classes(trained, stage):
+    finetune(stage, trained)
+    with Image.open("metrics/ipdpp_images.png") as picture:
+        assert picture.format == "PNG" and picture.size[0] > 400 and picture.size[1] > 400
+
+
+def test_summary_selection_and_diagnostics_name_both_rows(tmp_path, pipeline):
+    write_params(tmp_path, {"ipdpp": {"select": "best_val"}})
+    pipeline()
+    summary, selection, found = (
+        json.loads(Path(f"metrics/{name}.json").read_text()) for name in ("summary", "selection", "ipdpp")
+    )
+    assert {"ipdpp", "ipdpp_uniform"} <= summary.keys()
+    assert selection["ipdpp"]["selected_on"] == selection["ipdpp_uniform"]["selected_on"] == "val"
+    assert selection["ipdpp"]["rounds"] == found["rounds"] == 2
+    assert selection["ipdpp"]["images"] == found["images"] == 70
+    assert 1 <= selection["ipdpp"]["epoch"] <= 4 and selection["ipdpp"]["scale"] == "n"
+    assert 0 <= found["overlap_between_rounds"] <= 100
+    for name in ("ipdpp_probability", "ipdpp_inclusion", "ipdpp_counts"):
+        assert len(pd.read_csv(f"metrics/plots/{name}.csv")) > 10
+    details = json.loads(Path("metrics/details.json").read_text())
+    assert not details["ipdpp"].get("uncalibrated")
+
+
+@pytest.mark.parametrize("freeze", ["none", "encoder"])
+def test_image_files_are_finetuned(tmp_path, stage, freeze):
+    root = tmp_path / "pictures"
+    for label, count in enumerate((14, 6, 2)):
+        for number in range(count):
+            write_image(root / f"train/class{label}/{number}.png", label, number, (40, 36))
+        for number in range(3):
+            write_image(root / f"test/class{label}/{number}.png", label, 100 + number, (40, 36))
+    write_params(
+        tmp_path,
+        {"dataset": "image_folder", "data_root": str(root), "imb_type": "natural", "val_per_class": 0},
+        {"image_size": 32, "storage": "paths", "train": {"batch_size": 8}},
+        {"ipdpp": {"freeze": freeze, "k": "2*n_min", "batch_size": 4, "augment": "simclr"}},
+    )
+    for name in (*BEFORE, "finetune_ipdpp"):
+        stage(name)
+    stored = draws(tmp_path)
+    assert np.array_equal(stored.selected.sum(axis=1), [10, 10])
+    assert len(read_predictions(Path("metrics/predictions/ipdpp.h5"), "x").label) == 9
+
+
+# Errors of finetune_ipdpp
+
+
+def test_foreign_features_are_refused_by_finetuning(trained, stage):
+    write_foreign(trained / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
+    write_foreign(trained / "features", "test", np.repeat([0, 1, 2], 5))
+    refused(ArtifactError, lambda: stage("finetune_ipdpp"), "features_train.h5", "foreign")
+
+
+def test_features_of_another_backbone_are_refused_by_finetuning(trained, stage):
+    write_params(trained, {"train": {"epochs": 1}})
+    stage("train_backbone")
+    refused(ArtifactError, lambda: stage("finetune_ipdpp"), "backbone", "dvc repro extract_features")
+
+
+def test_best_val_without_val_is_refused_by_finetuning(tmp_path, stage):
+    write_params(tmp_path, {"val_per_class": 0, "ipdpp": {"select": "best_val"}})
+    for name in BEFORE:
+        stage(name)
+    refused(ConfigError, lambda: stage("finetune_ipdpp"), "ipdpp.select", "val_per_class")
+
+
+def test_policy_of_files_is_refused_by_name(trained, stage):
+    write_params(trained, {"train": {"epochs": 10}, "ipdpp": {"augment": "resized_crop"}})
+    refused(ConfigError, lambda: stage("finetune_ipdpp"), "ipdpp.augment", "resized_crop", "simclr")
+
+
+def test_diverging_finetuning_ends_with_its_name_and_leaves_no_output(trained, stage):
+    write_params(trained, {"train": {"epochs": 10}, "ipdpp": {"lr": 1e30, "optimizer": "sgd"}})
+    refused(TrainingError, lambda: stage("finetune_ipdpp"), "ipdpp_uniform", "lr")
+    assert not any((trained / name).exists() for name in OUTPUTS)
+
+
+def test_selection_and_predictions_of_another_split_are_refused_by_evaluate(tmp_path, pipeline, stage):
+    pipeline()
+    names = ("models/ipdpp_selection.h5", "metrics/predictions/ipdpp.h5", "metrics/predictions/ipdpp_uniform.h5")
+    old = {name: Path(name).read_bytes() for name in names}
+    write_params(tmp_path, {"imb_factor": 50})
+    pipeline()
+    for name in names:
+        new = Path(name).read_bytes()
+        Path(name).write_bytes(old[name])
+        refused(ArtifactError, lambda: stage("evaluate"), name, "another split", "dvc repro finetune_ipdpp")
+        Path(name).write_bytes(new)
+    stage("evaluate")
+
+
+# Resume of finetune_ipdpp
+
+
+def interrupt_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """KeyboardInterrupt right after the ``number``-th checkpoint of the training loop."""
+    original, calls = trainer._save, []
+
+    def interrupted(*arguments: object) -> None:
+        original(*arguments)
+        calls.append(arguments)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_save", interrupted)
+
+
+@pytest.mark.parametrize("freeze", ["none", "encoder"])
+@pytest.mark.parametrize("save", [1, 3, 4, 6, 7, 8])
+def test_interrupted_finetuning_goes_on_and_gives_the_same_bytes(trained, stage, monkeypatch, capsys, save, freeze):
+    """Four epochs each of the control (saves 1 to 4) and of ipdpp (5 to 8), two a round."""
+    whole = finetune(stage, trained, freeze=freeze)
+    for name in OUTPUTS:
+        (trained / name).unlink()
+    with monkeypatch.context() as patch:
+        interrupt_save(patch, save)
+        with pytest.raises(KeyboardInterrupt):
+            stage("finetune_ipdpp")
+    capsys.readouterr()
+    assert finetune(stage, trained, freeze=freeze) == whole
+    assert f"resuming after epoch {(save - 1) % 4 + 1}" in capsys.readouterr().out
+    assert not list((trained / ".scratch/finetune_ipdpp").glob("*/*")), "scratch is cleared after success"
+
+
+def test_unfinished_finetuning_of_other_parameters_or_features_is_not_resumed(trained, stage, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_save(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(stage, trained)
+    finetune(stage, trained, k="11*n_min")
+    path = trained / "features/features_train.h5"
+    ours = read_features(path)
+    import dataclasses
+
+    write_features(path, dataclasses.replace(ours, features=2 * ours.features))
+    finetune(stage, trained)
+    assert "resuming" not in capsys.readouterr().out
+
+
+# pretrain.method: bns and its probe
+
+BNS = {"pretrain": {"method": "bns", "epochs": 3}}
+
+
+def pretrained(stage, folder: Path, *changes: dict) -> dict[str, bytes]:
+    write_params(folder, BNS, *changes)
+    for name in BEFORE[:3]:
+        stage(name)
+    return {name: (folder / name).read_bytes() for name in ("models/pretrained.pt", "metrics/curves/pretrain.tsv")}
+
+
+@pytest.mark.parametrize("variant", ["code", "paper"])
+def test_pretraining_writes_the_same_bytes_twice_and_exports_the_backbone_alone(tmp_path, stage, variant):
+    change = {"pretrain": {"variant": variant}}
+    first = pretrained(stage, tmp_path, change)
+    assert pretrained(stage, tmp_path, change) == first
+    tensors, meta, _ = load_checkpoint(Path("models/pretrained.pt"), "pretrain")
+    assert all(name.startswith("backbone.") for name in tensors)
+    assert meta["pretrain"] == "bns"
+    table = pd.read_csv("metrics/curves/pretrain.tsv", sep="\t")
+    assert list(table["epoch"]) == [1, 2, 3] and {"loss", "positive_similarity"} <= set(table.columns)
+
+
+def test_pretraining_starts_from_the_seeded_weights_and_moves_them(tmp_path, stage):
+    pretrained(stage, tmp_path, {"pretrain": {"method": "none"}})
+    seeded = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    assert Path("metrics/curves/pretrain.tsv").read_text().split() == ["epoch", "lr", "loss"]
+    pretrained(stage, tmp_path, {"pretrain": {"lr": 1e-12, "weight_decay": 0.0}})
+    still = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    weights = [name for name in seeded if name.endswith("weight")]
+    assert all(torch.allclose(seeded[name], still[name], atol=1e-6) for name in weights)
+    pretrained(stage, tmp_path)
+    moved = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    assert not any(torch.allclose(seeded[name], moved[name], atol=1e-4) for name in weights)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"pretrain": {"variant": "paper"}},
+        {"pretrain": {"temperature": 0.7}},
+        {"pretrain": {"jitter_strength": 0.5}},
+        {"pretrain": {"fixed_order": True}},
+        {"normalize": "none"},
+    ],
+    ids=str,
+)
+def test_every_choice_of_pretraining_reaches_the_weights(tmp_path, stage, change):
+    first = pretrained(stage, tmp_path)["models/pretrained.pt"]
+    assert pretrained(stage, tmp_path, change)["models/pretrained.pt"] != first
+
+
+def test_linear_probe_leaves_the_pretrained_backbone_as_it_is_with_its_statistics(tmp_path, stage, capsys):
+    pretrained(stage, tmp_path, {"train": {"frozen": True}})
+    stage("train_backbone")
+    assert "train.per_class: 10 images of each class at most, 70 of 304 images" in capsys.readouterr().out
+    before = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    after = load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    write_params(tmp_path, BNS, {"train": {"frozen": True, "bn_mode": "train"}})
+    stage("train_backbone")
+    drifted = load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0]
+    moved = {name for name in before if not torch.equal(before[name], drifted[name])}
+    assert moved == {name for name in before if "running" in name or "num_batches" in name}
+
+
+@pytest.mark.parametrize(
+    ("train", "used"),
+    [
+        ({}, 304),
+        ({"frozen": True}, 70),
+        ({"frozen": True, "per_class": "all"}, 304),
+        ({"per_class": 3}, 27),
+        ({"per_class": 1000}, 304),
+    ],
+    ids=str,
+)
+def test_per_class_trains_on_a_balanced_subset(tmp_path, stage, monkeypatch, train, used):
+    seen = []
+    from stages import train_backbone
+
+    def spy(model, objective, images, *rest):
+        seen.append(images.labels)
+        return trainer.train(model, objective, images, *rest)
+
+    monkeypatch.setattr(train_backbone, "train", spy)
+    write_params(tmp_path, {"train": merged({"epochs": 1, "batch_size": 16}, train)})
+    for name in BEFORE[:4]:
+        stage(name)
+    counts = np.bincount(read_manifest(PREPARED).labels[read_split()[0].train])
+    size = train.get("per_class", 10 if train.get("frozen") else "all")
+    expected = counts if size == "all" else np.minimum(counts, size)
+    assert np.array_equal(np.bincount(seen[0]), expected) and len(seen[0]) == used
+
+
+def test_interrupted_pretraining_goes_on_and_gives_the_same_bytes(tmp_path, stage, monkeypatch, capsys):
+    whole = pretrained(stage, tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_save(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            stage("pretrain")
+    capsys.readouterr()
+    assert pretrained(stage, tmp_path) == whole
+    assert "resuming after epoch 2" in capsys.readouterr().out
+
+
+def test_pretraining_on_image_files(tmp_path, stage):
+    root = tmp_path / "pictures"
+    for label, count in enumerate((8, 4)):
+        for number in range(count):
+            write_image(root / f"train/class{label}/{number}.png", label, number, (40, 36))
+        write_image(root / f"test/class{label}/0.png", label, 100, (40, 36))
+    base = {"dataset": "image_folder", "data_root": str(root), "imb_type": "natural", "val_per_class": 0}
+    change = {**base, "image_size": 32, "storage": "paths", "pretrain": {"batch_size": 4, "epochs": 1}}
+    first = pretrained(stage, tmp_path, change)
+    assert pretrained(stage, tmp_path, change) == first
+
+
+def test_diverging_pretraining_ends_with_its_name_and_leaves_no_output(tmp_path, stage):
+    diverging = {"pretrain": {"lr": 1e30, "optimizer": "sgd", "weight_decay": 1.0}}
+    refused(TrainingError, lambda: pretrained(stage, tmp_path, diverging), "pretrain (bns)", "lr")
+    assert not Path("models/pretrained.pt").exists()

@@ -186,7 +186,7 @@ def test_plots_render_every_plot_of_the_dag(reproduced):
     page = (reproduced.folder / "plots_out/index.html").read_text()
     plots = yaml.safe_load((reproduced.folder / "dvc.yaml").read_text())["plots"]
     declared = [plot if isinstance(plot, str) else next(iter(plot)) for plot in plots]
-    assert len(declared) == 20
+    assert len(declared) == 19
     shutil.rmtree(reproduced.folder / "plots_out")
     assert "<DVC_METRIC" not in page
     assert set(re.findall(r'<div\s+id ?= ?"([^"]+)"', page)) == {re.sub(r"\W", "_", path) for path in declared}

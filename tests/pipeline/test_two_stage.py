@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from longtail.config import Train
 from longtail.data.batches import open_part
 from longtail.data.manifest import read_manifest
 from longtail.data.transforms import Transform
@@ -462,6 +463,25 @@ def test_per_class_trains_on_a_balanced_subset(tmp_path, stage, monkeypatch, tra
     size = train.get("per_class", 10 if train.get("frozen") else "all")
     expected = counts if size == "all" else np.minimum(counts, size)
     assert np.array_equal(np.bincount(seen[0]), expected) and len(seen[0]) == used
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "total"),
+    [
+        ([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50], 100, 933),
+        ([int(500 * 0.01 ** (c / 99)) for c in range(100)], 50, 3446),
+    ],
+)
+def test_probe_is_trained_on_the_published_number_of_images(counts, size, total):
+    from stages.train_backbone import subset
+
+    labels = np.repeat(np.arange(len(counts)), counts)
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    config = Train(frozen=True, per_class=size)
+    chosen = subset(shuffled, labels, config, seed=0)
+    assert len(chosen) == len(set(chosen)) == total
+    assert np.array_equal(np.bincount(labels[chosen]), np.minimum(counts, size))
+    assert not np.array_equal(chosen, subset(shuffled, labels, config, seed=1))
 
 
 def test_interrupted_pretraining_goes_on_and_gives_the_same_bytes(tmp_path, stage, monkeypatch, capsys):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import augmentation, bns, cifar_lt, dlsa, dlsa_flow, dpp, features, simclr
+from benchmarks import augmentation, bns, cifar_lt, dlsa, dlsa_flow, dpp, features, ipdpp, simclr
 from benchmarks.common import METHODS, write_params
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.config import load_params
@@ -156,6 +156,15 @@ def test_cifar_benchmark_runs_every_stage_on_a_small_archive(archive: Path, capf
     assert "SMOKE" in output and "Published" not in output and "BNS, 1 epochs, and a linear probe" in output
     assert [row[0] for row in rows_of(output, "method")] == [*METHODS]
     assert {"- pretrain", "- finetune_ipdpp", "images/s of pretrain"} <= {row[0] for row in rows_of(output, "cost")}
+
+
+def test_ipdpp_benchmark_compares_variants_with_their_controls(capfd: pytest.CaptureFixture, tmp_path: Path) -> None:
+    quick = ["train.epochs=1", "ipdpp.epochs=2", "ipdpp.warmup_epochs=0", "runtime.device=cpu"]
+    ipdpp.main(["--repeats", "1", "--work", str(tmp_path), "--only", "encoder", *quick])
+    rows = rows_of(capfd.readouterr().out, "variant")
+    assert [row[0] for row in rows] == ["encoder frozen"]
+    control, method, gain = (float(cell.split(" ±")[0]) for cell in rows[0][1:4])
+    assert gain == pytest.approx(method - control, abs=0.02)
 
 
 def test_cifar_recipe_of_bns_is_the_published_one(tmp_path: Path) -> None:

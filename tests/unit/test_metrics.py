@@ -1,5 +1,6 @@
 """Measures: groups, averages, calibration, and what is left out."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -283,3 +284,15 @@ def test_evaluation_imports_no_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_worked_groups_of_the_bns_code():
+    """Counts 600, 300, 100 with the limits 500 and 200; a class at a limit is medium."""
+    counts = np.array([600, 300, 100])
+    table = dataclasses.replace(
+        predict(np.array([0, 1, 1, 1, 0, 2]), np.array([0, 0, 1, 1, 2, 2]), 3), train_counts=counts
+    )
+    found = summarize(table, counts, Shots(many_above=500, few_below=200))
+    assert (found["many"], found["medium"], found["few"], found["all"]) == (50.0, 100.0, 50.0, 66.67)
+    assert group_of(np.array([500, 200]), Shots(many_above=500, few_below=200)).tolist() == ["medium", "medium"]
+    assert group_of(np.array([100, 20]), Shots()).tolist() == ["medium", "medium"]

@@ -63,10 +63,14 @@ def test_cifar_resnets_have_6n_plus_2_layers(name):
     assert len(norms(backbone)) == len(convolutions)
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_168_832), ("resnet34", 21_276_992)])
-def test_stem_resnets_have_the_published_parameters(name, parameters):
+@pytest.mark.parametrize(
+    ("name", "parameters", "classes", "with_head"),
+    [("resnet18", 11_168_832, 10, 11_173_962), ("resnet34", 21_276_992, 100, 21_328_292)],
+)
+def test_stem_resnets_have_the_published_parameters(name, parameters, classes, with_head):
     backbone = on_meta(name)
     assert count_parameters(backbone) == parameters
+    assert count_parameters(backbone) + count_parameters(LinearHead(512, classes)) == with_head
     assert backbone.num_features == 512
 
 

@@ -301,3 +301,10 @@ def test_seeds_and_streams_are_the_same_on_every_machine():
 def test_streams_of_one_name_agree_and_of_two_names_do_not():
     np.testing.assert_array_equal(generator(7, "x").random(5), generator(7, "x").random(5))
     assert (generator(7, "x").random(5) != generator(7, "y").random(5)).all()
+
+
+def test_worked_selection_of_the_bns_code():
+    """Targets i mod 3, twelve images, factor 0.25: positions in the order of selection, classes in ascending order."""
+    labels = np.concatenate([np.arange(12) % 3, np.arange(3)])
+    split = split_of(labels, ["train"] * 12 + ["test"] * 3, imb_factor=4.0)
+    assert split.train.tolist() == [6, 9, 3, 0, 1, 7, 11]

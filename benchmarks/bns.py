@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
             runs.append(json.loads(result.stdout))
     torch.set_num_threads(options.threads)
     value, gradient, relative = differences(options)
-    if value > 1e-5 or relative > 1e-4:
+    if value > 1e-6 or relative > 1e-4:
         raise SystemExit(f"the two sides differ: by {value:.1e} in value, {relative:.1e} (relative) in gradient")
     print(f"{machine('torch')}, {options.threads} threads, {options.device}")
     print(

@@ -9,7 +9,7 @@ of training.
 
 With --bns-epochs the system is that of Lin & Yuan 2025 from the start: ResNet-34 (CIFAR-10: 18) pretrained by BNS,
 which they do for 1000 epochs, and frozen under a linear probe, which the row joint then is. With --folder a run that
-was killed goes on where it was, so that a long one can be made of short ones; its seconds are those of the last one.
+was killed goes on where it was, so that a long one can be made of short ones.
 """
 
 import argparse
@@ -59,10 +59,14 @@ def bns_recipe(classes: int, epochs: int) -> list[str]:
     warmup = min(20, epochs)
     return [
         "normalize=none",
+        *(["shots.many_above=500", "shots.few_below=200"] if classes == 10 else []),
         *(f"pretrain.{s}" for s in ("method=bns", "augment=simclr", "jitter_strength=2.0", f"epochs={epochs}")),
         *(f"pretrain.{s}" for s in (f"batch_size={own['batch_size']}", f"lr={1e-3 * own['batch_size'] / 256:g}")),
         *(f"pretrain.{s}" for s in (f"warmup_epochs={warmup}", "weight_decay=0.05", "schedule=cosine_per_step")),
-        *(f"train.{s}" for s in (f"backbone={own['backbone']}", "frozen=true", f"per_class={own['per_class']}")),
+        *(
+            f"train.{s}"
+            for s in (f"backbone={own['backbone']}", "frozen=true", "bn_mode=train", f"per_class={own['per_class']}")
+        ),
         *(f"train.{s}" for s in ("epochs=100", "batch_size=64", "drop_last=false", "optimizer=adamw", "lr=2.5e-4")),
         *(f"train.{s}" for s in ("weight_decay=0.05", f"warmup_epochs={own['warmup_epochs']}", "augment=simclr")),
         *(f"train.{s}" for s in (f"jitter_strength={own['strength']}", "schedule=cosine_per_step")),
@@ -235,11 +239,11 @@ def report(
     size = runs[0]["cost"]["train_backbone"]
     stage = "pretrain" if bns_epochs else "train_backbone"
     batch_size = BNS.get(classes, BNS[100])["batch_size"] if bns_epochs else BATCH_SIZE
-    seconds = [run["cost"][stage]["seconds"] for run in runs]
-    shown = (bns_epochs or epochs) * (runs[0]["images"] // batch_size or 1) * min(batch_size, runs[0]["images"])
+    an_epoch = [run["cost"][stage]["seconds"] / run["cost"][stage]["epochs"] for run in runs]
+    shown = (runs[0]["images"] // batch_size or 1) * min(batch_size, runs[0]["images"])
     facts = [
-        [f"seconds of {stage}, reading the images included", _cell(seconds)],
-        [f"images/s of {stage}", _cell([shown / second for second in seconds])],
+        [f"seconds an epoch of {stage}, start and reading the images included", _cell(an_epoch)],
+        [f"images/s of {stage}", _cell([shown / seconds for seconds in an_epoch])],
         ["parameters", f"{size['parameters']:,}"],
         ["MACs an image", f"{size['macs']:,}"],
         [f"peak memory of {stage}, MiB", _cell([run["cost"][stage]["peak_memory_bytes"] / 2**20 for run in runs])],

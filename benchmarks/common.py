@@ -70,10 +70,17 @@ def run_stage(folder: Path, *command: str) -> float:
 
 
 def run_pipeline(folder: Path, settings: list[str]) -> dict[str, Any]:
-    """Every stage in order in ``folder``; returns the summary and, under ``seconds``, wall time by stage."""
+    """Every stage in order in ``folder``; returns the summary and, under ``seconds``, wall time by stage.
+
+    Stages that were finished in ``folder`` with the same parameters are not run again.
+    """
     write_params(folder, settings)
-    seconds = {stage: run_stage(folder, stage) for stage in STAGES}
-    seconds |= {f"rebalance@{method}": run_stage(folder, "rebalance", method) for method in REPAIRS}
-    seconds |= {stage: run_stage(folder, stage) for stage in ("train_dlsa", "finetune_ipdpp")}
-    seconds["evaluate"] = run_stage(folder, "evaluate")
+    finished = folder / "finished.json"
+    params = (folder / "params.yaml").read_text()
+    known = json.loads(finished.read_text()) if finished.is_file() else {}
+    seconds: dict[str, float] = known["seconds"] if known.get("params") == params else {}
+    for stage in (*STAGES, *(f"rebalance@{method}" for method in REPAIRS), "train_dlsa", "finetune_ipdpp", "evaluate"):
+        if stage not in seconds:
+            seconds[stage] = run_stage(folder, *stage.split("@"))
+            finished.write_text(json.dumps({"params": params, "seconds": seconds}))
     return {"summary": json.loads((folder / "metrics/summary.json").read_text()), "seconds": seconds}

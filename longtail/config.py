@@ -22,6 +22,7 @@ Auto = Literal["auto"]
 Augment = Literal["auto", "none", "crop", "crop_flip", "resized_crop", "resized_crop_jitter", "simclr", "simclr_noflip"]
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["constant", "cosine", "step", "cosine_per_step"]
+SmoothSchedule = Literal["constant", "cosine", "cosine_per_step"]
 Precision = Literal["float32", "tf32", "bf16"]
 
 
@@ -74,8 +75,8 @@ class Pretrain:
     lr: float = _range(above=0, default=3e-3)
     momentum: float = _range(0, 1, default=0.9)
     weight_decay: float = _range(0, default=0.05)
-    schedule: Schedule = "cosine_per_step"
-    warmup_epochs: int = _range(0, default=20)
+    schedule: SmoothSchedule = "cosine_per_step"
+    warmup_epochs: int | Auto = _range(0, default="auto")
     precision: Precision = "float32"
 
     def check(self) -> None:
@@ -105,7 +106,7 @@ class Train:
     jitter_strength: float = _range(0, 2.5, default=1.0)
     epochs: int = _range(1, default=60)
     batch_size: int = _range(1, default=64)
-    drop_last: bool = True
+    drop_last: bool | Auto = "auto"
     optimizer: Optimizer = "sgd"
     lr: float = _range(above=0, default=0.1)
     momentum: float = _range(0, 1, default=0.9)
@@ -238,8 +239,8 @@ class Ipdpp:
     lr: float = _range(above=0, default=3e-3)
     momentum: float = _range(0, 1, default=0.9)
     weight_decay: float = _range(0, default=0.05)
-    schedule: Schedule = "cosine_per_step"
-    warmup_epochs: int = _range(0, default=5)
+    schedule: SmoothSchedule = "cosine_per_step"
+    warmup_epochs: int | Auto = _range(0, default="auto")
     select: Literal["last", "best_val"] = "last"
     precision: Precision = "float32"
 
@@ -251,8 +252,13 @@ class Ipdpp:
             )
 
 
-def _check_warmup(group: str, warmup_epochs: int, epochs: int) -> None:
-    if warmup_epochs > epochs:
+def warmup_of(group: Pretrain | Ipdpp) -> int:
+    """Epochs of the warm-up; ``auto`` is a tenth of the epochs."""
+    return group.epochs // 10 if group.warmup_epochs == "auto" else group.warmup_epochs
+
+
+def _check_warmup(group: str, warmup_epochs: int | Auto, epochs: int) -> None:
+    if warmup_epochs != "auto" and warmup_epochs > epochs:
         raise ConfigError(f"{group}.warmup_epochs: {warmup_epochs} is more than {group}.epochs: {epochs}")
 
 

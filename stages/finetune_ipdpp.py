@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from longtail.config import Ipdpp, Params
+from longtail.config import Ipdpp, Params, warmup_of
 from longtail.data.batches import FeatureRows, ImageSet, open_part
 from longtail.data.manifest import Manifest, decode, read_manifest, read_pixels, read_verified
 from longtail.data.transforms import Transform, resolve_policy
@@ -110,13 +110,15 @@ def main() -> None:
         "code": code_digest("longtail", "stages"),
         "runtime": describe(p.runtime, device),
     }
+    for row in _of_largest_classes(found):  # files that are gone are an error before training, also where it needs none
+        _picture(manifest, p.data_root, found.train.index[row[0]], pixels)
     with Scratch(SCRATCH / "finetune_ipdpp", identity) as scratch:
         finished = {
             name: finetune(name, p, found, parts, copy.deepcopy(backbone), device, scratch.folder)
-            for name in (CONTROL, METHOD)
+            for name in (METHOD, CONTROL)
         }
-        write(p, found, finished, backbone, meta | {"transform": transform.to_meta()})
         _write_grid(manifest, p.data_root, found, finished[METHOD].sampler, pixels)
+        write(p, found, finished, backbone, meta | {"transform": transform.to_meta()})
         scratch.clear()
     cost = {"seconds": round(time.perf_counter() - start, 3), "peak_memory_bytes": peak_memory(device)}
     write_json(COST / "finetune_ipdpp.json", cost)
@@ -150,9 +152,8 @@ def finetune(
         options=_draw_options(p.ipdpp, found.train.features),
     )
     model = Classifier(encoder, head)
-    (scratch / name).mkdir(exist_ok=True)
     settings = _settings(p, seed, name)
-    outcome = train(model, CrossEntropy(setting), parts.train, parts.val, sampler, settings, device, scratch / name)
+    outcome = train(model, CrossEntropy(setting), parts.train, parts.val, sampler, settings, device, scratch)
     scores = outputs(model, parts.test, num_classes, f"{name} on test", p.runtime.progress)
     return Finetuned(model, outcome, sampler, scores)
 
@@ -181,7 +182,7 @@ def write(p: Params, found: FeatureSet, finished: dict[str, Finetuned], backbone
     selection = selection_file(p, found, finished)
     write_selection(IPDPP_SELECTION, selection)
     write_csv(IPDPP_SUBSET, subset_table(selection))
-    tables = [curves(done.outcome.history).assign(method=name) for name, done in finished.items()]
+    tables = [curves(finished[name].outcome.history).assign(method=name) for name in (CONTROL, METHOD)]
     write_csv(IPDPP_CURVES, pd.concat(tables, ignore_index=True), sep="\t")
     print(f"ipdpp: {main_run.sampler.available} of {len(found.train.labels)} images, {len(selection.epochs)} rounds")
 
@@ -233,17 +234,22 @@ def _write_grid(
     """Images of the last round: of the largest classes, some that were drawn and some that were not, by p."""
     last = sampler.rounds[-1]
     probability = np.exp(np.asarray(last.log_probability))
-    largest = np.argsort(-found.train_counts, kind="stable")[:GRID_CLASSES]
     rows = []
-    for c in largest:
-        members = np.flatnonzero(found.train.labels == c)
+    for members in _of_largest_classes(found):
         drawn, left = members[last.selected[members]], members[~last.selected[members]]
         blocks = [
             [(_picture(manifest, data_root, found.train.index[i], pixels), float(probability[i])) for i in some]
             for some in choose(drawn, left, probability, GRID_IMAGES)
         ]
-        rows.append(GridRow(f"{manifest.class_names[c]} ({len(drawn)} of {len(members)})", *blocks))
+        name = manifest.class_names[found.train.labels[members[0]]]
+        rows.append(GridRow(f"{name} ({len(drawn)} of {len(members)})", *blocks))
     picture_grid(IPDPP_IMAGES, rows, "last round of IP-DPP; below each image the probability of its own label")
+
+
+def _of_largest_classes(found: FeatureSet) -> list[np.ndarray]:
+    """The training rows of each of the classes that the picture shows."""
+    largest = np.argsort(-found.train_counts, kind="stable")[:GRID_CLASSES]
+    return [np.flatnonzero(found.train.labels == c) for c in largest]
 
 
 def _picture(manifest: Manifest, data_root: str | None, row: int, pixels: np.ndarray | None) -> np.ndarray:
@@ -262,7 +268,7 @@ def _settings(p: Params, seed: int, name: str) -> Settings:
         lr=t.lr,
         momentum=t.momentum,
         weight_decay=t.weight_decay,
-        schedule=create_schedule(t.schedule, epochs=t.epochs, warmup_epochs=t.warmup_epochs),
+        schedule=create_schedule(t.schedule, epochs=t.epochs, warmup_epochs=warmup_of(t)),
         seed=seed,
         optimizer=t.optimizer,
         drop_last=False,
@@ -273,6 +279,7 @@ def _settings(p: Params, seed: int, name: str) -> Settings:
         checkpoint_every=p.runtime.checkpoint_every,
         progress=p.runtime.progress,
         label=name,
+        part=name,
     )
 
 

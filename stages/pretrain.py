@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from longtail.config import Params, Pretrain
+from longtail.config import Params, Pretrain, warmup_of
 from longtail.data.batches import open_part
 from longtail.data.manifest import Manifest, read_manifest, read_pixels
 from longtail.data.samplers import FixedOrder, InstanceSampler
@@ -41,14 +41,19 @@ def main() -> None:
     if p.pretrain.method == "none":
         save_backbone(PRETRAINED, backbone, meta)
         write_csv(PRETRAIN_CURVES, pd.DataFrame(columns=["epoch", "lr", "loss"]), sep="\t")
+        epochs = 0
     else:
-        pretrain(p, device, manifest, backbone, meta)
-    cost = {"seconds": round(time.perf_counter() - start, 3), "peak_memory_bytes": peak_memory(device)}
+        epochs = pretrain(p, device, manifest, backbone, meta)
+    seconds = round(time.perf_counter() - start, 3)
+    cost = {"seconds": seconds, "epochs": epochs, "peak_memory_bytes": peak_memory(device)}
     write_json(COST / "pretrain.json", cost)
 
 
-def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.Module, meta: dict) -> None:
-    """Train the backbone by balanced negative sampling and write it, without the projector."""
+def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.Module, meta: dict) -> int:
+    """Train the backbone by balanced negative sampling and write it, without the projector.
+
+    Returns the number of epochs that this process computed.
+    """
     split, split_digest = read_split()
     pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
     policy = resolve_policy(manifest.info, p.pretrain.augment, "pretrain.augment")
@@ -94,6 +99,7 @@ def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.M
         save_backbone(PRETRAINED, model.backbone, meta | {"split_digest": split_digest})
         write_csv(PRETRAIN_CURVES, curves(outcome.history), sep="\t")
         scratch.clear()
+    return outcome.computed
 
 
 def _settings(p: Params, seed: int) -> Settings:
@@ -104,7 +110,7 @@ def _settings(p: Params, seed: int) -> Settings:
         lr=t.lr,
         momentum=t.momentum,
         weight_decay=t.weight_decay,
-        schedule=create_schedule(t.schedule, epochs=t.epochs, warmup_epochs=t.warmup_epochs),
+        schedule=create_schedule(t.schedule, epochs=t.epochs, warmup_epochs=warmup_of(t)),
         seed=seed,
         optimizer=t.optimizer,
         precision=t.precision,

@@ -37,7 +37,8 @@ def main() -> None:
         raise ConfigError("train.select: best_val given, but the split has no val images; set val_per_class above 0")
     pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
     train_pixels = None if pixels is None else pixels[split.train]
-    policy = resolve_policy(manifest.info, p.train.augment, "train.augment")
+    augment = "none" if p.train.frozen and p.train.augment == "auto" else p.train.augment
+    policy = resolve_policy(manifest.info, augment, "train.augment")
     transform = resolve_transform(manifest.info, policy, p.normalize, train_pixels, p.train.jitter_strength)
 
     def images(index):  # type: ignore[no-untyped-def]
@@ -46,6 +47,8 @@ def main() -> None:
     backbone, _, origin, pretrained_digest = load_backbone(PRETRAINED, "pretrain")
     if (origin["name"], origin["width"] or "auto") != (p.train.backbone, p.train.width):
         raise ArtifactError(f"{PRETRAINED} holds {origin['name']}, not {p.train.backbone}; run `dvc repro pretrain`")
+    if origin["channels"] != manifest.info.channels or origin.get("split_digest", split_digest) != split_digest:
+        raise ArtifactError(f"{PRETRAINED} belongs to other images or another split; run `dvc repro pretrain`")
     seed = derive_seed(p.seed, "train_backbone")
     index = subset(split.train, manifest.labels, p.train, seed)
     labels = manifest.labels[index]
@@ -94,7 +97,11 @@ def main() -> None:
         save_backbone(BACKBONE, model.backbone, meta, head)
         write_csv(CURVES, curves(outcome.history), sep="\t")
         scratch.clear()
-    cost = {"seconds": round(time.perf_counter() - start, 3), "peak_memory_bytes": peak_memory(device)}
+    cost = {
+        "seconds": round(time.perf_counter() - start, 3),
+        "epochs": outcome.computed,
+        "peak_memory_bytes": peak_memory(device),
+    }
     write_json(COST / "train_backbone.json", size | cost)
 
 
@@ -135,7 +142,7 @@ def _settings(p: Params, seed: int) -> Settings:
         ),
         seed=seed,
         optimizer=t.optimizer,
-        drop_last=t.drop_last,
+        drop_last=not t.frozen if t.drop_last == "auto" else t.drop_last,
         frozen=t.frozen,
         bn_mode="eval" if frozen_bn else "train",
         select=t.select,

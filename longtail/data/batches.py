@@ -72,8 +72,10 @@ class MemoryImages:
                 yield self._to_float(images.permute(0, 3, 1, 2)), labels
 
     def _to_float(self, images: Tensor) -> Tensor:
-        # Convolutions on the CPU want plain order, tensor cores want channels last, which the gather already gave.
-        return self._normalize(images if self._device.type == "cuda" else images.contiguous())
+        # Convolutions on the CPU want plain order, tensor cores want channels last, which a gather already gave.
+        channels_last = self._device.type == "cuda"
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        return self._normalize(images.contiguous(memory_format=order))
 
 
 class FeatureRows:

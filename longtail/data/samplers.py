@@ -18,8 +18,16 @@ from longtail.errors import ConfigError, DataError
 from longtail.seeds import derive_seed, generator
 
 
-class Sampler(Protocol):
-    """The common interface. N images, C classes."""
+class Order(Protocol):
+    """What a training loop asks of a sampler."""
+
+    def epoch(self, epoch: int, draws: int) -> np.ndarray:
+        """(draws,) int64: positions of the images for this 0-based epoch, in order."""
+        ...
+
+
+class Sampler(Order, Protocol):
+    """The common interface of the samplers by class. N images, C classes."""
 
     @property
     def offered(self) -> int:
@@ -28,10 +36,6 @@ class Sampler(Protocol):
 
     def class_probability(self, epoch: int) -> np.ndarray:
         """(C,) float64: the expected share of each class in the draws of this 0-based epoch."""
-        ...
-
-    def epoch(self, epoch: int, draws: int) -> np.ndarray:
-        """(draws,) int64: positions into ``labels`` for this 0-based epoch, in order."""
         ...
 
 
@@ -86,15 +90,8 @@ class InstanceSampler(_LabelledImages):
 class FixedOrder:
     """The order of epoch 0 in every epoch, which the released BNS pretraining has when it runs in one process."""
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Order) -> None:
         self._sampler = sampler
-
-    @property
-    def offered(self) -> int:
-        return self._sampler.offered
-
-    def class_probability(self, epoch: int) -> np.ndarray:
-        return self._sampler.class_probability(0)
 
     def epoch(self, epoch: int, draws: int) -> np.ndarray:
         return self._sampler.epoch(0, draws)

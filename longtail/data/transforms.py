@@ -37,7 +37,7 @@ class Transform:
         policy: a name of MEMORY_POLICIES or PATH_POLICIES.
         mean, std: for each channel, of values in [0, 1].
         image_size: side in pixels.
-        jitter_strength: of the colour jitter of ``simclr``.
+        jitter_strength: of the colour jitter of the SimCLR policies; 1 with the others, which have none.
     """
 
     policy: str
@@ -52,11 +52,11 @@ class Transform:
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Transform":
         mean, std = tuple(meta["mean"]), tuple(meta["std"])
-        return cls(meta["policy"], mean, std, meta["image_size"], meta["jitter_strength"])
+        return cls(meta["policy"], mean, std, meta["image_size"], meta.get("jitter_strength", 1.0))
 
     def with_policy(self, policy: str, jitter_strength: float) -> "Transform":
         """The same normalisation and size under another train policy."""
-        return replace(self, policy=policy, jitter_strength=jitter_strength)
+        return replace(self, policy=policy, jitter_strength=jitter_strength if policy in SIMCLR else 1.0)
 
 
 def resolve_policy(info: DatasetInfo, augment: str, key: str) -> str:
@@ -111,7 +111,7 @@ def resolve_transform(
         raise ConfigError(f"normalize: {normalize} is for colour images; use auto, dataset or none for {info.dataset}")
     else:
         mean, std = CONSTANTS[normalize]
-    return Transform(policy, mean, std, info.image_size, jitter_strength)
+    return Transform(policy, mean, std, info.image_size, jitter_strength if policy in SIMCLR else 1.0)
 
 
 def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

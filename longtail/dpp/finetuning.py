@@ -69,15 +69,6 @@ class SubsetSampler:
         """Images of every round."""
         return self._available
 
-    @property
-    def offered(self) -> int:
-        return self._available
-
-    def class_probability(self, epoch: int) -> np.ndarray:
-        """(C,) float64: the share of each class in the subset."""
-        members = self._labels[self.rounds[epoch // self._every].selected]
-        return np.bincount(members, minlength=int(self._labels.max()) + 1) / self._available
-
     def before_epoch(self, epoch: int, model: "Classifier") -> None:
         """Draw a round, if this epoch begins one."""
         number, within = divmod(epoch, self._every)

@@ -57,7 +57,7 @@ class LowRankKDPP:
 
     def sample(self, stream: np.random.Generator) -> np.ndarray:
         """(k,) distinct, sorted int64 positions."""
-        degree = self.k
+        degree = len(self._degree_probability) - 1
         if self._degree_probability[-1] < 1:
             degree = int(stream.choice(len(self._degree_probability), p=self._degree_probability))
         eigenvectors = draw_eigenvectors(self._log_values, self._table, degree, stream)

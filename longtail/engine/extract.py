@@ -15,12 +15,15 @@ BATCH = 512
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every module has the mode that it had before."""
+    """Eval mode and, on a GPU, whole float32; afterwards every module and switch is as it was before."""
     modes = [(module, module.training) for module in model.modules()]
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     model.eval()
     try:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         yield
     finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
         for module, mode in modes:
             module.training = mode
 

@@ -33,7 +33,7 @@ def set_up(runtime: Runtime) -> torch.device:
 def describe(runtime: Runtime, device: torch.device) -> dict[str, str | int]:
     """What of the runtime results may depend on by rounding; part of a run's fingerprint."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    packages = {package: version(package) for package in ("torch", "torchvision", "numpy", "pillow", "timm")}
+    packages = {package: version(package) for package in ("torch", "torchvision", "numpy", "scipy", "pillow", "timm")}
     return {"device": name, "threads": runtime.threads, "compile": int(runtime.compile), **packages}
 
 

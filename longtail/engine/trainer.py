@@ -1,22 +1,23 @@
 """One training loop for images in memory and on disk, for every objective.
 
-The state of a run is the model, the objective, the optimizer and the number of finished epochs. All randomness comes
-from streams named by (seed, epoch, step), so that this state is the whole of it and an interrupted run, resumed,
-computes the same bits as one that was never interrupted.
+The state of a run is the model, the objective, the optimizer, what an adaptive sampler chose, the best weights so far,
+the history and the number of finished epochs. All randomness comes from streams named by (seed, epoch, step), so that
+this state is the whole of it and an interrupted run, resumed, computes the same bits as one that was never interrupted.
 """
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from longtail.data.batches import Batch, ImageSet
-from longtail.data.samplers import Sampler
+from longtail.data.samplers import Order, Sampler
 from longtail.engine.extract import evaluating
 from longtail.engine.objective import Moment, Objective
 from longtail.engine.optimizer import create_optimizer
@@ -28,7 +29,6 @@ from longtail.progress import Progress
 from longtail.seeds import derive_seed
 
 Schedule = Callable[[int, float], float]
-CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ class Settings:
     checkpoint_every: int = 5
     progress: str = "auto"
     label: str = "training"
+    part: str = "checkpoint"
 
 
 @runtime_checkable
-class AdaptiveSampler(Sampler, Protocol):
+class AdaptiveSampler(Order, Protocol):
     """A sampler that chooses among the images by what the model says of them; its choices are kept in checkpoints."""
 
     @property
@@ -76,7 +77,7 @@ class AdaptiveSampler(Sampler, Protocol):
 class _State:
     model: Classifier
     objective: Objective
-    sampler: Sampler
+    sampler: Order
     optimizer: torch.optim.Optimizer
     epoch: int
     history: list[dict[str, float]]
@@ -87,10 +88,17 @@ class _State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One row an epoch (epoch, lr, loss, objective's logs, val_accuracy in percent) and the 1-based chosen epoch."""
+    """What came of a run.
+
+    Attributes:
+        history: one row an epoch: epoch, lr, loss, the objective's logs, val_accuracy in percent.
+        chosen_epoch: 1-based.
+        computed: epochs that this process computed; the others were resumed.
+    """
 
     history: list[dict[str, float]]
     chosen_epoch: int
+    computed: int = field(default=0, compare=False)
 
 
 def train(
@@ -98,7 +106,7 @@ def train(
     objective: Objective,
     images: ImageSet,
     val: ImageSet | None,
-    sampler: Sampler,
+    sampler: Order,
     settings: Settings,
     device: torch.device,
     scratch: Path,
@@ -112,9 +120,10 @@ def train(
         settings: how to train. ``batch_size`` above n becomes n, with a message. Without ``drop_last`` an epoch ends
             with a smaller batch, except one of a single image, of which batch normalisation can make nothing.
         device: where to compute.
-        scratch: folder for the checkpoint of this very run; a checkpoint in it is resumed.
+        scratch: folder for the checkpoint of this very run, called ``part``; a checkpoint in it is resumed.
 
     Raises:
+        ConfigError: ``select`` without val, or batches of one image where batch norm takes their statistics.
         TrainingError: the loss is not finite; no step was taken with it and the last checkpoint is kept.
     """
     if settings.select == "best_val" and val is None:
@@ -122,8 +131,14 @@ def train(
     available = sampler.available if isinstance(sampler, AdaptiveSampler) else len(images.labels)
     settings, steps, draws = _fit_batch(settings, available)
     state = _start(model, objective, sampler, settings, device)
+    if settings.batch_size == 1 and any(isinstance(m, _BatchNorm) and m.training for m in model.modules()):
+        raise ConfigError(
+            f"{settings.label}: batch_size: 1 given, at least 2 expected, since batch normalisation takes statistics "
+            "of each batch; bn_mode: eval fixes them"
+        )
     stash = Stash(scratch, settings.checkpoint_every)
-    _resume(state, stash)
+    _resume(state, stash, settings.part)
+    resumed = state.epoch
     partner = objective.partner_sampler(images.labels)
     if settings.compile:
         model.backbone.compile()
@@ -147,11 +162,14 @@ def train(
                 state.best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
                 state.best_epoch, state.best_accuracy = state.epoch, row["val_accuracy"]
             if stash.due(state.epoch, state.epoch == settings.epochs):
-                _save(state, stash)
+                _save(state, stash, settings.part)
+    computed = settings.epochs - resumed
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if settings.select == "best_val":
         model.load_state_dict(state.best)
-        return Outcome(state.history, state.best_epoch)
-    return Outcome(state.history, settings.epochs)
+        return Outcome(state.history, state.best_epoch, computed)
+    return Outcome(state.history, settings.epochs, computed)
 
 
 @torch.no_grad()
@@ -190,9 +208,7 @@ def _fit_batch(settings: Settings, available: int) -> tuple[Settings, int, int]:
     return settings, steps + 1, available
 
 
-def _start(
-    model: Classifier, objective: Objective, sampler: Sampler, settings: Settings, device: torch.device
-) -> _State:
+def _start(model: Classifier, objective: Objective, sampler: Order, settings: Settings, device: torch.device) -> _State:
     model.to(device)
     if device.type == "cuda":
         model.to(memory_format=torch.channels_last)
@@ -210,9 +226,9 @@ def _start(
 
 
 def _batches(
-    images: ImageSet, sampler: Sampler, partner: Sampler | None, views: int, settings: Settings, epoch: int, draws: int
+    images: ImageSet, sampler: Order, partner: Sampler | None, views: int, settings: Settings, epoch: int, draws: int
 ) -> Iterator[Batch]:
-    def stream(source: Sampler, name: str) -> Iterator[Batch]:
+    def stream(source: Order, name: str) -> Iterator[Batch]:
         seed = derive_seed(settings.seed, name, epoch)
         return images.train_batches(source.epoch(epoch, draws), settings.batch_size, views, seed)
 
@@ -260,7 +276,7 @@ def _run_epoch(
     return {"lr": lr, **means}
 
 
-def _save(state: _State, stash: Stash) -> None:
+def _save(state: _State, stash: Stash, part: str) -> None:
     tensors = {
         **with_prefix("model.", state.model.state_dict()),
         **with_prefix("objective.", state.objective.state_dict()),
@@ -276,11 +292,11 @@ def _save(state: _State, stash: Stash) -> None:
         "best_epoch": state.best_epoch,
         "best_accuracy": state.best_accuracy,
     }
-    stash.save(CHECKPOINT, tensors, meta)
+    stash.save(part, tensors, meta)
 
 
-def _resume(state: _State, stash: Stash) -> None:
-    found = stash.load(CHECKPOINT)
+def _resume(state: _State, stash: Stash, part: str) -> None:
+    found = stash.load(part)
     if found is None:
         return
     tensors, meta = found

@@ -21,14 +21,15 @@ from longtail.dpp.information import Information
 from longtail.dpp.structured import RankOneKDPP
 from longtail.engine import trainer
 from longtail.engine.extract import outputs
-from longtail.errors import ArtifactError, ConfigError, TrainingError
+from longtail.errors import ArtifactError, ConfigError, DataError, TrainingError
 from longtail.io.checkpoints import load_checkpoint
 from longtail.io.features import read_features, write_features
 from longtail.io.head_files import read_head
 from longtail.io.predictions import read_predictions
 from longtail.io.selection_files import read_selection
 from longtail.models.classifier import Classifier, LinearHead
-from longtail.models.stored import load_backbone
+from longtail.models.factory import create_backbone
+from longtail.models.stored import load_backbone, save_backbone
 from stages.common import PREPARED
 from stages.split_file import read_split
 from tests.conftest import merged, write_params
@@ -300,9 +301,49 @@ def test_policy_of_files_is_refused_by_name(trained, stage):
     refused(ConfigError, lambda: stage("finetune_ipdpp"), "ipdpp.augment", "resized_crop", "simclr")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampler": "feature_kdpp", "ridge": 0.0, "k": 80}, ("class 0", "rank", "ridge")),
+        ({"sampler": "uniform_official", "k": 5, "batch_size": 1}, ("ipdpp", "batch_size: 1", "bn_mode")),
+    ],
+)
+def test_contradiction_in_ipdpp_is_refused_before_training(trained, stage, change, words):
+    write_params(trained, {"train": {"epochs": 10}, "ipdpp": change})
+    refused(ConfigError, lambda: stage("finetune_ipdpp"), *words)
+    assert not list((trained / ".scratch").rglob("*.pt"))
+
+
+def test_feature_kernel_of_huge_information_and_tiny_ridge_still_draws_k(trained, stage):
+    finetune(stage, trained, sampler="feature_kdpp", beta=100.0)
+    finetune(stage, trained, sampler="feature_kdpp", ridge=1e-300, k=100)
+    assert draws(trained).selected.sum(axis=1).tolist() == [np.minimum(draws(trained).train_counts, 100).sum()] * 2
+
+
+@pytest.mark.parametrize("damage", ["removed", "changed"])
+def test_image_files_that_are_gone_are_named_before_training_also_with_a_frozen_encoder(tmp_path, stage, damage):
+    root = tmp_path / "pictures"
+    for label, count in enumerate((6, 3)):
+        for number in range(count):
+            write_image(root / f"train/class{label}/{number}.png", label, number, (40, 36))
+        write_image(root / f"test/class{label}/0.png", label, 100, (40, 36))
+    write_params(
+        tmp_path,
+        {"dataset": "image_folder", "data_root": str(root), "imb_type": "natural", "val_per_class": 0},
+        {"image_size": 32, "storage": "paths", "train": {"batch_size": 4}, "ipdpp": {"freeze": "encoder"}},
+    )
+    for name in BEFORE:
+        stage(name)
+    for path in root.rglob("*.png"):
+        path.unlink() if damage == "removed" else path.write_bytes(path.read_bytes() + b"0")
+    refused(DataError, lambda: stage("finetune_ipdpp"), "class0", "data_root" if damage == "removed" else "changed")
+    assert not list((tmp_path / ".scratch").rglob("*.pt"))
+    assert not any((tmp_path / name).exists() for name in OUTPUTS)
+
+
 def test_diverging_finetuning_ends_with_its_name_and_leaves_no_output(trained, stage):
     write_params(trained, {"train": {"epochs": 10}, "ipdpp": {"lr": 1e30, "optimizer": "sgd"}})
-    refused(TrainingError, lambda: stage("finetune_ipdpp"), "ipdpp_uniform", "lr")
+    refused(TrainingError, lambda: stage("finetune_ipdpp"), "ipdpp: loss or weights", "lr")
     assert not any((trained / name).exists() for name in OUTPUTS)
 
 
@@ -351,6 +392,21 @@ def test_interrupted_finetuning_goes_on_and_gives_the_same_bytes(trained, stage,
     assert finetune(stage, trained, freeze=freeze) == whole
     assert f"resuming after epoch {(save - 1) % 4 + 1}" in capsys.readouterr().out
     assert not list((trained / ".scratch/finetune_ipdpp").glob("*/*")), "scratch is cleared after success"
+
+
+def test_damaged_checkpoint_of_one_run_names_the_stage_and_is_computed_anew(trained, stage, monkeypatch, capsys):
+    whole = finetune(stage, trained)
+    with monkeypatch.context() as patch:
+        interrupt_save(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            stage("finetune_ipdpp")
+    (path,) = (trained / ".scratch/finetune_ipdpp").rglob("ipdpp.pt")
+    path.write_bytes(path.read_bytes()[:-300])
+    capsys.readouterr()
+    assert finetune(stage, trained) == whole
+    output = capsys.readouterr().out
+    assert "starting over" in output and "dvc repro -f finetune_ipdpp" in output
+    assert output.count("resuming") == 1
 
 
 def test_unfinished_finetuning_of_other_parameters_or_features_is_not_resumed(trained, stage, monkeypatch, capsys):
@@ -405,21 +461,136 @@ def test_pretraining_starts_from_the_seeded_weights_and_moves_them(tmp_path, sta
     assert not any(torch.allclose(seeded[name], moved[name], atol=1e-4) for name in weights)
 
 
+@pytest.mark.parametrize("change", [{"seed": 1}, {"pretrain": {"variant": "paper"}}, {"normalize": "none"}], ids=str)
+def test_every_choice_beside_the_keys_of_pretraining_reaches_the_weights(tmp_path, stage, change):
+    first = pretrained(stage, tmp_path)["models/pretrained.pt"]
+    assert pretrained(stage, tmp_path, change)["models/pretrained.pt"] != first
+
+
+PRETRAIN_KEYS = {
+    "optimizer": "sgd",
+    "weight_decay": 0.5,
+    "warmup_epochs": 2,
+    "schedule": "constant",
+    "lr": 0.02,
+    "batch_size": 64,
+    "epochs": 2,
+    "projector_hidden": 8,
+    "projector_dim": 4,
+    "precision": "bf16",
+    "augment": "crop",
+    "jitter_strength": 0.5,
+    "temperature": 0.7,
+    "fixed_order": True,
+    "extra_positives": 3,
+    "negatives": 9,
+}
+IPDPP_KEYS = {
+    "scale": "n2",
+    "k": 5,
+    "reselect_every": 1,
+    "p_source": "model",
+    "freeze": "encoder",
+    "bn_mode": "eval",
+    "augment": "none",
+    "epochs": 2,
+    "batch_size": 8,
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "weight_decay": 0.5,
+    "schedule": "constant",
+    "warmup_epochs": 3,
+    "select": "best_val",
+    "precision": "bf16",
+    "sampler": "feature_kdpp",
+}
+TRAIN_KEYS = {"optimizer": "adamw", "drop_last": False, "augment": "simclr_noflip", "schedule": "cosine_per_step"}
+
+
+@pytest.mark.parametrize("key", PRETRAIN_KEYS)
+def test_every_key_of_pretraining_reaches_the_weights(tmp_path, stage, key):
+    base = {"pretrain": {"variant": "paper" if key in ("extra_positives", "negatives") else "code"}}
+    first = pretrained(stage, tmp_path, base)["models/pretrained.pt"]
+    changed = pretrained(stage, tmp_path, base, {"pretrain": {key: PRETRAIN_KEYS[key]}})
+    assert changed["models/pretrained.pt"] != first
+
+
+def test_momentum_of_pretraining_counts_with_sgd(tmp_path, stage):
+    sgd = {"pretrain": {"optimizer": "sgd"}}
+    first = pretrained(stage, tmp_path, sgd)["models/pretrained.pt"]
+    assert pretrained(stage, tmp_path, sgd, {"pretrain": {"momentum": 0.5}})["models/pretrained.pt"] != first
+
+
+@pytest.mark.parametrize("key", IPDPP_KEYS)
+def test_every_key_of_finetuning_reaches_the_predictions(trained, stage, key):
+    tables = [f"metrics/predictions/{name}.h5" for name in ("ipdpp", "ipdpp_uniform")]
+    base = {} if key in ("bn_mode", "augment") else {"augment": "simclr_noflip"}
+    first, changed = finetune(stage, trained, **base), finetune(stage, trained, **base, **{key: IPDPP_KEYS[key]})
+    own_draw = key in ("scale", "p_source", "sampler")
+    assert changed[tables[0]] != first[tables[0]]
+    if key != "select":  # whose epoch may be the last in the control
+        assert (changed[tables[1]] != first[tables[1]]) != own_draw
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("base", "change"),
     [
-        {"seed": 1},
-        {"pretrain": {"variant": "paper"}},
-        {"pretrain": {"temperature": 0.7}},
-        {"pretrain": {"jitter_strength": 0.5}},
-        {"pretrain": {"fixed_order": True}},
-        {"normalize": "none"},
+        ({"augment": "simclr_noflip"}, {"jitter_strength": 2.0}),
+        ({"optimizer": "sgd"}, {"momentum": 0.5}),
+        ({"sampler": "feature_kdpp"}, {"beta": 3.0}),
+        ({"sampler": "feature_kdpp", "beta": 3.0}, {"epsilon": 10.0}),
+        ({"sampler": "feature_kdpp", "k": 100}, {"ridge": 100.0}),
     ],
     ids=str,
 )
-def test_every_choice_of_pretraining_reaches_the_weights(tmp_path, stage, change):
-    first = pretrained(stage, tmp_path)["models/pretrained.pt"]
-    assert pretrained(stage, tmp_path, change)["models/pretrained.pt"] != first
+def test_keys_of_finetuning_that_need_another_key_reach_the_predictions(trained, stage, base, change):
+    first, changed = finetune(stage, trained, **base), finetune(stage, trained, **base, **change)
+    assert changed["metrics/predictions/ipdpp.h5"] != first["metrics/predictions/ipdpp.h5"]
+
+
+@pytest.mark.parametrize("key", TRAIN_KEYS)
+def test_new_keys_of_training_reach_the_backbone(tmp_path, stage, key):
+    found = []
+    for change in ({}, {key: TRAIN_KEYS[key]}):
+        write_params(tmp_path, {"train": {"epochs": 2} | change})
+        for name in BEFORE[:4]:
+            stage(name)
+        found.append(load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0])
+    assert any(not torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
+
+
+@pytest.mark.parametrize(("augment", "matters"), [("simclr_noflip", True), ("crop", False)])
+def test_strength_of_the_jitter_matters_to_simclr_alone(tmp_path, stage, augment, matters):
+    found = []
+    for strength in (1.0, 2.0):
+        write_params(tmp_path, {"train": {"epochs": 2, "augment": augment, "jitter_strength": strength}})
+        for name in BEFORE[:4]:
+            stage(name)
+        found.append(Path("models/backbone.pt").read_bytes())
+    assert (found[0] != found[1]) == matters
+
+
+def test_probe_sees_plain_images_and_every_one_of_them_by_default(tmp_path, stage):
+    pretrained(stage, tmp_path, {"train": {"frozen": True, "epochs": 30, "batch_size": 64}})
+    stage("train_backbone")
+    assert load_checkpoint(Path("models/backbone.pt"), "train_backbone")[1]["transform"]["policy"] == "none"
+    dropping = Path("models/backbone.pt").read_bytes()
+    write_params(tmp_path, BNS, {"train": {"frozen": True, "epochs": 30, "batch_size": 64, "drop_last": True}})
+    stage("train_backbone")
+    assert Path("models/backbone.pt").read_bytes() != dropping
+
+
+def test_pretrained_weights_of_another_split_or_other_channels_are_refused(tmp_path, stage):
+    pretrained(stage, tmp_path)
+    write_params(tmp_path, BNS, {"split_seed": 7})
+    stage("subsample")
+    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.pt", "dvc repro pretrain")
+    write_params(tmp_path, {"split_seed": 7})
+    stage("pretrain")
+    meta = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[1]
+    backbone = create_backbone("resnet8", in_channels=3)
+    save_backbone(Path("models/pretrained.pt"), backbone, meta | {"channels": 3})
+    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.pt", "dvc repro pretrain")
 
 
 def test_linear_probe_leaves_the_pretrained_backbone_as_it_is_with_its_statistics(tmp_path, stage, capsys):

@@ -250,7 +250,7 @@ def test_whole_numbers_become_floats_where_a_float_is_asked(load):
         ("pretrain: {temperature: 0.1}", "pretrain.temperature: 0.1 given, at least 0.3 expected with variant: code"),
         ("train: {per_class: 0}", "train.per_class: 0 given, at least 1 expected"),
         ("train: {per_class: some}", "train.per_class: 'some' given, a whole number or one of auto, all expected"),
-        ("ipdpp: {epochs: 4}", "ipdpp.warmup_epochs: 5 is more than ipdpp.epochs: 4"),
+        ("ipdpp: {epochs: 4, warmup_epochs: 5}", "ipdpp.warmup_epochs: 5 is more than ipdpp.epochs: 4"),
         ("ipdpp: {k: 0}", "ipdpp.k: 0 given, at least 1 expected"),
         ("ipdpp: {k: many}", "ipdpp.k: 'many' given, a whole number of images or a multiple like 10*n_min expected"),
         ("ipdpp: {k: 0*n_min}", "ipdpp.k: '0*n_min' given, a whole number of images or a multiple"),

@@ -30,11 +30,10 @@ def test_every_round_has_min_k_and_n_c_images_of_each_class(k):
     made = begun(7, k=k)
     size = 10 if k == "10*n_min" else k
     expected = np.minimum(size, [40, 25, 6, 1])
-    assert made.available == made.offered == expected.sum()
+    assert made.available == expected.sum()
     assert len(made.rounds) == 3
-    for number, one in enumerate(made.rounds):
+    for one in made.rounds:
         assert np.array_equal(np.bincount(LABELS[one.selected], minlength=4), expected)
-        np.testing.assert_allclose(made.class_probability(3 * number), expected / expected.sum())
 
 
 def test_a_round_is_what_select_draws_from_the_probabilities_of_its_moment():

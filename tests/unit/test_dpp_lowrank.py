@@ -146,3 +146,13 @@ def test_ridge_out_of_range_is_refused(features, ridge):
 def test_unknown_algorithm_is_refused(features):
     with pytest.raises(ConfigError, match="algorithm must be one of rejection, chain"):
         LowRankKDPP(features, 2, algorithm="mcmc")
+
+
+@pytest.mark.parametrize("ridge", [1e-300, 1e-30, 1e-17, 1e-16, 1e-8])
+def test_tiny_ridge_with_k_above_the_rank_draws_k_items(ridge):
+    """The items of the full rank come with a probability that rounds to 1, the others are uniform among the rest."""
+    rows = np.random.default_rng(0).normal(size=(40, 5))
+    process = LowRankKDPP(rows, 9, ridge)
+    drawn = process.sample(np.random.default_rng(1))
+    assert len(set(drawn.tolist())) == 9
+    assert process.inclusion_probability().sum() == pytest.approx(9)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longtail.data.samplers import SAMPLERS, ClassAwareSampler, SquareRootSampler, create_sampler
+from longtail.data.samplers import SAMPLERS, ClassAwareSampler, FixedOrder, SquareRootSampler, create_sampler
 from longtail.errors import ConfigError, DataError
 
 COUNTS = np.array([100, 25, 4])
@@ -246,3 +246,12 @@ def test_the_class_list_puts_each_class_first_equally_often():
     first = create_sampler("class_aware", labels, seed=3, epochs=1, samples_per_class=1).epoch(0, 20_000)[::10]
     seen = np.bincount(first, minlength=10)
     assert ((seen - 200) ** 2 / 200).sum() < 34  # 9 degrees of freedom, p = 1e-4
+
+
+def test_fixed_order_is_that_of_epoch_0_in_every_epoch():
+    labels = np.repeat(np.arange(3), [20, 8, 2])
+    inner = create_sampler("instance", labels, seed=3, epochs=9)
+    fixed = FixedOrder(inner)
+    assert not np.array_equal(inner.epoch(5, 24), inner.epoch(0, 24))
+    for epoch in range(9):
+        assert np.array_equal(fixed.epoch(epoch, 24), inner.epoch(0, 24))

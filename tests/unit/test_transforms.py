@@ -306,3 +306,34 @@ def test_training_on_files_crops_and_mirrors_and_only_jitter_changes_colours():
     assert len({tuple(jitter(grey)[:, 0, 0].tolist()) for _ in range(10)}) > 5
     slopes = [torch.diff(plain(smooth(60, 60))[0].float(), dim=1).mean() > 0 for _ in range(40)]
     assert 8 < sum(slopes) < 32, "about half are mirrored"
+
+
+def test_simclr_on_files_is_the_recipe_of_the_released_code():
+    """Step by step, with the parameters of torchvision's own transforms."""
+    steps = path_transform(Transform("simclr", *CONSTANTS["imagenet"], 32, 2.0), True).transforms
+    crop, mirror, jitter, gray, blur = steps[1:]
+    assert (crop.scale, crop.ratio, crop.size) == ((0.08, 1.0), (3 / 4, 4 / 3), (32, 32))
+    assert mirror.p == 0.5 and jitter.p == 0.8 and gray.p == 0.2
+    (colour,) = jitter.transforms
+    assert tuple(colour.brightness) == tuple(colour.contrast) == tuple(colour.saturation) == (0.0, 2.6)
+    assert tuple(colour.hue) == (-0.4, 0.4)
+    assert tuple(blur.kernel_size) == (3, 3) and tuple(blur.sigma) == (0.1, 2.0)
+    plain = path_transform(Transform("simclr_noflip", *CONSTANTS["imagenet"], 224, 0.5), True).transforms
+    assert [type(step).__name__ for step in plain] == [
+        "PILToTensor", "RandomResizedCrop", "RandomApply", "RandomGrayscale", "GaussianBlur"
+    ]  # fmt: skip
+    assert tuple(plain[-1].kernel_size) == (23, 23)
+    assert tuple(plain[2].transforms[0].brightness) == (0.6, 1.4)
+
+
+def test_simclr_on_files_changes_colours_and_blurs():
+    torch.manual_seed(0)
+    sharp = Image.fromarray((np.indices((40, 40)).sum(axis=0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    augment = path_transform(Transform("simclr", *CONSTANTS["imagenet"], 32, 1.0), True)
+    views = torch.stack([augment(sharp) for _ in range(20)]).float()
+    assert views.std(dim=(2, 3)).max() < 127, "no view keeps the contrast of the checkerboard"
+    coloured = path_transform(Transform("simclr", *CONSTANTS["imagenet"], 32, 1.0), True)
+    flat = Image.new("RGB", (40, 40), (100, 150, 200))
+    found = [coloured(flat)[:, 0, 0].tolist() for _ in range(60)]
+    gray = sum(len(set(colour)) == 1 for colour in found)
+    assert 3 <= gray <= 25 and len({tuple(colour) for colour in found}) > 30

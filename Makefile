@@ -16,7 +16,7 @@ table: $(READY)
 	@$(RUN) python -m longtail.evaluation.report metrics/summary.json
 
 test: lint
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(RUN) ruff check .

@@ -411,9 +411,9 @@ def test_unfinished_work_on_other_pixels_is_not_resumed(tmp_path, stage, capsys)
 
     original, calls = trainer._save, []
 
-    def interrupted(state, path):
-        original(state, path)
-        calls.append(path)
+    def interrupted(*arguments):
+        original(*arguments)
+        calls.append(arguments)
         raise KeyboardInterrupt
 
     trainer._save = interrupted

@@ -15,7 +15,7 @@ from longtail.config import load_params, parse_yaml
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
-REPAIRS = ("joint", "ncm", "crt", "tau", "lws")
+REPAIRS = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
 METHODS = (*REPAIRS, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
 
 

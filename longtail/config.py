@@ -92,10 +92,17 @@ class Pretrain:
 class Train:
     """Backbone training."""
 
-    objective: Literal["ce"] = "ce"
+    objective: Literal["ce", "focal", "class_balanced", "ldam", "balanced_softmax", "logit_adjustment"] = "ce"
+    rule: Literal["none", "resample", "reweight", "drw"] = "none"
+    drw_epoch: int | Auto = _range(0, default="auto")
+    beta: float = _range(0, 1, default=0.9999)
+    focal_gamma: float = _range(0, 100, default=1.0)
+    focal_released: bool = False
+    margin: float = _range(0, 2, default=0.5)
+    adjustment: float = _range(0, 10, default=1.0)
     backbone: str = "resnet8"
     width: int | Auto = _range(1, default="auto")
-    head: Literal["linear", "cosine"] = "linear"
+    head: Literal["auto", "linear", "cosine"] = "auto"
     scale: float = _range(above=0, default=30.0)
     frozen: bool = False
     bn_mode: Literal["auto", "train", "eval"] = "auto"
@@ -124,6 +131,12 @@ class Train:
         ):
             raise ConfigError(f"train.milestones: {self.milestones} given, epochs in ascending order expected")
         _check_warmup("train", self.warmup_epochs, self.epochs)
+        if self.objective == "ldam" and self.head == "linear":
+            raise ConfigError("train.head: linear given, cosine (or auto) expected with train.objective: ldam")
+        if self.rule == "resample" and self.sampler != "instance":
+            raise ConfigError(
+                f"train.sampler: {self.sampler} given, instance expected with train.rule: resample, which draws itself"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +175,13 @@ class HeadTraining:
     weight_decay: float = _range(0, default=5e-4)
     samples_per_class: int = _range(1, default=4)
     select: Literal["last", "best_val"] = "last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitAdjustment:
+    """The stage-1 head less ``adjustment`` times the log prior."""
+
+    adjustment: float = _range(0, 10, default=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +322,7 @@ class Params:
     crt: HeadTraining = field(default_factory=HeadTraining)
     tau: Tau = field(default_factory=Tau)
     lws: HeadTraining = field(default_factory=lambda: HeadTraining(epochs=5))
+    logit_adjustment: LogitAdjustment = field(default_factory=LogitAdjustment)
     dlsa: Dlsa = field(default_factory=Dlsa)
     ipdpp: Ipdpp = field(default_factory=Ipdpp)
     runtime: Runtime = field(default_factory=Runtime)

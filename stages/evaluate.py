@@ -37,6 +37,7 @@ METHODS = (
     Method("crt", "rebalance@crt", has_head=True),
     Method("tau", "rebalance@tau", has_head=True),
     Method("lws", "rebalance@lws", has_head=True),
+    Method("logit_adjustment", "rebalance@logit_adjustment", has_head=True),
     Method("dlsa_control", "train_dlsa"),
     Method("dlsa", "train_dlsa"),
     Method("ipdpp_uniform", "finetune_ipdpp"),

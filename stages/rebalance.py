@@ -11,7 +11,7 @@ from stages.common import HEADS, PREDICTIONS, params, run
 from stages.inputs import read_feature_set
 from stages.repairs.base import Inputs
 
-METHODS = ("joint", "ncm", "crt", "tau", "lws")
+METHODS = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
 
 
 def main(method: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from longtail.config import Params, Train
 from longtail.data.batches import open_part
 from longtail.data.manifest import read_manifest, read_pixels
-from longtail.data.samplers import create_sampler
+from longtail.data.samplers import EffectiveNumberSampler, Sampler, create_sampler
 from longtail.data.transforms import resolve_policy, resolve_transform
 from longtail.dpp.controls import uniform
 from longtail.engine.objective import Setting
@@ -59,14 +59,13 @@ def main() -> None:
         num_features=backbone.num_features,  # type: ignore[arg-type]
         epochs=p.train.epochs,
         seed=seed,
-        head=p.train.head,
+        head=("cosine" if p.train.objective == "ldam" else "linear") if p.train.head == "auto" else p.train.head,
         scale=p.train.scale,
     )
-    objective = OBJECTIVES[p.train.objective](setting)
+    kind = OBJECTIVES[p.train.objective]
+    objective = kind(setting, **{option: getattr(p.train, option) for option in kind.options})
     model = Classifier(backbone, objective.create_head())
-    sampler = create_sampler(
-        p.train.sampler, labels, seed=seed, epochs=p.train.epochs, samples_per_class=p.train.samples_per_class
-    )
+    sampler = _sampler(p.train, labels, seed)
     identity = {
         "params": repr((p.seed, p.normalize, p.train)),
         "inputs": [split_digest, pretrained_digest, transform.to_meta(), *prepared_digests()],
@@ -122,6 +121,14 @@ def subset(train_index: np.ndarray, labels: np.ndarray, config: Train, seed: int
     chosen = np.concatenate(drawn)
     print(f"train.per_class: {size} images of each class at most, {len(chosen)} of {len(train_index)} images")
     return chosen
+
+
+def _sampler(config: Train, labels: np.ndarray, seed: int) -> Sampler:
+    if config.rule == "resample":
+        return EffectiveNumberSampler(labels, seed=seed, beta=config.beta)
+    return create_sampler(
+        config.sampler, labels, seed=seed, epochs=config.epochs, samples_per_class=config.samples_per_class
+    )
 
 
 def _settings(p: Params, seed: int) -> Settings:

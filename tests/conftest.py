@@ -22,7 +22,7 @@ FAST = {
     "ipdpp": {"epochs": 4, "reselect_every": 2, "warmup_epochs": 0},
     "runtime": {"progress": "off", "device": "cpu", "workers": 0, "checkpoint_every": 1},
 }
-REPAIRS = ("joint", "ncm", "crt", "tau", "lws")
+REPAIRS = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
 METHODS = (*REPAIRS, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
 
 

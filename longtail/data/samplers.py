@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from longtail.data.effective_number import BETA, effective_number
 from longtail.errors import ConfigError, DataError
 from longtail.seeds import derive_seed, generator
 
@@ -198,6 +199,31 @@ class ProgressiveSampler(_LabelledImages):
                 self._used[key] = used + np.bincount(self._classes(e, draws), minlength=self.num_classes)
             used = self._used[key]
         return used
+
+
+class EffectiveNumberSampler(_LabelledImages):
+    """The rule ``resample`` of Cao et al. 2019: independent draws over images with weight 1 / E_k of their class.
+
+    Nearly class-balanced: class probability ~ n_k / E_k, with the effective number E_k of Cui et al. 2019.
+    """
+
+    def __init__(self, labels: np.ndarray, *, seed: int, beta: float = BETA) -> None:
+        super().__init__(labels, seed)
+        self._share = self.counts / effective_number(self.counts, beta)
+        self._share /= self._share.sum()
+        self._class_of_image = np.asarray(labels, dtype=np.int64)
+
+    @property
+    def offered(self) -> int:
+        return self.num_images
+
+    def class_probability(self, epoch: int) -> np.ndarray:
+        return self._share
+
+    def epoch(self, epoch: int, draws: int) -> np.ndarray:
+        assert epoch >= 0 and draws >= 1
+        of_image = (self._share / self.counts)[self._class_of_image]
+        return _draw(of_image, generator(self.seed, "effective number", epoch), draws)
 
 
 SAMPLERS: dict[str, type[InstanceSampler | ClassAwareSampler | SquareRootSampler | ProgressiveSampler]] = {

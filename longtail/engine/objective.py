@@ -63,9 +63,11 @@ class Objective(nn.Module):
 
     Attributes:
         views: augmented views of each image in a batch.
+        options: names of the parameters of ``train`` that ``__init__`` takes besides the setting.
     """
 
     views: int = 1
+    options: tuple[str, ...] = ()
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()

@@ -12,7 +12,18 @@ from longtail.errors import LongtailError
 from longtail.io.tables import read_json
 
 COLUMNS = {"all": "all", "many": "many", "medium": "medium", "few": "few", "macro": "macro", "ece": "ECE"}
-METHOD_ORDER = ("joint", "ncm", "crt", "tau", "lws", "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
+METHOD_ORDER = (
+    "joint",
+    "ncm",
+    "crt",
+    "tau",
+    "lws",
+    "logit_adjustment",
+    "dlsa_control",
+    "dlsa",
+    "ipdpp_uniform",
+    "ipdpp",
+)
 _LOWER_IS_BETTER = {"ece"}
 
 

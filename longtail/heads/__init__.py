@@ -1,4 +1,5 @@
-"""Classifier repairs for long-tailed recognition as scikit-learn estimators: Joint, NCM, CRT, TauNorm, LWS.
+"""Classifier repairs for long-tailed recognition as scikit-learn estimators: Joint, NCM, CRT, TauNorm, LWS,
+LogitAdjustment.
 
 Names are resolved on first use, so that importing one head imports nothing of the others.
 """
@@ -13,10 +14,11 @@ _HOME = {
     "HeadClassifier": "base",
     "Joint": "joint",
     "LinearHead": "base",
+    "LogitAdjustment": "logit_adjustment",
     "TauNorm": "tau",
 }
 
-__all__ = ["CRT", "LWS", "NCM", "HeadClassifier", "Joint", "LinearHead", "TauNorm"]
+__all__ = ["CRT", "LWS", "NCM", "HeadClassifier", "Joint", "LinearHead", "LogitAdjustment", "TauNorm"]
 
 
 def __getattr__(name: str) -> Any:

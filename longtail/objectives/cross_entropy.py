@@ -1,17 +1,26 @@
-"""Mean softmax cross-entropy, the stage-1 objective of Kang et al. 2020."""
+"""Softmax cross-entropy, the stage-1 objective of Kang et al. 2020, and its class-balanced form.
+
+Source of the latter: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
+"""
+
+from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from longtail.data.batches import Batch
-from longtail.engine.objective import Moment, Objective
-from longtail.models.classifier import Classifier
+from longtail.engine.objective import Setting
+from longtail.objectives.weighting import Weighted
 
 
-class CrossEntropy(Objective):
-    """Plain cross-entropy on one view; logs the accuracy on the augmented training images, in percent."""
+class CrossEntropy(Weighted):
+    """Plain cross-entropy; weights as ``rule`` says."""
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = model(batch.views[0])
-        correct = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        return F.cross_entropy(logits.float(), batch.labels), {"train_accuracy": 100 * correct}
+
+class ClassBalanced(CrossEntropy):
+    """Cross-entropy weighted by the effective number in all epochs, with rule ``drw`` in the late ones."""
+
+    def __init__(self, setting: Setting, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self.always = self.rule in ("none", "resample")
+
+    def weights_in(self, epoch: int) -> Tensor | None:
+        return self.weights if self.always else super().weights_in(epoch)

@@ -1,6 +1,16 @@
-"""All objectives by the name that ``train.objective`` takes."""
+"""All objectives of backbone training by the name that ``train.objective`` takes."""
 
-from longtail.engine.objective import ObjectiveFactory
-from longtail.objectives.cross_entropy import CrossEntropy
+from longtail.engine.objective import Objective
+from longtail.objectives.cross_entropy import ClassBalanced, CrossEntropy
+from longtail.objectives.focal import Focal
+from longtail.objectives.ldam import LDAM
+from longtail.objectives.logit_adjustment import BalancedSoftmax, LogitAdjustment
 
-OBJECTIVES: dict[str, ObjectiveFactory] = {"ce": CrossEntropy}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "ce": CrossEntropy,
+    "focal": Focal,
+    "class_balanced": ClassBalanced,
+    "ldam": LDAM,
+    "balanced_softmax": BalancedSoftmax,
+    "logit_adjustment": LogitAdjustment,
+}

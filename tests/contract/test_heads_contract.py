@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import longtail.heads as heads
 from longtail.errors import DataError
-from longtail.heads import CRT, LWS, NCM, Joint, LinearHead, TauNorm
+from longtail.heads import CRT, LWS, NCM, Joint, LinearHead, LogitAdjustment, TauNorm
 
 ALL = [
     Joint(),
@@ -21,6 +21,8 @@ ALL = [
     TauNorm(),
     TauNorm(tau=0.5),
     LWS(),
+    LogitAdjustment(),
+    LogitAdjustment(adjustment=0.5),
 ]
 
 

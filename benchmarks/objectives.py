@@ -1,0 +1,62 @@
+"""Every objective of backbone training on long-tailed digits: ``python -m benchmarks.objectives [--seeds 3]``.
+
+Each run has the defaults of params.yaml but for the objective and its rule; split and training are seeded alike. What
+is measured is the prediction head (the row joint of the table).
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import STAGES, machine, run_stage, write_params
+from benchmarks.timing import table
+from longtail.config import load_params
+from longtail.evaluation.metrics import summarize
+from longtail.io.predictions import read_predictions
+from longtail.objectives.registry import OBJECTIVES
+
+COLUMNS = ("all", "many", "medium", "few", "ece")
+RULES = ("none", "resample", "reweight", "drw")
+
+
+def run(folder: Path, settings: list[str]) -> list[float]:
+    """The measures of COLUMNS, NaN for an empty group."""
+    write_params(folder, settings)
+    for stage in STAGES:
+        run_stage(folder, stage)
+    run_stage(folder, "rebalance", "joint")
+    predictions = read_predictions(folder / "metrics/predictions/joint.h5", "rebalance@joint")
+    found = summarize(predictions, predictions.train_counts, load_params(folder / "params.yaml").shots)
+    return [float(found.get(column, np.nan)) for column in COLUMNS]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
+    parser.add_argument("--rules", nargs="+", default=["none", "drw"], choices=RULES)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of params.yaml")
+    options = parser.parse_args(arguments)
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for objective in options.objectives:
+            for rule in options.rules:
+                runs = []
+                for seed in range(options.seeds):
+                    settings = [f"seed={seed}", f"split_seed={seed}", f"train.objective={objective}"]
+                    runs.append(run(Path(folder), [*settings, f"train.rule={rule}", *options.set]))
+                lines.append([objective, rule, *(_cell(values) for values in np.array(runs).T)])
+    print(f"{machine('torch', 'numpy')}; n = {options.seeds} seeds, mean ± standard deviation\n")
+    print(table(["objective", "rule", *COLUMNS], lines))
+
+
+def _cell(values: np.ndarray) -> str:
+    if np.isnan(values).any():
+        return "-"
+    return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" if len(values) > 1 else f"{values.mean():.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from scipy.special import softmax
 
 from longtail.dlsa.settings import PUBLISHED, Settings
 from longtail.errors import ArtifactError, ConfigError, DataError, LongtailError, TrainingError
+from longtail.io.checkpoints import load_checkpoint
 from longtail.io.features import read_features, write_features
 from longtail.io.head_files import read_head
 from longtail.io.predictions import read_predictions
@@ -828,7 +829,10 @@ def test_foreign_table_takes_every_method_that_was_run_on_the_same_features(repa
     stage("train_dlsa")
     stage("evaluate")
     assert set(read_metrics("summary")) == {"ncm", "dlsa_control", "dlsa"}
-    assert "joint, crt, tau, lws, ipdpp_uniform, ipdpp not run on them and left out" in capsys.readouterr().out
+    assert (
+        "joint, crt, tau, lws, logit_adjustment, ipdpp_uniform, ipdpp not run on them and left out"
+        in capsys.readouterr().out
+    )
 
 
 def test_foreign_tables_of_other_training_rows_are_refused(foreign, stage):
@@ -900,3 +904,58 @@ def test_foreign_head_is_what_warm_starts_take_and_a_misshapen_one_is_refused(tm
     with h5py.File(tmp_path / "features/head.h5", "w") as file:
         file["weight"], file["bias"] = weight, np.ones(2)
     refused(ArtifactError, lambda: stage("train_dlsa"), "features/head.h5", "(2,)", "(C,)")
+
+
+# Objectives and rules of train_backbone
+
+OBJECTIVE_CHANGES = {
+    "focal": {"objective": "focal"},
+    "class_balanced": {"objective": "class_balanced"},
+    "ldam": {"objective": "ldam"},
+    "balanced_softmax": {"objective": "balanced_softmax"},
+    "logit_adjustment": {"objective": "logit_adjustment", "adjustment": 0.5},
+    "focal_gamma": {"objective": "focal", "focal_gamma": 3.0},
+    "focal_released": {"objective": "focal", "focal_released": True, "rule": "reweight"},
+    "focal_weighted": {"objective": "focal", "rule": "reweight"},
+    "margin": {"objective": "ldam", "margin": 0.1},
+    "scale": {"objective": "ldam", "scale": 10.0},
+    "resample": {"rule": "resample"},
+    "reweight": {"rule": "reweight"},
+    "beta": {"rule": "reweight", "beta": 0.9},
+    "drw": {"rule": "drw"},
+    "drw_epoch": {"rule": "drw", "drw_epoch": 1},
+    "cosine": {"head": "cosine"},
+    "plain": {},
+}
+
+
+def test_every_objective_rule_and_key_trains_a_backbone_of_its_own(tmp_path, stage):
+    """class_balanced is cross-entropy with reweight; all others differ."""
+    weights = {}
+    for name, change in OBJECTIVE_CHANGES.items():
+        write_params(tmp_path, {"train": {"epochs": 3, "schedule": "constant"} | change})
+        for before in ("prepare", "subsample", "pretrain") if not weights else ():
+            stage(before)
+        stage("train_backbone")
+        tensors, meta, _ = load_checkpoint(Path("models/backbone.pt"), "train_backbone")
+        weights[name] = tensors["head.weight"].numpy().tobytes()
+        assert meta["head_kind"] == ("cosine" if name in ("ldam", "margin", "scale", "cosine") else "linear")
+    assert weights.pop("class_balanced") == weights["reweight"]
+    assert len(set(weights.values())) == len(weights)
+
+
+@pytest.mark.parametrize("objective", ["ldam", "balanced_softmax"])
+def test_backbone_of_another_objective_runs_through_everything(tmp_path, pipeline, objective):
+    write_params(tmp_path, {"train": {"objective": objective, "rule": "drw"}})
+    pipeline()
+    assert set(read_metrics("summary")) == set(METHODS)
+
+
+def test_logit_adjustment_row_is_the_joint_one_less_the_log_prior(pipeline, stage):
+    pipeline("extract_features")
+    stage("rebalance", "joint")
+    stage("rebalance", "logit_adjustment")
+    joint, adjusted = (read_head(Path(f"models/heads/{name}.h5"), "x") for name in ("joint", "logit_adjustment"))
+    counts = np.bincount(read_features(Path("features/features_train.h5")).labels)
+    assert np.array_equal(joint.weight, adjusted.weight)
+    np.testing.assert_allclose(joint.bias - adjusted.bias, np.log(counts / counts.sum()), rtol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import augmentation, bns, cifar_lt, dlsa, dlsa_flow, dpp, features, ipdpp, simclr
+from benchmarks import augmentation, bns, cifar_lt, dlsa, dlsa_flow, dpp, features, ipdpp, objectives, simclr
 from benchmarks.common import METHODS, write_params
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.config import load_params
@@ -165,6 +165,13 @@ def test_ipdpp_benchmark_compares_variants_with_their_controls(capfd: pytest.Cap
     assert [row[0] for row in rows] == ["encoder frozen"]
     control, method, gain = (float(cell.split(" ±")[0]) for cell in rows[0][1:4])
     assert gain == pytest.approx(method - control, abs=0.02)
+
+
+def test_objectives_benchmark_has_a_row_for_each_objective_and_rule(capfd: pytest.CaptureFixture) -> None:
+    quick = ["train.epochs=1", "runtime.device=cpu"]
+    objectives.main(["--seeds", "1", "--objectives", "ldam", "--rules", "drw", "--set", *quick])
+    (row,) = rows_of(capfd.readouterr().out, "objective")
+    assert row[:2] == ["ldam", "drw"] and 0 <= float(row[2]) <= 100
 
 
 def test_cifar_recipe_of_bns_is_the_published_one(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""Published settings: ``python -m stages.recipe NAME`` lays ``recipes/NAME.yaml`` over params.yaml.
+
+No stage of the DAG. Without a name it lists the recipes; with ``--show`` it changes nothing. Comments and order of
+params.yaml stay as they are.
+"""
+
+import argparse
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from longtail.config import Params, bind, parse_yaml
+from longtail.errors import ConfigError
+from longtail.io.atomic import atomic_open
+from stages.common import run
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+KEYS = {"source", "aim", "params"}
+
+
+def names() -> list[str]:
+    """All recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """``source`` and ``aim`` (text) and ``params``, an overlay on params.yaml.
+
+    Raises:
+        ConfigError: no such recipe, or one with other keys.
+    """
+    if name not in names():
+        raise ConfigError(f"recipe: {name!r} given, one of {', '.join(names())} allowed")
+    recipe = parse_yaml((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    if set(recipe) != KEYS:
+        raise ConfigError(f"recipes/{name}.yaml: keys {', '.join(sorted(recipe))}, {', '.join(sorted(KEYS))} expected")
+    return recipe
+
+
+def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """``group.key`` and value of every leaf."""
+    for key, value in params.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def overlay(params: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Lay ``changes`` over ``params`` in place, group by group."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(params.get(key), dict):
+            overlay(params[key], value)
+        else:
+            params[key] = value
+
+
+def apply(name: str, path: Path, show: bool = False) -> list[str]:
+    """Apply a recipe to the params.yaml at ``path``; the changes as lines ``key: old -> new``.
+
+    Raises:
+        ConfigError: params.yaml is missing, or would not be valid; then it stays as it was.
+    """
+    recipe = read_recipe(name)
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing: run from the top of the repository")
+    text = path.read_text(encoding="utf-8")
+    before = dict(flat(parse_yaml(text)))
+    yaml = YAML()
+    document = yaml.load(text)
+    overlay(document, recipe["params"])
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    changed = parse_yaml(stream.getvalue())
+    bind(Params, changed)
+    if not show:
+        with atomic_open(path) as file:
+            file.write(stream.getvalue())
+    after = dict(flat(changed))
+    return [f"{key}: {before.get(key)} -> {value}" for key, value in after.items() if before.get(key) != value]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m stages.recipe", description="Lay a recipe over params.yaml.")
+    parser.add_argument("name", nargs="?", help="; ".join(names()))
+    parser.add_argument("--show", action="store_true", help="change nothing")
+    options = parser.parse_args(arguments)
+    if options.name is None:
+        for name in names():
+            print(f"{name}: {read_recipe(name)['aim']}")
+        return
+    recipe = read_recipe(options.name)
+    lines = apply(options.name, Path("params.yaml"), options.show)
+    print(f"{options.name}: {recipe['aim']} ({recipe['source']})")
+    print("\n".join(lines) if lines else "params.yaml has these settings already")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -26,8 +26,10 @@ import pandas as pd
 
 from benchmarks.common import METHODS, machine, run_pipeline, run_stage, write_params
 from benchmarks.timing import table
+from stages.recipe import flat, read_recipe
 
 BATCH_SIZE = 128
+BNS_BATCH = {100: 512, 10: 1024}
 COLUMNS = ("all", "many", "medium", "few", "macro", "ece")
 SMOKE_CLASSES, SMOKE_TRAIN, SMOKE_TEST = 4, 40, 10
 PUBLISHED = {
@@ -38,40 +40,18 @@ PUBLISHED_BNS = {
     (100, 100.0): "CIFAR-100-LT, imbalance factor 100, 1000 epochs of BNS: linear probe (joint) 47.1, ipdpp 52.4",
     (10, 100.0): "CIFAR-10-LT, imbalance factor 100, 1000 epochs of BNS: linear probe (joint) 68.2, ipdpp 76.4",
 }
-IPDPP = ("k=10*n_min", "epochs=100", "batch_size=64", "optimizer=adamw", "lr=2.5e-4", "weight_decay=0.05",
-         "warmup_epochs=5", "augment=simclr", "jitter_strength=1.0", "freeze=none")  # fmt: skip
-BNS: dict[int, dict[str, Any]] = {
-    100: {"backbone": "resnet34", "batch_size": 512, "per_class": 50, "warmup_epochs": 5, "strength": 1.0, "every": 20},
-    10: {
-        "backbone": "resnet18",
-        "batch_size": 1024,
-        "per_class": 100,
-        "warmup_epochs": 20,
-        "strength": 2.0,
-        "every": 10,
-    },
-}
+
+
+def settings_of(name: str) -> list[str]:
+    """The settings of a recipe over params.yaml, less those that choose the data."""
+    data = ("dataset", "imb_type", "imb_factor", "val_per_class", "split_seed")
+    return [f"{key}={json.dumps(value)}" for key, value in flat(read_recipe(name)["params"]) if key not in data]
 
 
 def bns_recipe(classes: int, epochs: int) -> list[str]:
     """Further settings: BNS of ``epochs`` and a linear probe in the place of stage 1, as released."""
-    own = BNS[classes]
-    warmup = min(20, epochs)
-    return [
-        "normalize=none",
-        *(["shots.many_above=500", "shots.few_below=200"] if classes == 10 else []),
-        *(f"pretrain.{s}" for s in ("method=bns", "augment=simclr", "jitter_strength=2.0", f"epochs={epochs}")),
-        *(f"pretrain.{s}" for s in (f"batch_size={own['batch_size']}", f"lr={1e-3 * own['batch_size'] / 256:g}")),
-        *(f"pretrain.{s}" for s in (f"warmup_epochs={warmup}", "weight_decay=0.05", "schedule=cosine_per_step")),
-        *(
-            f"train.{s}"
-            for s in (f"backbone={own['backbone']}", "frozen=true", "bn_mode=train", f"per_class={own['per_class']}")
-        ),
-        *(f"train.{s}" for s in ("epochs=100", "batch_size=64", "drop_last=false", "optimizer=adamw", "lr=2.5e-4")),
-        *(f"train.{s}" for s in ("weight_decay=0.05", f"warmup_epochs={own['warmup_epochs']}", "augment=simclr")),
-        *(f"train.{s}" for s in (f"jitter_strength={own['strength']}", "schedule=cosine_per_step")),
-        f"ipdpp.reselect_every={own['every']}",
-    ]
+    warmup = f"pretrain.warmup_epochs={min(20, epochs)}"
+    return [*settings_of(f"cifar{classes}_lt_bns_ipdpp"), f"pretrain.epochs={epochs}", warmup]
 
 
 def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
@@ -80,33 +60,21 @@ def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
         "dataset=image_folder",
         f"data_root={root}",
         "storage=memory",
-        "normalize=cifar",
         "imb_type=exp",
         f"imb_factor={imb_factor}",
         "val_per_class=0",
         "split_seed=0",
         f"seed={seed}",
-        "train.objective=ce",
-        "train.backbone=resnet32",
-        "train.sampler=instance",
-        "train.augment=crop_flip",
+        *(setting for setting in settings_of("cifar100_lt_bns_ipdpp") if setting.startswith("ipdpp.")),
+        *settings_of("cifar100_lt_ce"),
         f"train.epochs={epochs}",
-        f"train.batch_size={BATCH_SIZE}",
-        "train.lr=0.1",
-        "train.momentum=0.9",
-        "train.weight_decay=2e-4",
-        "train.schedule=step",
         f"train.warmup_epochs={min(5, epochs)}",
         "train.milestones=auto",
-        "train.gamma=0.01",
-        "train.select=last",
         *(
             f"{method}.{setting}"
             for method, length in (("crt", 10), ("lws", 5))
             for setting in (f"epochs={length}", f"batch_size={BATCH_SIZE}", "lr=0.05", "weight_decay=5e-4")
         ),
-        *(f"ipdpp.{setting}" for setting in IPDPP),
-        "ipdpp.reselect_every=20",
         f"runtime.workers={min(8, os.cpu_count() or 1)}",
     ]
 
@@ -179,10 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.archive is None and (options.dataset_root is None or options.smoke):
         parser.error("--archive is needed" + (" with --smoke" if options.smoke else ", or --dataset-root"))
-    if options.bns_epochs and options.classes not in BNS:
-        parser.error(
-            f"--classes: {options.classes} given, one of {', '.join(map(str, BNS))} expected with --bns-epochs"
-        )
+    if options.bns_epochs and options.classes not in BNS_BATCH:
+        parser.error(f"--classes: {options.classes} given, 10 or 100 expected with --bns-epochs")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) if options.folder is None else options.folder.absolute()
         root = work / "images" if options.dataset_root is None or options.smoke else options.dataset_root.absolute()
@@ -238,7 +204,7 @@ def report(
     print(f"\ntau chosen on held-out training rows: {', '.join(format(run['tau'], 'g') for run in runs)}\n")
     size = runs[0]["cost"]["train_backbone"]
     stage = "pretrain" if bns_epochs else "train_backbone"
-    batch_size = BNS.get(classes, BNS[100])["batch_size"] if bns_epochs else BATCH_SIZE
+    batch_size = BNS_BATCH.get(classes, BNS_BATCH[100]) if bns_epochs else BATCH_SIZE
     an_epoch = [run["cost"][stage]["seconds"] / run["cost"][stage]["epochs"] for run in runs]
     shown = (runs[0]["images"] // batch_size or 1) * min(batch_size, runs[0]["images"])
     facts = [

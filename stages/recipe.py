@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from longtail.config import Params, bind, parse_yaml
 from longtail.errors import ConfigError
 from longtail.io.atomic import atomic_open
@@ -64,6 +62,8 @@ def apply(name: str, path: Path, show: bool = False) -> list[str]:
     Raises:
         ConfigError: params.yaml is missing, or would not be valid; then it stays as it was.
     """
+    from ruamel.yaml import YAML  # not on every machine that only runs stages
+
     recipe = read_recipe(name)
     if not path.is_file():
         raise ConfigError(f"{path} is missing: run from the top of the repository")

@@ -191,15 +191,15 @@ def test_pretraining_killed_inside_an_atomic_write_gives_the_same_bytes(ready):
 
 @pytest.mark.parametrize("ready", [FINETUNE], ids=["finetune_ipdpp"], indirect=True)
 def test_finetuning_killed_inside_an_atomic_write_gives_the_same_bytes(ready):
-    """Renames 1 to 6 are checkpoints of the control, 7 to 12 of ipdpp, whose rounds begin with epochs 0, 5, 10 and 15;
+    """Renames 1 to 6 are checkpoints of ipdpp, whose rounds begin with epochs 0, 5, 10 and 15, 7 to 12 of the control;
     then come the outputs."""
     whole, _ = ready.finish()
-    for rename in (8, 10, 13, 19):
+    for rename in (2, 4, 10, 13, 19):
         check_killed_inside_an_atomic_write(ready, whole, rename)
 
 
 @pytest.mark.parametrize("ready", [FINETUNE], ids=["finetune_ipdpp"], indirect=True)
-def test_killed_finetuning_keeps_the_finished_control_and_goes_on_in_the_open_round(ready):
+def test_killed_finetuning_keeps_the_finished_run_and_goes_on_in_the_open_one(ready):
     process = ready.start(kill_at_rename=10)
     process.join(120)
     ready.finish()

@@ -3,6 +3,7 @@
 import copy
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -135,11 +136,15 @@ def finetune(
     encoder = nn.Identity() if p.ipdpp.freeze == "encoder" else backbone
     setting = Setting(num_classes, found.train_counts, found.train.features.shape[1], p.ipdpp.epochs, seed)
     assert found.head is not None
-    first = label_log_probability(found.head.scores(found.train.features), labels)
+    own_head = found.head
+
+    @cache
+    def first() -> np.ndarray:
+        return label_log_probability(own_head.scores(found.train.features), labels)
 
     def log_probability(model: Classifier, number: int) -> np.ndarray:
         if p.ipdpp.p_source == "head" or (p.ipdpp.p_source == "auto" and number == 0):
-            return first
+            return first()
         scores = outputs(model, parts.plain, num_classes, f"{name}: p of round {number}", p.runtime.progress)
         return label_log_probability(scores, labels)
 

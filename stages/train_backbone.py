@@ -109,11 +109,11 @@ def subset(train_index: np.ndarray, labels: np.ndarray, config: Train, seed: int
 
     ``auto`` is ten times the smallest class for a frozen backbone, all otherwise.
     """
-    members = [train_index[labels[train_index] == c] for c in range(labels.max() + 1)]
-    smallest = min(len(rows) for rows in members)
-    size = (10 * smallest if config.frozen else "all") if config.per_class == "auto" else config.per_class
+    counts = np.bincount(labels[train_index])
+    size = (10 * int(counts.min()) if config.frozen else "all") if config.per_class == "auto" else config.per_class
     if size == "all":
         return train_index
+    members = np.split(train_index[np.argsort(labels[train_index], kind="stable")], np.cumsum(counts)[:-1])
     streams = (generator(seed, "per_class", c) for c in range(len(members)))
     drawn = [
         rows[uniform(len(rows), min(size, len(rows)), stream)] for rows, stream in zip(members, streams, strict=True)

@@ -6,7 +6,6 @@ extra heads, momentum encoders and queues. All of these live on the objective as
 they are trained, checkpointed and resumed without a word from the method, and none reaches the exported backbone.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -99,6 +98,3 @@ class Objective(nn.Module):
 
     def after_step(self, model: Classifier, moment: Moment) -> None:
         """Called after the optimizer's step: the place to move a momentum encoder or a queue."""
-
-
-ObjectiveFactory = Callable[[Setting], Objective]

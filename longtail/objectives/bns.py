@@ -84,9 +84,8 @@ def bns_loss_paper(
     is the mean over anchors. Balanced: every anchor meets the same n negatives, whatever the size of its class.
 
     The paper leaves m, n and the temperature open. Our choice is m = 1, which all but the rarest classes find in a
-    batch; n = 4, since n weighs the summed negatives against the mean positive (on long-tailed digits, 1 to 4 learned
-    as well as the released loss at its learning rate, 8 and 16 needed a lower one), and any batch offers that many to
-    the largest class too; and the release's temperature of 0.5.
+    batch; n = 4, since n weighs the summed negatives against the mean positive, so that many ask for a lower rate, and
+    any batch offers that many to the largest class too; and the release's temperature of 0.5.
 
     Args:
         e1, e2: (B, D) embeddings of the two views, of any length; B >= 1.

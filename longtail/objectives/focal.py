@@ -10,9 +10,7 @@ weighted mean. ``focal_released`` gives the released form; without weights the t
 import torch
 from torch import Tensor
 
-from longtail.data.batches import Batch
-from longtail.engine.objective import Moment, Setting
-from longtail.models.classifier import Classifier
+from longtail.engine.objective import Setting
 from longtail.objectives.weighting import Weighted
 
 
@@ -36,14 +34,10 @@ class Focal(Weighted):
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return focal(super().losses(logits, labels), self.focal_gamma)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = self.weights_in(moment.epoch)
+    def total(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         if not self.focal_released or weights is None:
-            return super().loss(model, batch, moment)
-        logits = model(batch.views[0]).float()
-        weighted = weights[batch.labels] * Weighted.losses(self, logits, batch.labels)
-        correct = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        return focal(weighted, self.focal_gamma).mean(), {"train_accuracy": 100 * correct}
+            return super().total(logits, labels, weights)
+        return focal(weights[labels] * super().losses(logits, labels), self.focal_gamma).mean()
 
 
 def focal(cross_entropy: Tensor, gamma: float) -> Tensor:

@@ -59,11 +59,14 @@ class Weighted(Objective):
         counts = self.rule == "reweight" or (self.rule == "drw" and epoch >= self.drw_epoch)
         return self.weights if counts else None
 
+    def total(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+        """The scalar loss of a batch."""
+        return weighted_mean(self.losses(logits, labels), labels, weights)
+
     def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         logits = model(batch.views[0]).float()
         correct = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        losses = self.losses(logits, batch.labels)
-        return weighted_mean(losses, batch.labels, self.weights_in(moment.epoch)), {"train_accuracy": 100 * correct}
+        return self.total(logits, batch.labels, self.weights_in(moment.epoch)), {"train_accuracy": 100 * correct}
 
 
 def weighted_mean(losses: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:

@@ -1,9 +1,9 @@
 import pytest
 
-from longtail.engine.schedule import SCHEDULES, create_schedule
+from longtail.engine.schedule import FSGL, SCHEDULES, create_schedule
 from longtail.errors import ConfigError
 
-BY_EPOCH = [name for name in SCHEDULES if name != "cosine_per_step"]
+BY_EPOCH = [name for name in SCHEDULES if name not in ("cosine_per_step", *FSGL)]
 
 
 def rates(name, base, **arguments):
@@ -47,10 +47,13 @@ def test_step_has_the_worked_values_of_ldam(epoch, expected):
     assert schedule(epoch, 0.0) == pytest.approx(expected, rel=1e-12)
 
 
-def test_step_drops_twice_unlike_the_released_essence_scripts():
-    assert create_schedule("step", epochs=200, warmup_epochs=5, milestones=(160, 180), gamma=0.01)(
-        180, 0.0
-    ) != pytest.approx(0.01)
+def test_one_milestone_gives_the_released_essence_scripts_whose_second_drop_is_never_reached():
+    ours, theirs = (
+        create_schedule("step", epochs=200, warmup_epochs=5, milestones=milestones, gamma=0.01)
+        for milestones in ((160, 180), (160,))
+    )
+    differ = [epoch for epoch in range(200) if ours(epoch, 0.0) != theirs(epoch, 0.0)]
+    assert differ == list(range(180, 200)) and theirs(199, 0.0) == 0.01
 
 
 def test_step_milestones_default_to_eighty_and_ninety_percent():
@@ -82,7 +85,8 @@ def test_rate_is_constant_within_an_epoch(name):
 @pytest.mark.parametrize(
     ("name", "arguments", "reason"),
     [
-        ("linear", {"epochs": 5}, "unknown schedule 'linear'; allowed: constant, cosine, step, cosine_per_step"),
+        ("linear", {"epochs": 5}, "unknown schedule 'linear'; allowed: constant, cosine, step, cosine_per_step, "),
+        ("fsgl_imagenet", {"epochs": 20, "warmup_epochs": 3}, "warmup_epochs must be 0 with schedule fsgl_imagenet"),
         ("cosine", {"epochs": 0}, "epochs must be at least 1, got 0"),
         ("cosine", {"epochs": 5, "warmup_epochs": 6}, r"between 0 and epochs \(5\), got 6"),
         ("step", {"epochs": 5, "gamma": 0.0}, "gamma must be above 0, got 0.0"),
@@ -110,3 +114,27 @@ def test_cosine_per_step_falls_within_an_epoch_and_starts_at_the_base_rate_witho
 def test_warm_up_of_cosine_per_step_may_fill_the_training():
     schedule = create_schedule("cosine_per_step", epochs=2, warmup_epochs=2)
     assert [schedule(0, 0.0), schedule(0, 0.5), schedule(1, 0.5)] == [0.0, 0.25, 0.75]
+
+
+def test_cosine_from_base_has_the_worked_values_of_fsgl_on_cifar():
+    values = rates("cosine_from_base", 0.01, epochs=200)
+    assert [values[epoch] for epoch in (0, 100, 199)] == pytest.approx([0.01, 0.005, 6.168e-7], rel=1e-4)
+
+
+def test_cosine_from_base_is_the_cosine_one_epoch_later():
+    later, plain = (rates(name, 1.0, epochs=12, warmup_epochs=3) for name in ("cosine_from_base", "cosine"))
+    assert later[:4] == [1 / 3, 2 / 3, 1.0, 1.0] and later[4:] == plain[3:-1]
+
+
+def test_released_fsgl_schedule_has_the_worked_values():
+    values = rates("fsgl_imagenet_released", 0.1, epochs=135)
+    expected = {0: 0.1, 1: 0.01, 2: 0.02, 10: 0.1, 11: 0.11, 12: 0.099938, 134: 6.2e-5}
+    assert [values[epoch] for epoch in expected] == pytest.approx(list(expected.values()), rel=3e-3)
+    assert values[12] == pytest.approx(0.099938, abs=5e-7)
+
+
+@pytest.mark.parametrize("epochs", [5, 12, 135])
+def test_fsgl_schedule_is_the_released_rule_an_epoch_earlier_and_never_above_the_base_rate(epochs):
+    ours, released = (rates(name, 1.0, epochs=epochs) for name in FSGL)
+    assert ours[:-1] == [min(1.0, value) for value in released[1:]]
+    assert max(ours) <= 1.0 and min(ours) >= 0.0

@@ -11,7 +11,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 
@@ -19,11 +19,25 @@ from longtail.errors import ConfigError
 
 T = TypeVar("T")
 Auto = Literal["auto"]
-Augment = Literal["auto", "none", "crop", "crop_flip", "resized_crop", "resized_crop_jitter", "simclr", "simclr_noflip"]
-Optimizer = Literal["sgd", "adamw"]
-Schedule = Literal["constant", "cosine", "step", "cosine_per_step"]
-SmoothSchedule = Literal["constant", "cosine", "cosine_per_step"]
-Precision = Literal["float32", "tf32", "bf16"]
+Augment = Literal[
+    "auto",
+    "none",
+    "crop",
+    "crop_flip",
+    "cutout",
+    "autoaugment",
+    "randaugment",
+    "resized_crop",
+    "resized_crop_jitter",
+    "sim",
+    "simclr",
+    "simclr_noflip",
+    "moco",
+    "moco_noflip",
+]
+Schedule = Literal[
+    "constant", "cosine", "step", "cosine_per_step", "cosine_from_base", "fsgl_imagenet", "fsgl_imagenet_released"
+]
 
 
 def _range(low: float | None = None, high: float | None = None, *, above: float | None = None, **options: Any) -> Any:
@@ -56,43 +70,128 @@ class Lists:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain:
-    """Initial weights of the backbone: seeded ones, or balanced negative sampling (``longtail.objectives.bns``)."""
+class Training:
+    """How a network is trained: what ``pretrain``, ``train`` and ``ipdpp`` share, each with defaults of its own."""
 
-    method: Literal["none", "bns"] = "none"
+    group: ClassVar[str]
+
+    augment: Augment = "auto"
+    jitter_strength: float = _range(0, 2.5, default=1.0)
+    epochs: int = _range(1, default=60)
+    batch_size: int = _range(1, default=64)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = _range(above=0, default=3e-3)
+    momentum: float = _range(0, 1, default=0.9)
+    weight_decay: float = _range(0, default=0.05)
+    schedule: Schedule = "cosine_per_step"
+    warmup_epochs: int | Auto = _range(0, default="auto")
+    milestones: list[int] | Auto = "auto"
+    gamma: float = _range(above=0, default=0.01)
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+
+    @property
+    def warmup(self) -> int:
+        """Epochs of the warm-up; ``auto`` is a tenth of the epochs."""
+        return self.epochs // 10 if self.warmup_epochs == "auto" else self.warmup_epochs
+
+    def check(self) -> None:
+        if self.milestones != "auto" and (
+            sorted(set(self.milestones)) != self.milestones or min(self.milestones, default=0) < 0
+        ):
+            raise ConfigError(f"{self.group}.milestones: {self.milestones} given, epochs in ascending order expected")
+        if self.warmup > self.epochs:
+            raise ConfigError(
+                f"{self.group}.warmup_epochs: {self.warmup_epochs} is more than {self.group}.epochs: {self.epochs}"
+            )
+        if self.schedule.startswith("fsgl") and self.warmup_epochs not in ("auto", 0):
+            raise ConfigError(
+                f"{self.group}.warmup_epochs: {self.warmup_epochs} given, 0 or auto expected with schedule: "
+                f"{self.schedule}, which has a warm-up of its own"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BNS:
+    """Balanced negative sampling (``longtail.objectives.bns``)."""
+
     variant: Literal["code", "paper"] = "code"
     temperature: float = _range(above=0, default=0.5)
     extra_positives: int = _range(0, default=1)
     negatives: int = _range(1, default=4)
     projector_hidden: int = _range(1, default=2048)
     projector_dim: int = _range(1, default=128)
-    augment: Augment = "auto"
-    jitter_strength: float = _range(0, 2.5, default=1.0)
-    fixed_order: bool = False
-    epochs: int = _range(1, default=200)
-    batch_size: int = _range(2, default=128)
-    optimizer: Optimizer = "adamw"
-    lr: float = _range(above=0, default=3e-3)
-    momentum: float = _range(0, 1, default=0.9)
-    weight_decay: float = _range(0, default=0.05)
-    schedule: SmoothSchedule = "cosine_per_step"
-    warmup_epochs: int | Auto = _range(0, default="auto")
-    precision: Precision = "float32"
 
     def check(self) -> None:
-        _check_warmup("pretrain", self.warmup_epochs, self.epochs)
         if self.variant == "code" and self.temperature < 0.3:
             raise ConfigError(
-                f"pretrain.temperature: {self.temperature:g} given, at least 0.3 expected with variant: code, whose "
-                "loss takes exp(similarity / temperature) before the sigmoid"
+                f"pretrain.bns.temperature: {self.temperature:g} given, at least 0.3 expected with variant: code, "
+                "whose loss takes exp(similarity / temperature) before the sigmoid"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class MoCo:
+    """Momentum contrast (``longtail.objectives.moco``)."""
+
+    temperature: float = _range(above=0, default=0.1)
+    queue: int | Auto = _range(1, default="auto")
+    dim: int = _range(1, default=128)
+    momentum: float = _range(0, 0.999999, default=0.99)
+    splits: int = _range(1, default=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Training):
+    """Initial weights of the backbone: seeded ones, or those of pretraining on the images of the split."""
+
+    group: ClassVar[str] = "pretrain"
+
+    method: Literal["none", "bns", "rotation", "moco"] = "none"
+    bns: BNS = field(default_factory=BNS)
+    moco: MoCo = field(default_factory=MoCo)
+    fixed_order: bool = False
+    epochs: int = _range(1, default=200)
+    batch_size: int = _range(2, default=128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaCo:
+    """Parametric contrastive learning (``longtail.objectives.paco``)."""
+
+    temperature: float = _range(above=0, default=0.2)
+    alpha: float = _range(0, default=0.01)
+    beta: float = _range(above=0, default=1.0)
+    gamma: float = _range(0, default=1.0)
+    queue: int = _range(1, default=1024)
+    dim: int = _range(1, default=32)
+    momentum: float = _range(0, 0.999999, default=0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FSGL:
+    """Feature scaling guided learning, and GLMC without scaling and SAM (``longtail.objectives.fsgl``)."""
+
+    gamma: float = _range(0, 10, default=0.5)
+    fsm_order: Literal["rank", "index"] = "rank"
+    fsm_variant: Literal["linear", "uniform", "head_half"] = "linear"
+    label_exponent: float = _range(0, 10, default=1.2)
+    resample_exponent: float = _range(0, 10, default=0.0)
+    consistency_weight: float = _range(0, default=4.0)
+    rho: float = _range(0, default=0.05)
+    freeze_bn_second: bool = False
+    cutmix_area_label: bool = False
+    masked_bce_weight: float = _range(0, default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Training):
     """Backbone training."""
 
-    objective: Literal["ce", "focal", "class_balanced", "ldam", "balanced_softmax", "logit_adjustment"] = "ce"
+    group: ClassVar[str] = "train"
+
+    objective: Literal[
+        "ce", "focal", "class_balanced", "ldam", "balanced_softmax", "logit_adjustment", "paco", "fsgl"
+    ] = "ce"
     rule: Literal["none", "resample", "reweight", "drw"] = "none"
     drw_epoch: int | Auto = _range(0, default="auto")
     beta: float = _range(0, 1, default=0.9999)
@@ -100,6 +199,10 @@ class Train:
     focal_released: bool = False
     margin: float = _range(0, 2, default=0.5)
     adjustment: float = _range(0, 10, default=1.0)
+    mix: Literal["none", "mixup", "cutmix"] = "none"
+    mix_alpha: float = _range(above=0, high=100, default=1.0)
+    paco: PaCo = field(default_factory=PaCo)
+    fsgl: FSGL = field(default_factory=FSGL)
     backbone: str = "resnet8"
     width: int | Auto = _range(1, default="auto")
     head: Literal["auto", "linear", "cosine"] = "auto"
@@ -109,30 +212,35 @@ class Train:
     sampler: Literal["instance", "class_aware", "square_root", "progressive"] = "instance"
     samples_per_class: int = _range(1, default=4)
     per_class: int | Literal["auto", "all"] = _range(1, default="auto")
-    augment: Augment = "auto"
-    jitter_strength: float = _range(0, 2.5, default=1.0)
-    epochs: int = _range(1, default=60)
-    batch_size: int = _range(1, default=64)
+    second_augment: Augment = "auto"
     drop_last: bool | Auto = "auto"
-    optimizer: Optimizer = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = _range(above=0, default=0.1)
-    momentum: float = _range(0, 1, default=0.9)
     weight_decay: float = _range(0, default=2e-4)
     schedule: Schedule = "cosine"
-    warmup_epochs: int = _range(0, default=0)
-    milestones: list[int] | Auto = "auto"
-    gamma: float = _range(above=0, default=0.01)
+    warmup_epochs: int | Auto = _range(0, default=0)
     select: Literal["last", "best_val"] = "last"
-    precision: Precision = "float32"
 
     def check(self) -> None:
-        if self.milestones != "auto" and (
-            sorted(set(self.milestones)) != self.milestones or min(self.milestones, default=0) < 0
-        ):
-            raise ConfigError(f"train.milestones: {self.milestones} given, epochs in ascending order expected")
-        _check_warmup("train", self.warmup_epochs, self.epochs)
+        super().check()
         if self.objective == "ldam" and self.head == "linear":
             raise ConfigError("train.head: linear given, cosine (or auto) expected with train.objective: ldam")
+        if self.objective in ("paco", "fsgl"):
+            if self.rule in ("reweight", "drw"):
+                raise ConfigError(
+                    f"train.rule: {self.rule} given, none or resample expected with train.objective: {self.objective}, "
+                    "which weighs the classes itself"
+                )
+            if self.mix != "none":
+                raise ConfigError(
+                    f"train.mix: {self.mix} given, none expected with train.objective: {self.objective}, which decides "
+                    "itself what it mixes"
+                )
+        if self.objective == "fsgl" and self.head == "cosine" and self.fsgl.gamma > 0:
+            raise ConfigError(
+                "train.head: cosine given, linear (or auto) expected with train.objective: fsgl, whose scaling of "
+                "features a cosine head does not see"
+            )
         if self.rule == "resample" and self.sampler != "instance":
             raise ConfigError(
                 f"train.sampler: {self.sampler} given, instance expected with train.rule: resample, which draws itself"
@@ -238,8 +346,10 @@ class Dlsa:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ipdpp:
+class Ipdpp(Training):
     """Finetuning on a subset drawn by IP-DPP, beside the same on a uniform one."""
+
+    group: ClassVar[str] = "ipdpp"
 
     sampler: Literal["ipdpp", "uniform_official", "feature_kdpp"] = "ipdpp"
     scale: Literal["n", "n2"] = "n"
@@ -251,35 +361,15 @@ class Ipdpp:
     ridge: float = _range(0, default=1e-3)
     freeze: Literal["none", "encoder"] = "none"
     bn_mode: Literal["train", "eval"] = "train"
-    augment: Augment = "auto"
-    jitter_strength: float = _range(0, 2.5, default=1.0)
-    epochs: int = _range(1, default=60)
     batch_size: int = _range(1, default=16)
-    optimizer: Optimizer = "adamw"
-    lr: float = _range(above=0, default=3e-3)
-    momentum: float = _range(0, 1, default=0.9)
-    weight_decay: float = _range(0, default=0.05)
-    schedule: SmoothSchedule = "cosine_per_step"
-    warmup_epochs: int | Auto = _range(0, default="auto")
     select: Literal["last", "best_val"] = "last"
-    precision: Precision = "float32"
 
     def check(self) -> None:
-        _check_warmup("ipdpp", self.warmup_epochs, self.epochs)
+        super().check()
         if isinstance(self.k, str) and not re.fullmatch(r"[1-9]\d* ?\* ?n_min", self.k):
             raise ConfigError(
                 f"ipdpp.k: {self.k!r} given, a whole number of images or a multiple like 10*n_min expected"
             )
-
-
-def warmup_of(group: Pretrain | Ipdpp) -> int:
-    """Epochs of the warm-up; ``auto`` is a tenth of the epochs."""
-    return group.epochs // 10 if group.warmup_epochs == "auto" else group.warmup_epochs
-
-
-def _check_warmup(group: str, warmup_epochs: int | Auto, epochs: int) -> None:
-    if warmup_epochs != "auto" and warmup_epochs > epochs:
-        raise ConfigError(f"{group}.warmup_epochs: {warmup_epochs} is more than {group}.epochs: {epochs}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from longtail.config import Ipdpp, Params, warmup_of
+from longtail.config import Ipdpp, Params
 from longtail.data.batches import FeatureRows, ImageSet, open_part
 from longtail.data.manifest import Manifest, decode, read_manifest, read_pixels, read_verified
 from longtail.data.transforms import Transform, resolve_policy
@@ -19,8 +19,7 @@ from longtail.dpp.finetuning import SubsetSampler, label_log_probability
 from longtail.engine.extract import outputs
 from longtail.engine.objective import Setting
 from longtail.engine.runtime import describe, peak_memory, set_up
-from longtail.engine.schedule import create_schedule
-from longtail.engine.trainer import Outcome, Settings, curves, train
+from longtail.engine.trainer import Outcome, curves, train
 from longtail.errors import ArtifactError, ConfigError
 from longtail.evaluation.picture_grid import GridRow, choose, picture_grid
 from longtail.io.digest import Scalar, file_digest
@@ -47,6 +46,7 @@ from stages.common import (
     run,
 )
 from stages.inputs import FeatureSet, read_feature_set
+from stages.settings import settings_of
 from stages.split_file import prepared_digests, read_split
 
 METHOD, CONTROL = "ipdpp", "ipdpp_uniform"
@@ -157,7 +157,10 @@ def finetune(
         options=_draw_options(p.ipdpp, found.train.features),
     )
     model = Classifier(encoder, head)
-    settings = _settings(p, seed, name)
+    further = {"drop_last": False, "bn_mode": p.ipdpp.bn_mode, "select": p.ipdpp.select, "part": name}
+    settings = settings_of(p.ipdpp, p.runtime, seed, name, **further)
+    if p.ipdpp.freeze == "encoder":
+        settings = replace(settings, compile=False)
     outcome = train(model, CrossEntropy(setting), parts.train, parts.val, sampler, settings, device, scratch)
     scores = outputs(model, parts.test, num_classes, f"{name} on test", p.runtime.progress)
     return Finetuned(model, outcome, sampler, scores)
@@ -263,29 +266,6 @@ def _picture(manifest: Manifest, data_root: str | None, row: int, pixels: np.nda
         return pixels[row]
     root, path = Path(str(data_root)), str(manifest.paths[row])
     return np.asarray(decode(read_verified(root, path, str(manifest.sha256[row])), root / path))
-
-
-def _settings(p: Params, seed: int, name: str) -> Settings:
-    t: Ipdpp = p.ipdpp
-    return Settings(
-        epochs=t.epochs,
-        batch_size=t.batch_size,
-        lr=t.lr,
-        momentum=t.momentum,
-        weight_decay=t.weight_decay,
-        schedule=create_schedule(t.schedule, epochs=t.epochs, warmup_epochs=warmup_of(t)),
-        seed=seed,
-        optimizer=t.optimizer,
-        drop_last=False,
-        bn_mode=t.bn_mode,
-        select=t.select,
-        precision=t.precision,
-        compile=p.runtime.compile and t.freeze == "none",
-        checkpoint_every=p.runtime.checkpoint_every,
-        progress=p.runtime.progress,
-        label=name,
-        part=name,
-    )
 
 
 if __name__ == "__main__":

@@ -7,24 +7,24 @@ import pandas as pd
 import torch
 from torch import nn
 
-from longtail.config import Params, Pretrain, warmup_of
+from longtail.config import Params
 from longtail.data.batches import open_part
 from longtail.data.manifest import Manifest, read_manifest, read_pixels
 from longtail.data.samplers import FixedOrder, InstanceSampler
 from longtail.data.transforms import resolve_policy, resolve_transform
 from longtail.engine.objective import Setting
 from longtail.engine.runtime import describe, peak_memory, set_up
-from longtail.engine.schedule import create_schedule
-from longtail.engine.trainer import Settings, curves, train
+from longtail.engine.trainer import curves, train
 from longtail.io.scratch import Scratch, code_digest
 from longtail.io.tables import write_csv, write_json
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.models.resnet import count_parameters
 from longtail.models.stored import save_backbone
-from longtail.objectives.bns import BNS
+from longtail.objectives.pretraining import PRETRAINING
 from longtail.seeds import derive_seed
 from stages.common import COST, PREPARED, PRETRAIN_CURVES, PRETRAINED, SCRATCH, params, run
+from stages.settings import settings_of
 from stages.split_file import prepared_digests, read_split
 
 
@@ -50,32 +50,26 @@ def main() -> None:
 
 
 def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.Module, meta: dict) -> int:
-    """Train the backbone by balanced negative sampling and write it, without the projector.
+    """Train the backbone by the method and write it, without the method's own head.
 
     Returns the number of epochs that this process computed.
     """
     split, split_digest = read_split()
     pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
-    policy = resolve_policy(manifest.info, p.pretrain.augment, "pretrain.augment")
+    kind = PRETRAINING[p.pretrain.method]
+    policy = resolve_policy(manifest.info, p.pretrain.augment, "pretrain.augment", kind.augment)
     train_pixels = None if pixels is None else pixels[split.train]
     transform = resolve_transform(manifest.info, policy, p.normalize, train_pixels, p.pretrain.jitter_strength)
     labels = manifest.labels[split.train]
     seed = derive_seed(p.seed, "pretrain", p.pretrain.method)
-    objective = BNS(
-        Setting(
-            num_classes=manifest.info.num_classes,
-            counts=np.bincount(labels),
-            num_features=backbone.num_features,  # type: ignore[arg-type]
-            epochs=p.pretrain.epochs,
-            seed=seed,
-        ),
-        variant=p.pretrain.variant,
-        temperature=p.pretrain.temperature,
-        extra_positives=p.pretrain.extra_positives,
-        negatives=p.pretrain.negatives,
-        projector_hidden=p.pretrain.projector_hidden,
-        projector_dim=p.pretrain.projector_dim,
+    setting = Setting(
+        num_classes=manifest.info.num_classes,
+        counts=np.bincount(labels),
+        num_features=backbone.num_features,  # type: ignore[arg-type]
+        epochs=p.pretrain.epochs,
+        seed=seed,
     )
+    objective = kind.create(setting, p.pretrain)
     model = Classifier(backbone, objective.create_head())
     sampler = InstanceSampler(labels, seed=seed, epochs=p.pretrain.epochs)
     identity = {
@@ -92,7 +86,7 @@ def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.M
             images,
             None,
             FixedOrder(sampler) if p.pretrain.fixed_order else sampler,
-            _settings(p, seed),
+            settings_of(p.pretrain, p.runtime, seed, f"pretrain ({p.pretrain.method})"),
             device,
             scratch.folder,
         )
@@ -100,25 +94,6 @@ def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.M
         write_csv(PRETRAIN_CURVES, curves(outcome.history), sep="\t")
         scratch.clear()
     return outcome.computed
-
-
-def _settings(p: Params, seed: int) -> Settings:
-    t: Pretrain = p.pretrain
-    return Settings(
-        epochs=t.epochs,
-        batch_size=t.batch_size,
-        lr=t.lr,
-        momentum=t.momentum,
-        weight_decay=t.weight_decay,
-        schedule=create_schedule(t.schedule, epochs=t.epochs, warmup_epochs=warmup_of(t)),
-        seed=seed,
-        optimizer=t.optimizer,
-        precision=t.precision,
-        compile=p.runtime.compile,
-        checkpoint_every=p.runtime.checkpoint_every,
-        progress=p.runtime.progress,
-        label=f"pretrain ({t.method})",
-    )
 
 
 if __name__ == "__main__":

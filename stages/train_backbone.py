@@ -7,13 +7,12 @@ import torch
 
 from longtail.config import Params, Train
 from longtail.data.batches import open_part
-from longtail.data.manifest import read_manifest, read_pixels
+from longtail.data.manifest import DatasetInfo, read_manifest, read_pixels
 from longtail.data.samplers import EffectiveNumberSampler, Sampler, create_sampler
 from longtail.data.transforms import resolve_policy, resolve_transform
 from longtail.dpp.controls import uniform
-from longtail.engine.objective import Setting
+from longtail.engine.objective import Objective, Setting
 from longtail.engine.runtime import describe, peak_memory, set_up
-from longtail.engine.schedule import create_schedule
 from longtail.engine.trainer import Settings, curves, train
 from longtail.errors import ArtifactError, ConfigError
 from longtail.io.scratch import Scratch, code_digest
@@ -24,6 +23,7 @@ from longtail.models.stored import load_backbone, save_backbone
 from longtail.objectives.registry import OBJECTIVES
 from longtail.seeds import derive_seed, generator
 from stages.common import BACKBONE, COST, CURVES, PREPARED, PRETRAINED, SCRATCH, params, run
+from stages.settings import settings_of
 from stages.split_file import prepared_digests, read_split
 
 
@@ -39,7 +39,9 @@ def main() -> None:
     train_pixels = None if pixels is None else pixels[split.train]
     augment = "none" if p.train.frozen and p.train.augment == "auto" else p.train.augment
     policy = resolve_policy(manifest.info, augment, "train.augment")
-    transform = resolve_transform(manifest.info, policy, p.normalize, train_pixels, p.train.jitter_strength)
+    kind = OBJECTIVES[p.train.objective]
+    second = second_policy(manifest.info, p.train, kind)
+    transform = resolve_transform(manifest.info, policy, p.normalize, train_pixels, p.train.jitter_strength, second)
 
     def images(index):  # type: ignore[no-untyped-def]
         return open_part(manifest, PREPARED, p.data_root, index, transform, device, p.runtime.workers, pixels)
@@ -62,8 +64,7 @@ def main() -> None:
         head=("cosine" if p.train.objective == "ldam" else "linear") if p.train.head == "auto" else p.train.head,
         scale=p.train.scale,
     )
-    kind = OBJECTIVES[p.train.objective]
-    objective = kind(setting, **{option: getattr(p.train, option) for option in kind.options})
+    objective = kind.create(setting, p.train)
     model = Classifier(backbone, objective.create_head())
     sampler = _sampler(p.train, labels, seed)
     identity = {
@@ -131,33 +132,35 @@ def _sampler(config: Train, labels: np.ndarray, seed: int) -> Sampler:
     )
 
 
+def second_policy(info: DatasetInfo, config: Train, kind: type[Objective]) -> str | None:
+    """The policy of the second view; None where it is that of the first.
+
+    Raises:
+        ConfigError: one is given to an objective of one view.
+    """
+    if config.second_augment != "auto" and kind.views == 1:
+        two = ", ".join(name for name, other in OBJECTIVES.items() if other.views > 1)
+        raise ConfigError(
+            f"train.second_augment: {config.second_augment} given, auto expected with train.objective: "
+            f"{config.objective}, which sees one view of an image ({two} see two)"
+        )
+    if kind.views == 1 or (config.second_augment == "auto" and (config.frozen or not kind.second_augment)):
+        return None
+    return resolve_policy(info, config.second_augment, "train.second_augment", kind.second_augment or "plain")
+
+
 def _settings(p: Params, seed: int) -> Settings:
-    t: Train = p.train
+    t = p.train
     frozen_bn = t.frozen if t.bn_mode == "auto" else t.bn_mode == "eval"
-    return Settings(
-        epochs=t.epochs,
-        batch_size=t.batch_size,
-        lr=t.lr,
-        momentum=t.momentum,
-        weight_decay=t.weight_decay,
-        schedule=create_schedule(
-            t.schedule,
-            epochs=t.epochs,
-            warmup_epochs=t.warmup_epochs,
-            milestones=None if t.milestones == "auto" else t.milestones,
-            gamma=t.gamma,
-        ),
-        seed=seed,
-        optimizer=t.optimizer,
+    return settings_of(
+        t,
+        p.runtime,
+        seed,
+        "train_backbone",
         drop_last=not t.frozen if t.drop_last == "auto" else t.drop_last,
         frozen=t.frozen,
         bn_mode="eval" if frozen_bn else "train",
         select=t.select,
-        precision=t.precision,
-        compile=p.runtime.compile,
-        checkpoint_every=p.runtime.checkpoint_every,
-        progress=p.runtime.progress,
-        label="train_backbone",
     )
 
 

@@ -18,7 +18,7 @@ FAST = {
     "crt": {"epochs": 2, "batch_size": 32},
     "lws": {"epochs": 2, "batch_size": 32},
     "dlsa": {"epochs": 6, "flow_epochs": 3},
-    "pretrain": {"epochs": 2, "warmup_epochs": 0, "projector_hidden": 32, "projector_dim": 16},
+    "pretrain": {"epochs": 2, "warmup_epochs": 0, "bns": {"projector_hidden": 32, "projector_dim": 16}},
     "ipdpp": {"epochs": 4, "reselect_every": 2, "warmup_epochs": 0},
     "runtime": {"progress": "off", "device": "cpu", "workers": 0, "checkpoint_every": 1},
 }

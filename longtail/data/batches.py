@@ -63,7 +63,7 @@ class MemoryImages:
         generator = torch.Generator(self._device)
         for step, rows in enumerate(order_on_device.split(batch_size)):
             generator.manual_seed(derive_seed(seed, "step", step))
-            pixels = (augment_batch(self._images, rows, self._transform, generator) for _ in range(views))
+            pixels = (augment_batch(self._images, rows, self._transform, generator, view) for view in range(views))
             yield Batch(tuple(self._to_float(view) for view in pixels), self._labels[rows], rows)
 
     def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -101,7 +101,8 @@ class _Files(Dataset):
 
     def __init__(self, root: Path, paths: np.ndarray, sha256: np.ndarray, transform: Transform) -> None:
         self._root, self._paths, self._sha256 = root, paths, sha256
-        self._train, self._eval = path_transform(transform, train=True), path_transform(transform, train=False)
+        self._train = [path_transform(transform, train=True, view=view) for view in range(2)]
+        self._eval = path_transform(transform, train=False)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
         row, views, seed = key
@@ -111,7 +112,7 @@ class _Files(Dataset):
             return self._eval(picture), row
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return torch.stack([self._train(picture) for _ in range(views)]), row
+            return torch.stack([self._train[min(view, 1)](picture) for view in range(views)]), row
 
 
 class PathImages:

@@ -133,11 +133,15 @@ class ClassAwareSampler(_LabelledImages):
         return self.from_cyclic_lists(np.repeat(class_of_block, k)[:draws], number)
 
 
-class SquareRootSampler(_LabelledImages):
-    """Square-root: independent draws over images with weight n_c^(-1/2), hence class probability ~ sqrt(n_c)."""
+class PowerSampler(_LabelledImages):
+    """Independent draws over images with weight n_c^(-exponent), hence class probability ~ n_c^(1 - exponent).
 
-    def __init__(self, labels: np.ndarray, *, seed: int, epochs: int, samples_per_class: int = 4) -> None:
+    ``exponent`` 0 keeps the distribution of the images and 1 balances the classes. ``stream`` names its random numbers.
+    """
+
+    def __init__(self, labels: np.ndarray, *, seed: int, exponent: float, stream: str = "power") -> None:
         super().__init__(labels, seed)
+        self.exponent, self._stream = exponent, stream
         self._class_of_image = np.asarray(labels, dtype=np.int64)
 
     @property
@@ -145,8 +149,8 @@ class SquareRootSampler(_LabelledImages):
         return self.num_images
 
     def class_probability(self, epoch: int) -> np.ndarray:
-        root = np.sqrt(self.counts)
-        return root / root.sum()
+        power = self.counts ** (1.0 - self.exponent)
+        return power / power.sum()
 
     def image_probability(self) -> np.ndarray:
         """(N,) float64: the probability of each image in one draw."""
@@ -154,7 +158,14 @@ class SquareRootSampler(_LabelledImages):
 
     def epoch(self, epoch: int, draws: int) -> np.ndarray:
         assert epoch >= 0 and draws >= 1
-        return _draw(self.image_probability(), generator(self.seed, "square root", epoch), draws)
+        return _draw(self.image_probability(), generator(self.seed, self._stream, epoch), draws)
+
+
+class SquareRootSampler(PowerSampler):
+    """Square-root: weight n_c^(-1/2), hence class probability ~ sqrt(n_c)."""
+
+    def __init__(self, labels: np.ndarray, *, seed: int, epochs: int, samples_per_class: int = 4) -> None:
+        super().__init__(labels, seed=seed, exponent=0.5, stream="square root")
 
 
 class ProgressiveSampler(_LabelledImages):

@@ -67,7 +67,7 @@ class Parameters:
 
 
 def simclr_batch(
-    images: Tensor, rows: Tensor, generator: torch.Generator, *, jitter_strength: float, flip: bool
+    images: Tensor, rows: Tensor, generator: torch.Generator, *, jitter_strength: float, flip: bool, blur: bool = True
 ) -> Tensor:
     """One augmented view of each of the images ``rows``.
 
@@ -78,6 +78,7 @@ def simclr_batch(
         generator: of that device; its state decides everything random.
         jitter_strength: s of ColorJitter(0.8s, 0.8s, 0.8s, 0.2s), 0 to 2.5; 0 is no jitter.
         flip: whether half of the images are mirrored.
+        blur: whether images are blurred.
 
     Returns:
         (B, channels, H, W) float32 in [0, 255].
@@ -94,7 +95,7 @@ def simclr_batch(
         if jitter_strength > 0:
             pixels = color_jitter(pixels, some)
         pixels = grayscale(pixels, some.grayscale)
-        torch.clamp(gaussian_blur(pixels, some.sigma), 0, 255, out=view)
+        torch.clamp(gaussian_blur(pixels, some.sigma) if blur else pixels, 0, 255, out=view)
     return views
 
 

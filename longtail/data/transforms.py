@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longtail.data.autoaugment import autoaugment_batch, cutout_batch, randaugment_batch
 from longtail.data.manifest import DatasetInfo
 from longtail.data.simclr import simclr_batch
 from longtail.errors import ConfigError
@@ -24,9 +25,18 @@ CONSTANTS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inaturalist": ((0.466, 0.471, 0.380), (0.195, 0.194, 0.192)),
 }
-SIMCLR = ("simclr", "simclr_noflip")
-MEMORY_POLICIES = ("none", "crop", "crop_flip", *SIMCLR)
-PATH_POLICIES = ("none", "resized_crop", "resized_crop_jitter", *SIMCLR)
+SIMCLR, MOCO = ("simclr", "simclr_noflip"), ("moco", "moco_noflip")
+AUTOMATIC = ("autoaugment", "randaugment")
+MEMORY_POLICIES = ("none", "crop", "crop_flip", "cutout", *AUTOMATIC, *SIMCLR, *MOCO)
+PATH_POLICIES = ("none", "resized_crop", "resized_crop_jitter", "sim", *AUTOMATIC, *SIMCLR, *MOCO)
+# What auto means by style: for digits (a mirrored digit is none), for other sets in memory, and for files.
+STYLES = {
+    "plain": ("crop", "crop_flip", "resized_crop_jitter"),
+    "simclr": ("simclr_noflip", "simclr", "simclr"),
+    "moco": ("moco_noflip", "moco", "moco"),
+}
+RANDAUGMENT = (2, 10)  # operations, magnitude of 30: PaCo on ImageNet-LT
+MOCO_STRENGTH = 0.5  # its jitter (0.4, 0.4, 0.4, 0.1) is half of SimCLR's
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class Transform:
         policy: a name of MEMORY_POLICIES or PATH_POLICIES.
         mean, std: for each channel, of values in [0, 1].
         image_size: side in pixels.
-        jitter_strength: of the colour jitter of the SimCLR policies; 1 with the others, which have none.
+        jitter_strength: of the colour jitter of the SimCLR and MoCo policies; 1 with the others, which have none.
+        second_policy: of all views but the first, where it is another.
     """
 
     policy: str
@@ -45,48 +56,58 @@ class Transform:
     std: tuple[float, ...]
     image_size: int
     jitter_strength: float = 1.0
+    second_policy: str | None = None
 
     def to_meta(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Transform":
-        mean, std = tuple(meta["mean"]), tuple(meta["std"])
-        return cls(meta["policy"], mean, std, meta["image_size"], meta.get("jitter_strength", 1.0))
+        return cls(**meta | {"mean": tuple(meta["mean"]), "std": tuple(meta["std"])})
 
-    def with_policy(self, policy: str, jitter_strength: float) -> "Transform":
-        """The same normalisation and size under another train policy."""
-        return replace(self, policy=policy, jitter_strength=jitter_strength if policy in SIMCLR else 1.0)
+    def with_policy(self, policy: str, jitter_strength: float, second_policy: str | None = None) -> "Transform":
+        """The same normalisation and size under other train policies."""
+        jitters = {policy, second_policy} & {*SIMCLR, *MOCO}
+        return replace(
+            self, policy=policy, jitter_strength=jitter_strength if jitters else 1.0, second_policy=second_policy
+        )
+
+    def of_view(self, view: int) -> str:
+        """The policy of a 0-based view."""
+        return self.second_policy if view > 0 and self.second_policy else self.policy
 
 
-def resolve_policy(info: DatasetInfo, augment: str, key: str) -> str:
+def resolve_policy(info: DatasetInfo, augment: str, key: str, style: str = "plain") -> str:
     """The train policy that ``augment``, the value of the parameter ``key``, means for a dataset.
 
-    auto is a crop for digits (a mirrored digit is none), crop and flip for other sets in memory, and the ImageNet-LT
-    recipe for files; for ``pretrain.augment`` it is SimCLR's, for digits without the mirror.
+    auto is what STYLES has under ``style`` for it.
 
     Raises:
         ConfigError: a policy that does not fit the dataset.
     """
     in_memory = info.storage == "memory"
     allowed = MEMORY_POLICIES if in_memory else PATH_POLICIES
-    if augment == "auto" and key == "pretrain.augment":
-        augment = "simclr_noflip" if info.dataset == "digits" else "simclr"
-    elif augment == "auto":
-        augment = ("crop" if info.dataset == "digits" else "crop_flip") if in_memory else "resized_crop_jitter"
+    if augment == "auto":
+        digits, memory, paths = STYLES[style]
+        augment = (digits if info.dataset == "digits" else memory) if in_memory else paths
     if augment not in allowed:
         raise ConfigError(f"{key}: {augment} given, one of {', '.join(allowed)} allowed with storage: {info.storage}")
     return augment
 
 
 def resolve_transform(
-    info: DatasetInfo, policy: str, normalize: str, train_pixels: np.ndarray | None, jitter_strength: float = 1.0
+    info: DatasetInfo,
+    policy: str,
+    normalize: str,
+    train_pixels: np.ndarray | None,
+    jitter_strength: float = 1.0,
+    second_policy: str | None = None,
 ) -> Transform:
     """Settle the normalisation of a dataset.
 
     Args:
         info: the prepared dataset.
-        policy: of ``resolve_policy``.
+        policy, second_policy: of ``resolve_policy``.
         normalize: auto is the published constants for CIFAR and for files, the statistics of the training images else;
             none leaves values in [0, 1].
         train_pixels: (n, H, W, channels) uint8 training images of a set in memory.
@@ -111,7 +132,7 @@ def resolve_transform(
         raise ConfigError(f"normalize: {normalize} is for colour images; use auto, dataset or none for {info.dataset}")
     else:
         mean, std = CONSTANTS[normalize]
-    return Transform(policy, mean, std, info.image_size, jitter_strength if policy in SIMCLR else 1.0)
+    return Transform(policy, mean, std, info.image_size).with_policy(policy, jitter_strength, second_policy)
 
 
 def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -156,45 +177,75 @@ def crop_batch(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Te
     return (window * inside[..., None]).permute(0, 3, 1, 2)
 
 
-def augment_batch(images: Tensor, rows: Tensor, transform: Transform, generator: torch.Generator) -> Tensor:
-    """Apply a memory policy to the images ``rows``: (N, H, W, channels) uint8 -> (B, channels, H, W), 0 to 255.
+def augment_batch(
+    images: Tensor, rows: Tensor, transform: Transform, generator: torch.Generator, view: int = 0
+) -> Tensor:
+    """Apply the memory policy of a view to the images ``rows``: (N, H, W, channels) uint8 -> (B, channels, H, W).
 
-    The result is uint8, of the SimCLR policies float32.
+    The result has levels from 0 to 255, in uint8 but for the SimCLR and MoCo policies, whose result is float32.
     """
-    policy = transform.policy
+    policy = transform.of_view(view)
     if policy == "none":
         return images[rows].permute(0, 3, 1, 2)
+    flip = not policy.endswith("_noflip")
     if policy in SIMCLR:
-        strength = transform.jitter_strength
-        return simclr_batch(images, rows, generator, jitter_strength=strength, flip=policy == "simclr")
-    padding = max(1, round(images.shape[1] / 8))
+        return simclr_batch(images, rows, generator, jitter_strength=transform.jitter_strength, flip=flip)
+    if policy in MOCO:
+        strength = MOCO_STRENGTH * transform.jitter_strength
+        return simclr_batch(images, rows, generator, jitter_strength=strength, flip=flip, blur=False)
+    side = images.shape[1]
+    padding = max(1, round(side / 8))
     draws = torch.rand(3, len(rows), generator=generator, device=images.device)
     top, left = (draws[:2] * (2 * padding + 1)).long().clamp_(max=2 * padding)
-    flip = draws[2] < 0.5 if policy == "crop_flip" else torch.zeros_like(draws[2], dtype=torch.bool)
-    return crop_batch(images, rows, top, left, flip, padding)
+    mirror = (draws[2] < 0.5) & (policy != "crop")
+    pixels = crop_batch(images, rows, top, left, mirror, padding)
+    if policy == "autoaugment":
+        pixels = autoaugment_batch(pixels, generator)
+    if policy == "randaugment":
+        pixels = randaugment_batch(pixels, generator, *RANDAUGMENT)
+    if policy in ("cutout", *AUTOMATIC):
+        mean_level = 255 * torch.tensor(transform.mean, device=images.device)
+        pixels = cutout_batch(pixels, generator, max(2, side // 2), mean_level)
+    return pixels
 
 
-def path_transform(transform: Transform, train: bool) -> Callable[["Image"], Tensor]:
-    """The torchvision pipeline of one file: RGB picture -> (3, S, S) uint8.
+def path_transform(transform: Transform, train: bool, view: int = 0) -> Callable[["Image"], Tensor]:
+    """The torchvision pipeline of one file and view: RGB picture -> (3, S, S) uint8.
 
     Training follows Kang et al. 2020 (random resized crop, flip, and for ``resized_crop_jitter`` brightness, contrast
-    and saturation 0.4) or SimCLR (see ``longtail.data.simclr``); otherwise the shorter side becomes 256/224 of S and
-    the centre is cut out.
+    and saturation 0.4), PaCo and FSGL on ImageNet-LT (``sim``: the same with grayscale and blur; ``randaugment``: with
+    RandAugment), AutoAugment's ImageNet policy, SimCLR (see ``longtail.data.simclr``) or MoCo v2; otherwise the shorter
+    side becomes 256/224 of S and the centre is cut out.
     """
     from torchvision.transforms import v2
 
-    size = transform.image_size
+    size, policy = transform.image_size, transform.of_view(view)
     steps: list[Any] = [v2.PILToTensor()]
-    if train and transform.policy in SIMCLR:
-        s = transform.jitter_strength
-        steps.append(v2.RandomResizedCrop(size, antialias=True))
-        steps += [v2.RandomHorizontalFlip()] * (transform.policy == "simclr")
-        steps.append(v2.RandomApply([v2.ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s)], p=0.8))
-        steps += [v2.RandomGrayscale(0.2), v2.GaussianBlur(2 * (size // 20) + 1, (0.1, 2.0))]
-    elif train and transform.policy != "none":
-        steps += [v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()]
-        if transform.policy == "resized_crop_jitter":
-            steps.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))
-    else:
+    if not train or policy == "none":
         steps += [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+        return v2.Compose(steps)
+    steps.append(v2.RandomResizedCrop(size, scale=(0.2 if policy in MOCO else 0.08, 1.0), antialias=True))
+    if not policy.endswith("_noflip"):
+        steps.append(v2.RandomHorizontalFlip())
+    some_blur = v2.RandomApply([v2.GaussianBlur(_blur_kernel(size), (0.1, 2.0))], p=0.5)
+    if policy in SIMCLR:
+        s = transform.jitter_strength
+        steps.append(v2.RandomApply([v2.ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s)], p=0.8))
+        steps += [v2.RandomGrayscale(0.2), v2.GaussianBlur(_blur_kernel(size), (0.1, 2.0))]
+    elif policy in MOCO:
+        s = MOCO_STRENGTH * transform.jitter_strength
+        steps.append(v2.RandomApply([v2.ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s)], p=0.8))
+        steps += [v2.RandomGrayscale(0.2), some_blur]
+    elif policy == "autoaugment":
+        steps.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET))
+    elif policy != "resized_crop":
+        steps.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))
+        steps += {"sim": [v2.RandomGrayscale(0.2), some_blur], "randaugment": [v2.RandAugment(*RANDAUGMENT)]}.get(
+            policy, []
+        )
     return v2.Compose(steps)
+
+
+def _blur_kernel(size: int) -> int:
+    """Width in pixels: a tenth of the side, and odd."""
+    return 2 * (size // 20) + 1

@@ -24,9 +24,9 @@ from longtail.data.batches import Batch
 from longtail.engine.objective import Moment, Objective, Setting
 from longtail.errors import ConfigError
 from longtail.models.classifier import Classifier
+from longtail.objectives.contrast import Projector, unit_rows
 
 VARIANTS = ("code", "paper")
-NORM_FLOOR = 1e-6
 LOWEST_TEMPERATURE = 0.3  # of the code's variant
 EXTRA_POSITIVES, NEGATIVES = 1, 4
 
@@ -58,7 +58,7 @@ def bns_means(e1: Tensor, e2: Tensor, labels: Tensor, temperature: float = 0.5) 
     """
     _check(e1, e2, labels)
     with torch.autocast(e1.device.type, enabled=False):
-        rows = torch.cat([_unit(e1), _unit(e2)])
+        rows = torch.cat([unit_rows(e1), unit_rows(e2)])
         similarity = (rows @ rows.T / temperature).exp()
     both = labels.repeat(2)
     same = both[:, None] == both
@@ -106,7 +106,7 @@ def bns_loss_paper(
     queries = itself | _lowest(keys, same & ~itself, extra_positives)
     drawn = _lowest(keys, ~same, negatives)
     with torch.autocast(e1.device.type, enabled=False):
-        similarity = _unit(e1) @ _unit(e2).T / temperature
+        similarity = unit_rows(e1) @ unit_rows(e2).T / temperature
         mean = queries / queries.sum(dim=1, keepdim=True).to(similarity.dtype)
         pull = (mean * F.softplus(-similarity).T).sum(dim=1)
         push = (mean @ F.softplus(similarity)).masked_fill(~drawn, 0).sum(dim=1)
@@ -121,26 +121,11 @@ def mean_similarities(e1: Tensor, e2: Tensor, labels: Tensor) -> tuple[Tensor, T
     """
     _check(e1, e2, labels)
     with torch.autocast(e1.device.type, enabled=False):
-        cosine = _unit(e1) @ _unit(e2).T
+        cosine = unit_rows(e1) @ unit_rows(e2).T
     same = labels[:, None] == labels
     positive = cosine.masked_fill(~same, 0).sum() / same.sum()
     negative = cosine.masked_fill(same, 0).sum() / (~same).sum().clamp(min=1)
     return positive, negative
-
-
-class Projector(nn.Module):
-    """Linear, ReLU, Linear, with biases and without batch norm: (B, D) -> (B, dim).
-
-    The model's head during pretraining, discarded afterwards. 512 features give the released 1,312,896 parameters.
-    """
-
-    def __init__(self, num_features: int, hidden: int = 2048, dim: int = 128) -> None:
-        super().__init__()
-        self.hidden = nn.Linear(num_features, hidden)
-        self.out = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.relu(self.hidden(x)))
 
 
 class BNS(Objective):
@@ -160,7 +145,7 @@ class BNS(Objective):
         ConfigError: a value that is not allowed.
     """
 
-    views = 2
+    views, augment, group = 2, "simclr", "bns"
 
     def __init__(
         self,
@@ -174,19 +159,19 @@ class BNS(Objective):
     ) -> None:
         super().__init__(setting)
         if variant not in VARIANTS:
-            raise ConfigError(f"pretrain.variant: {variant!r} given, one of {', '.join(VARIANTS)} expected")
+            raise ConfigError(f"pretrain.bns.variant: {variant!r} given, one of {', '.join(VARIANTS)} expected")
         if variant == "code" and not temperature >= LOWEST_TEMPERATURE:
             raise ConfigError(
-                f"pretrain.temperature: {temperature} given, at least {LOWEST_TEMPERATURE} expected with variant "
+                f"pretrain.bns.temperature: {temperature} given, at least {LOWEST_TEMPERATURE} expected with variant "
                 "code, whose exponential before the sigmoid lets negatives reach e^(1/temperature)"
             )
         if not temperature > 0:
-            raise ConfigError(f"pretrain.temperature: {temperature} given, above 0 expected")
+            raise ConfigError(f"pretrain.bns.temperature: {temperature} given, above 0 expected")
         least = {"extra_positives": 0, "negatives": 1, "projector_hidden": 1, "projector_dim": 1}
         given = (extra_positives, negatives, projector_hidden, projector_dim)
         for (name, bound), value in zip(least.items(), given, strict=True):
             if value < bound:
-                raise ConfigError(f"pretrain.{name}: {value} given, at least {bound} expected")
+                raise ConfigError(f"pretrain.bns.{name}: {value} given, at least {bound} expected")
         self.variant, self.temperature = variant, temperature
         self.extra_positives, self.negatives = extra_positives, negatives
         self.projector_hidden, self.projector_dim = projector_hidden, projector_dim
@@ -207,11 +192,6 @@ class BNS(Objective):
 
 def _check(e1: Tensor, e2: Tensor, labels: Tensor) -> None:
     assert e1.ndim == 2 and e1.shape == e2.shape and labels.shape == e1.shape[:1] and len(labels) > 0
-
-
-def _unit(x: Tensor) -> Tensor:
-    """x / max(|x|, NORM_FLOOR) row by row, in float32 or float64."""
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), eps=NORM_FLOOR)
 
 
 def _lowest(keys: Tensor, candidates: Tensor, number: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from longtail.engine.objective import Setting
-from longtail.objectives.weighting import Weighted
+from longtail.objectives.weighting import Weighted, weighted_mean
 
 
 class Focal(Weighted):
@@ -34,10 +34,11 @@ class Focal(Weighted):
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return focal(super().losses(logits, labels), self.focal_gamma)
 
-    def total(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    def total(self, logits: Tensor, labels: Tensor, weights: Tensor | None, shares: Tensor | None = None) -> Tensor:
         if not self.focal_released or weights is None:
-            return super().total(logits, labels, weights)
-        return focal(weights[labels] * super().losses(logits, labels), self.focal_gamma).mean()
+            return super().total(logits, labels, weights, shares)
+        released = focal(weights[labels] * super().losses(logits, labels), self.focal_gamma)
+        return weighted_mean(released, labels, None, shares)
 
 
 def focal(cross_entropy: Tensor, gamma: float) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from longtail.errors import ArtifactError
-from tests.conftest import write_params
+from tests.conftest import merged, write_params
 
 EPOCHS = 24
 
@@ -44,9 +44,19 @@ DLSA = Work(
 PRETRAIN = Work(
     "pretrain",
     ("prepare", "subsample"),
-    {"pretrain": {"method": "bns", "epochs": 12, "variant": "paper"}, "runtime": {"checkpoint_every": 2}},
+    {"pretrain": {"method": "bns", "epochs": 12, "bns": {"variant": "paper"}}, "runtime": {"checkpoint_every": 2}},
     ("models/pretrained.pt", "metrics/curves/pretrain.tsv"),
 )
+SMALL = {"train": {"epochs": 6, "width": 4}, "pretrain": {"epochs": 6}, "runtime": {"checkpoint_every": 2}}
+STATEFUL = {
+    # Two passes a step, a partner batch and extra heads; a momentum encoder and a queue; random labels of its own.
+    **{name: (BACKBONE, {"train": {"objective": name}}) for name in ("fsgl", "paco")},
+    **{name: (PRETRAIN, {"pretrain": {"method": name}}) for name in ("moco", "rotation")},
+}
+OBJECTIVES = {
+    name: Work(work.stage, work.before, merged(SMALL, change), work.outputs)
+    for name, (work, change) in STATEFUL.items()
+}
 FINETUNE = Work(
     "finetune_ipdpp",
     DLSA.before,
@@ -187,6 +197,15 @@ def test_pretraining_killed_inside_an_atomic_write_gives_the_same_bytes(ready):
     whole, _ = ready.finish()
     for rename in (4, 7, 8):
         check_killed_inside_an_atomic_write(ready, whole, rename)
+
+
+@pytest.mark.parametrize("ready", list(OBJECTIVES.values()), ids=list(OBJECTIVES), indirect=True)
+def test_objective_with_a_state_of_its_own_killed_inside_an_atomic_write_gives_the_same_bytes(ready):
+    """Renames 1 to 3 are checkpoints, then come the weights and the curves."""
+    whole, _ = ready.finish()
+    for rename, epoch in ((2, 2), (4, 6)):
+        check_killed_inside_an_atomic_write(ready, whole, rename)
+        assert f"resuming after epoch {epoch}\n" in (ready.folder / "log").read_text()
 
 
 @pytest.mark.parametrize("ready", [FINETUNE], ids=["finetune_ipdpp"], indirect=True)

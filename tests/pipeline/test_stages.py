@@ -944,9 +944,57 @@ def test_every_objective_rule_and_key_trains_a_backbone_of_its_own(tmp_path, sta
     assert len(set(weights.values())) == len(weights)
 
 
-@pytest.mark.parametrize("objective", ["ldam", "balanced_softmax"])
+TWO_VIEW_CHANGES = {
+    "paco": {
+        "temperature": 0.5, "alpha": 0.5, "beta": 3.0, "gamma": 0.1, "queue": 10, "dim": 5, "momentum": 0.1,
+    },
+    "fsgl": {
+        "gamma": 0.0, "fsm_variant": "uniform", "label_exponent": 0.2, "resample_exponent": 1.0,
+        "consistency_weight": 1.0, "rho": 0.0, "freeze_bn_second": True, "cutmix_area_label": True,
+        "masked_bce_weight": 0.5,
+    },
+}  # fmt: skip
+OTHER_CHANGES = (
+    {},
+    {"mix": "mixup"},
+    {"mix": "mixup", "mix_alpha": 0.2},
+    {"mix": "cutmix"},
+    {"augment": "cutout"},
+    {"augment": "autoaugment"},
+    {"augment": "randaugment"},
+    {"augment": "moco"},
+    {"augment": "moco", "jitter_strength": 2.0},
+    {"objective": "paco", "second_augment": "crop"},
+    {"objective": "fsgl", "second_augment": "simclr"},
+)
+
+
+def test_every_key_of_the_two_view_objectives_and_of_mixing_reaches_the_backbone(tmp_path, stage):
+    changes: list[dict] = [*OTHER_CHANGES]
+    for name, keys in TWO_VIEW_CHANGES.items():
+        changes += [{"objective": name}, *({"objective": name, name: {key: value}} for key, value in keys.items())]
+    found = {}
+    for change in changes:
+        small = {"epochs": 2, "schedule": "constant", "width": 2, "batch_size": 64}
+        write_params(tmp_path, {"train": small | change}, {"val_per_class": 30, "imb_factor": 30})
+        for before in ("prepare", "subsample", "pretrain") if not found else ():
+            stage(before)
+        stage("train_backbone")
+        tensors, _, _ = load_checkpoint(Path("models/backbone.pt"), "train_backbone")
+        content = b"".join(tensor.numpy().tobytes() for name, tensor in sorted(tensors.items()))
+        assert content not in found, f"{change} gives what {found[content]} gives"
+        found[content] = change
+
+
+def test_second_policy_of_an_objective_of_one_view_is_refused(pipeline, stage, tmp_path):
+    pipeline("pretrain")
+    write_params(tmp_path, {"train": {"second_augment": "crop"}})
+    refused(ConfigError, lambda: stage("train_backbone"), "train.second_augment: crop", "paco, fsgl see two")
+
+
+@pytest.mark.parametrize("objective", ["ldam", "fsgl"])
 def test_backbone_of_another_objective_runs_through_everything(tmp_path, pipeline, objective):
-    write_params(tmp_path, {"train": {"objective": objective, "rule": "drw"}})
+    write_params(tmp_path, {"train": {"objective": objective, "rule": "drw" if objective == "ldam" else "resample"}})
     pipeline()
     assert set(read_metrics("summary")) == set(METHODS)
 

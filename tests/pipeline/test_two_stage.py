@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from longtail.config import Train
-from longtail.data.batches import open_part
+from longtail.data.batches import Batch, open_part
 from longtail.data.manifest import read_manifest
 from longtail.data.transforms import Transform
 from longtail.dpp.finetuning import label_log_probability
@@ -21,6 +21,7 @@ from longtail.dpp.information import Information
 from longtail.dpp.structured import RankOneKDPP
 from longtail.engine import trainer
 from longtail.engine.extract import outputs
+from longtail.engine.objective import Moment, Setting
 from longtail.errors import ArtifactError, ConfigError, DataError, TrainingError
 from longtail.io.checkpoints import load_checkpoint
 from longtail.io.features import read_features, write_features
@@ -449,7 +450,7 @@ def pretrained(stage, folder: Path, *changes: dict) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("variant", ["code", "paper"])
 def test_pretraining_writes_the_same_bytes_twice_and_exports_the_backbone_alone(tmp_path, stage, variant):
-    change = {"pretrain": {"variant": variant}}
+    change = {"pretrain": {"bns": {"variant": variant}}}
     first = pretrained(stage, tmp_path, change)
     assert pretrained(stage, tmp_path, change) == first
     tensors, meta, _ = load_checkpoint(Path("models/pretrained.pt"), "pretrain")
@@ -472,7 +473,7 @@ def test_pretraining_starts_from_the_seeded_weights_and_moves_them(tmp_path, sta
     assert not any(torch.allclose(seeded[name], moved[name], atol=1e-4) for name in weights)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"pretrain": {"variant": "paper"}}, {"normalize": "none"}], ids=str)
+@pytest.mark.parametrize("change", [{"seed": 1}, {"normalize": "none"}], ids=str)
 def test_every_choice_beside_the_keys_of_pretraining_reaches_the_weights(tmp_path, stage, change):
     first = pretrained(stage, tmp_path)["models/pretrained.pt"]
     assert pretrained(stage, tmp_path, change)["models/pretrained.pt"] != first
@@ -486,15 +487,21 @@ PRETRAIN_KEYS = {
     "lr": 0.02,
     "batch_size": 64,
     "epochs": 2,
-    "projector_hidden": 8,
-    "projector_dim": 4,
     "precision": "bf16",
     "augment": "crop",
     "jitter_strength": 0.5,
-    "temperature": 0.7,
     "fixed_order": True,
-    "extra_positives": 3,
-    "negatives": 9,
+}
+METHOD_KEYS = {
+    "bns": {
+        "variant": "paper",
+        "temperature": 0.7,
+        "projector_hidden": 8,
+        "projector_dim": 4,
+        "extra_positives": 3,
+        "negatives": 9,
+    },
+    "moco": {"temperature": 0.5, "queue": 10, "dim": 5, "momentum": 0.5, "splits": 2},
 }
 IPDPP_KEYS = {
     "scale": "n2",
@@ -520,10 +527,58 @@ TRAIN_KEYS = {"optimizer": "adamw", "drop_last": False, "augment": "simclr_nofli
 
 @pytest.mark.parametrize("key", PRETRAIN_KEYS)
 def test_every_key_of_pretraining_reaches_the_weights(tmp_path, stage, key):
-    base = {"pretrain": {"variant": "paper" if key in ("extra_positives", "negatives") else "code"}}
+    first = known("pretrain", lambda: pretrained(stage, tmp_path))["models/pretrained.pt"]
+    assert pretrained(stage, tmp_path, {"pretrain": {key: PRETRAIN_KEYS[key]}})["models/pretrained.pt"] != first
+
+
+@pytest.mark.parametrize(("method", "key"), [(method, key) for method, keys in METHOD_KEYS.items() for key in keys])
+def test_every_key_of_a_method_of_pretraining_reaches_the_weights(tmp_path, stage, method, key):
+    of_method = {"variant": "paper"} if key in ("extra_positives", "negatives") else {}
+    base = {"pretrain": {"method": method, method: of_method}}
     first = known(f"pretrain {base}", lambda: pretrained(stage, tmp_path, base))["models/pretrained.pt"]
-    changed = pretrained(stage, tmp_path, base, {"pretrain": {key: PRETRAIN_KEYS[key]}})
+    changed = pretrained(stage, tmp_path, base, {"pretrain": {method: {key: METHOD_KEYS[method][key]}}})
     assert changed["models/pretrained.pt"] != first
+
+
+@pytest.mark.parametrize("method", ["rotation", "moco"])
+def test_self_supervised_pretraining_moves_every_tensor_of_the_backbone_and_knows_no_label(tmp_path, stage, method):
+    """Weights and batch-norm buffers are other ones, the file holds nothing but the backbone, and the head that follows
+    starts as it does without pretraining."""
+    change = {"pretrain": {"method": method}}
+    pretrained(stage, tmp_path, {"pretrain": {"method": "none"}})
+    seeded = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    first = pretrained(stage, tmp_path, change)
+    moved, meta, _ = load_checkpoint(Path("models/pretrained.pt"), "pretrain")
+    assert moved.keys() == seeded.keys() and meta["pretrain"] == method
+    assert not [name for name in moved if torch.equal(moved[name], seeded[name])]
+    assert pretrained(stage, tmp_path, change) == first
+    heads = {}
+    for chosen in ("none", method):
+        still = {"lr": 1e-30, "weight_decay": 0.0, "epochs": 1}
+        write_params(tmp_path, {"pretrain": {"method": chosen, "epochs": 1}, "train": still})
+        for name in ("pretrain", "train_backbone"):
+            stage(name)
+        _, heads[chosen], _, _ = load_backbone(Path("models/backbone.pt"), "train_backbone")
+    for name, tensor in heads["none"].items():
+        assert torch.equal(tensor, heads[method][name]), name
+
+
+def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_path, stage):
+    from longtail.objectives.pretraining import PRETRAINING
+
+    labels = torch.arange(12) % 3
+    images = torch.rand(2, 12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name in ("rotation", "moco"):
+        kind = PRETRAINING[name]
+        for order in (labels, labels.flip(0)):
+            torch.manual_seed(0)
+            objective = kind(Setting(3, np.array([4, 4, 4]), 16, 2, 0))
+            model = Classifier(create_backbone("resnet8", in_channels=3, width=4), objective.create_head())
+            objective.attach(model)
+            batch = Batch(tuple(images[: kind.views]), order, torch.arange(12))
+            found.setdefault(name, []).append(objective.loss(model, batch, Moment(0, 2, 0, 1))[0].item())
+    assert all(one == other for one, other in found.values())
 
 
 def test_momentum_of_pretraining_counts_with_sgd(tmp_path, stage):

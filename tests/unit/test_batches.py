@@ -72,6 +72,20 @@ def test_batches_follow_the_order_and_carry_labels_and_rows(images):
         assert batch.partner is None
 
 
+@pytest.mark.parametrize("storage", ["memory", "paths"])
+def test_second_view_has_the_policy_of_its_own(files, storage):
+    """The first view is what it is without; of the second, under none, the pixels are those of evaluation."""
+    if storage == "memory":
+        one, two = memory(), memory(IN_MEMORY.with_policy("crop_flip", 1.0, "none"))
+    else:
+        one = from_paths(files)
+        two = PathImages(*files, LABELS, FROM_PATHS.with_policy("resized_crop_jitter", 1.0, "none"), CPU, 0)
+    first, second = views_of(two, views=2)
+    whole = torch.cat([pixels for pixels, _ in two.eval_batches(4)])
+    assert torch.equal(second, whole[torch.from_numpy(ORDER)])
+    assert torch.equal(first, views_of(one, views=2)[0])
+
+
 def test_same_seed_gives_the_same_pixels_and_another_seed_others(images):
     (first,), (again,), (other,) = (views_of(images, seed) for seed in (5, 5, 6))
     assert torch.equal(first, again)

@@ -7,11 +7,14 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from longtail.data.autoaugment import autoaugment_batch, cutout_batch, randaugment_batch
 from longtail.data.manifest import DatasetInfo
+from longtail.data.simclr import simclr_batch
 from longtail.data.transforms import (
     CONSTANTS,
     MEMORY_POLICIES,
     PATH_POLICIES,
+    STYLES,
     Transform,
     augment_batch,
     crop_batch,
@@ -133,6 +136,58 @@ def test_same_generator_state_gives_the_same_pixels_and_the_global_one_is_not_us
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def replayed(images: torch.Tensor, rows: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+    """What the policies beyond crop and mirror are made of, in their order, from one generator."""
+    draw = torch.Generator().manual_seed(seed)
+    pixels = augment_batch(images, rows, policy("crop_flip"), draw)
+    if name == "autoaugment":
+        pixels = autoaugment_batch(pixels, draw)
+    if name == "randaugment":
+        pixels = randaugment_batch(pixels, draw, 2, 10)
+    return cutout_batch(pixels, draw, images.shape[1] // 2, torch.tensor([51.0, 102.0, 153.0]))
+
+
+@pytest.mark.parametrize("name", ["cutout", "autoaugment", "randaugment"])
+def test_strong_policies_are_crop_and_mirror_their_operations_and_a_hole_of_the_mean_colour(name):
+    images, rows = pixels(6, 32, 32, 3), torch.arange(6).repeat(20)
+    transform = Transform(name, (0.2, 0.4, 0.6), (1.0,) * 3, 32)
+    found = augment_batch(images, rows, transform, torch.Generator().manual_seed(3))
+    assert torch.equal(found, replayed(images, rows, name, 3))
+    filled = (found == torch.tensor([51, 102, 153], dtype=torch.uint8).view(3, 1, 1)).all(dim=1).sum(dim=(1, 2))
+    assert filled.min() >= 8 * 8 and 16 * 16 in filled.tolist(), "half of the side, cut at the border"
+    assert len({view.numpy().tobytes() for view in found}) == len(rows), "each image has its own"
+
+
+@pytest.mark.parametrize(("name", "flip"), [("moco", True), ("moco_noflip", False)])
+def test_moco_on_small_images_is_half_of_simclrs_jitter_without_blur(name, flip):
+    images, rows = pixels(4, 32, 32, 3), torch.arange(4).repeat(8)
+    found = augment_batch(images, rows, policy(name, strength=1.5), torch.Generator().manual_seed(1))
+    options = {"jitter_strength": 0.75, "flip": flip, "blur": False}
+    assert torch.equal(found, simclr_batch(images, rows, torch.Generator().manual_seed(1), **options))
+    blurred = simclr_batch(images, rows, torch.Generator().manual_seed(1), **options | {"blur": True})
+    assert not torch.equal(found, blurred)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", MEMORY_POLICIES)
+def test_every_policy_fits_images_of_every_size_and_number_of_channels(name, channels):
+    for side in (4, 8, 33):
+        images = pixels(3, side, side, channels)
+        transform = Transform(name, (0.5,) * channels, (1.0,) * channels, side)
+        found = augment_batch(images, torch.tensor([2, 0]), transform, torch.Generator().manual_seed(0))
+        assert found.shape == (2, channels, side, side)
+        assert found.float().min() >= 0 and found.float().max() <= 255
+
+
+def test_second_view_has_its_own_policy_where_there_is_one():
+    images, rows = pixels(4, 8, 8, 3), torch.arange(4)
+    transform = policy("none").with_policy("none", 2.0, "moco")
+    assert (transform.of_view(0), transform.of_view(1), transform.jitter_strength) == ("none", "moco", 2.0)
+    first, second = (augment_batch(images, rows, transform, torch.Generator().manual_seed(0), view) for view in (0, 1))
+    assert torch.equal(first, images.permute(0, 3, 1, 2)) and second.dtype == torch.float32
+    assert policy("crop").of_view(1) == "crop"
+
+
 # Normalisation
 
 
@@ -180,9 +235,15 @@ def test_auto_augmentation_fits_the_dataset(dataset, storage, policy):
 
 
 @pytest.mark.parametrize("storage", ["memory", "paths"])
-def test_auto_augmentation_of_pretraining_is_simclr_and_mirrors_no_digit(storage):
-    assert resolve_policy(info("image_folder", storage), "auto", "pretrain.augment") == "simclr"
-    assert resolve_policy(info("digits"), "auto", "pretrain.augment") == "simclr_noflip"
+@pytest.mark.parametrize("style", ["simclr", "moco"])
+def test_auto_augmentation_of_contrastive_methods_is_their_own_and_mirrors_no_digit(style, storage):
+    assert resolve_policy(info("image_folder", storage), "auto", "pretrain.augment", style) == style
+    assert resolve_policy(info("digits"), "auto", "pretrain.augment", style) == f"{style}_noflip"
+
+
+def test_every_style_names_policies_of_its_storage():
+    for digits, memory, paths in STYLES.values():
+        assert {digits, memory} <= set(MEMORY_POLICIES) and paths in PATH_POLICIES
 
 
 def test_normalize_none_leaves_values_in_0_to_1():
@@ -254,10 +315,11 @@ def test_constants_that_do_not_fit_are_refused():
         resolve_transform(info(storage="paths"), "none", "dataset", None)
 
 
-def test_transform_survives_json():
+@pytest.mark.parametrize("second", [None, "moco"])
+def test_transform_survives_json(second):
     import json
 
-    transform = Transform("crop", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 32)
+    transform = Transform("crop", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 32, 1.5, second)
     assert Transform.from_meta(json.loads(json.dumps(transform.to_meta()))) == transform
 
 
@@ -337,3 +399,35 @@ def test_simclr_on_files_changes_colours_and_blurs():
     found = [coloured(flat)[:, 0, 0].tolist() for _ in range(60)]
     gray = sum(len(set(colour)) == 1 for colour in found)
     assert 3 <= gray <= 25 and len({tuple(colour) for colour in found}) > 30
+
+
+def steps(policy: str) -> list:
+    """The training pipeline of a file."""
+    return path_transform(Transform(policy, *CONSTANTS["imagenet"], 224), True).transforms
+
+
+def names(policy: str) -> list[str]:
+    return [type(step).__name__ for step in steps(policy)]
+
+
+def test_other_policies_on_files_are_the_recipes_of_their_sources():
+    """Step by step, with the parameters of torchvision's own transforms."""
+    start = ["PILToTensor", "RandomResizedCrop", "RandomHorizontalFlip"]
+    assert names("sim") == [*start, "ColorJitter", "RandomGrayscale", "RandomApply"]
+    assert names("moco") == [*start, "RandomApply", "RandomGrayscale", "RandomApply"]
+    assert names("moco_noflip") == ["PILToTensor", "RandomResizedCrop", "RandomApply", "RandomGrayscale", "RandomApply"]
+    assert names("autoaugment") == [*start, "AutoAugment"]
+    assert names("randaugment") == [*start, "ColorJitter", "RandAugment"]
+    moco = steps("moco")
+    assert moco[1].scale == (0.2, 1.0) and moco[3].p == 0.8 and moco[5].p == 0.5
+    (jitter,), (blur,) = moco[3].transforms, moco[5].transforms
+    assert tuple(jitter.brightness) == tuple(jitter.saturation) == pytest.approx((0.6, 1.4))
+    assert tuple(jitter.hue) == pytest.approx((-0.1, 0.1))
+    assert tuple(blur.sigma) == (0.1, 2.0)
+    sim = steps("sim")
+    assert sim[1].scale == (0.08, 1.0) and tuple(sim[3].contrast) == (0.6, 1.4) and sim[3].hue is None
+    assert sim[5].p == 0.5
+    rand = steps("randaugment")[-1]
+    assert (rand.num_ops, rand.magnitude, rand.num_magnitude_bins) == (2, 10, 31)
+    auto = steps("autoaugment")[-1]
+    assert auto.policy == v2.AutoAugmentPolicy.IMAGENET

@@ -21,6 +21,7 @@ from stages.common import CLASS_COUNTS, DLSA_ROUTING, HEADS, IPDPP_SELECTION, PR
 
 METRICS = Path("metrics")
 PLOTS = METRICS / "plots"
+SIZE = ("backbone", "parameters", "macs")  # remarks of the stage-1 head on the network below all methods
 
 
 class Method(NamedTuple):
@@ -162,6 +163,8 @@ def main() -> None:
         name: {key: int(value) if isinstance(value, bool) else value for key, value in chosen.items()}
         for name, chosen in notes.items()
     }
+    size = {key: selection["joint"].pop(key) for key in SIZE if key in selection.get("joint", {})}
+    selection |= {"backbone": size} if size else {}
     every_table = list(tables.values())
     plots = {
         "accuracy_by_group": plot_tables.accuracy_by_group(summary),
@@ -194,7 +197,7 @@ def main() -> None:
     write_json(METRICS / "selection.json", selection)
     write_json(METRICS / "details.json", details)
     write_json(METRICS / "summary.json", summary)
-    print(format_table(summary, {name for name, row in details.items() if row.get("uncalibrated")}))
+    print(format_table(summary, {name for name, row in details.items() if row.get("uncalibrated")}, size))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from longtail.engine.runtime import set_up
 from longtail.errors import ArtifactError
 from longtail.io.features import Features, write_features
 from longtail.io.head_files import HeadFile, write_head
+from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone
 from stages.common import BACKBONE, HEAD, PREPARED, features_file, params, run
 from stages.split_file import read_split
@@ -49,7 +50,12 @@ def main() -> None:
         split_digest=split_digest,
         backbone_digest=backbone_digest,
         notes={"epoch": meta["chosen_epoch"], "select": meta["select"]}
-        | ({"selected_on": "val"} if meta["select"] == "best_val" else {}),
+        | ({"selected_on": "val"} if meta["select"] == "best_val" else {})
+        | {
+            "backbone": meta["name"],
+            "parameters": count_parameters(backbone) + sum(tensor.numel() for tensor in head.values()),
+            "macs": count_macs(backbone, meta["channels"], transform.image_size) + head["weight"].numel(),
+        },
     )
     write_head(HEAD, stage1)
 

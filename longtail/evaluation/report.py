@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from longtail.errors import LongtailError
+from longtail.io.digest import Scalar
 from longtail.io.tables import read_json
 
 COLUMNS = {"all": "all", "many": "many", "medium": "medium", "few": "few", "macro": "macro", "ece": "ECE"}
@@ -27,12 +28,17 @@ METHOD_ORDER = (
 _LOWER_IS_BETTER = {"ece"}
 
 
-def format_table(summary: Mapping[str, Mapping[str, float | int]], uncalibrated: Collection[str] = ()) -> str:
+def format_table(
+    summary: Mapping[str, Mapping[str, float | int]],
+    uncalibrated: Collection[str] = (),
+    size: Mapping[str, Scalar] | None = None,
+) -> str:
     """Aligned text table of ``{METHOD: {all, many, ...}}`` in percent: known methods in their usual
     order, then others as given.
 
     ``+`` marks the best value of a column, ``*`` a method that was selected on the test split, ``~`` the ECE of the
-    ``uncalibrated`` methods (neither competes for ``+``), ``-`` an empty group.
+    ``uncalibrated`` methods (neither competes for ``+``), ``-`` an empty group. ``size``, if given, is the ``backbone``
+    below all methods, its ``parameters`` and its multiply-accumulates of an image (``macs``), both with its own head.
     """
     known = [name for name in METHOD_ORDER if name in summary]
     summary = {name: summary[name] for name in (*known, *(name for name in summary if name not in METHOD_ORDER))}
@@ -70,6 +76,9 @@ def format_table(summary: Mapping[str, Mapping[str, float | int]], uncalibrated:
     if any(name in uncalibrated for name in summary):
         notes.append("~ of scores that are not a likelihood")
     text.append("; ".join(notes))
+    if size:
+        counts = f"{size['parameters']:,} parameters, {size['macs']:,} multiply-accumulates an image"
+        text.append(f"{size['backbone']} with its head: {counts}")
     if len(competing) < len(summary):
         text.append("* selected on the test split: optimistic, not compared for +")
     return "\n".join(text)
@@ -83,6 +92,13 @@ def read_uncalibrated(details_path: Path) -> set[str]:
     return {name for name, row in details.items() if row.get("uncalibrated")}
 
 
+def read_size(selection_path: Path) -> dict[str, Scalar]:
+    """What ``selection.json`` says of the backbone; nothing where the file or the entry is absent."""
+    if not selection_path.exists():
+        return {}
+    return read_json(selection_path, made_by="evaluate").get("backbone", {})
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table of a summary file; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m longtail.evaluation.report", description=__doc__)
@@ -92,7 +108,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{path} does not exist; run `dvc repro` to make it", file=sys.stderr)
         return 1
     try:
-        print(format_table(read_json(path, made_by="evaluate"), read_uncalibrated(path.with_name("details.json"))))
+        summary = read_json(path, made_by="evaluate")
+        uncalibrated = read_uncalibrated(path.with_name("details.json"))
+        print(format_table(summary, uncalibrated, read_size(path.with_name("selection.json"))))
     except LongtailError as error:
         print(error, file=sys.stderr)
         return 1

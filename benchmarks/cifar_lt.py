@@ -1,11 +1,10 @@
-"""CIFAR-100-LT and CIFAR-10-LT by the LDAM recipe, every method: ``python -m benchmarks.cifar_lt --archive FILE``.
+"""CIFAR-100-LT and CIFAR-10-LT by a recipe, every method: ``python -m benchmarks.cifar_lt --archive FILE``.
 
 The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked and the stages run on it as they are:
-dataset image_folder, no val, ResNet-32, 200 epochs, batch 128, SGD 0.1 with momentum 0.9 and weight decay 2e-4,
-warm-up 5, rate times 0.01 after epochs 160 and 180, last epoch. cRT (10 epochs) and LWS (5) have the ImageNet-LT
-setting of Kang et al. 2020 with batch 128 and the rate scaled to it, 0.05, as its authors advise. IP-DPP and its
-control are finetuned as Lin & Yuan 2025 do. The split is always the published one (split_seed 0); the seeds are those
-of training.
+dataset image_folder, no val, pretraining and stage 1 as ``recipes/NAME.yaml`` of --recipe says; without one that is
+LDAM-DRW's recipe with cross-entropy. cRT (10 epochs) and LWS (5) have the ImageNet-LT setting of Kang et al. 2020 with
+batch 128 and the rate scaled to it, 0.05, as its authors advise. IP-DPP and its control are finetuned as Lin & Yuan
+2025 do. The split is always the published one (split_seed 0); the seeds are those of training.
 
 With --bns-epochs the system is that of Lin & Yuan 2025 from the start: ResNet-34 (CIFAR-10: 18) pretrained by BNS,
 which they do for 1000 epochs, and frozen under a linear probe, which the row joint then is. With --folder a run that
@@ -26,10 +25,11 @@ import pandas as pd
 
 from benchmarks.common import METHODS, machine, run_pipeline, run_stage, write_params
 from benchmarks.timing import table
-from stages.recipe import flat, read_recipe
+from stages.recipe import flat, names, read_recipe
 
 BATCH_SIZE = 128
 BNS_BATCH = {100: 512, 10: 1024}
+PLAIN = "cifar100_lt_ce"
 COLUMNS = ("all", "many", "medium", "few", "macro", "ece")
 SMOKE_CLASSES, SMOKE_TRAIN, SMOKE_TEST = 4, 40, 10
 PUBLISHED = {
@@ -54,9 +54,9 @@ def bns_recipe(classes: int, epochs: int) -> list[str]:
     return [*settings_of(f"cifar{classes}_lt_bns_ipdpp"), f"pretrain.epochs={epochs}", warmup]
 
 
-def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
-    """Settings over params.yaml; 200 epochs have their milestones at 160 and 180."""
-    return [
+def recipe(root: Path, imb_factor: float, seed: int, name: str = PLAIN, epochs: int | None = None) -> list[str]:
+    """Settings over params.yaml; ``epochs`` shortens the recipe, and its pretraining, and drops its milestones."""
+    settings = [
         "dataset=image_folder",
         f"data_root={root}",
         "storage=memory",
@@ -66,10 +66,7 @@ def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
         "split_seed=0",
         f"seed={seed}",
         *(setting for setting in settings_of("cifar100_lt_bns_ipdpp") if setting.startswith("ipdpp.")),
-        *settings_of("cifar100_lt_ce"),
-        f"train.epochs={epochs}",
-        f"train.warmup_epochs={min(5, epochs)}",
-        "train.milestones=auto",
+        *settings_of(name),
         *(
             f"{method}.{setting}"
             for method, length in (("crt", 10), ("lws", 5))
@@ -77,6 +74,18 @@ def recipe(root: Path, imb_factor: float, seed: int, epochs: int) -> list[str]:
         ),
         f"runtime.workers={min(8, os.cpu_count() or 1)}",
     ]
+    if epochs is not None:
+        warmups = {group: _value(settings, f"{group}.warmup_epochs") for group in ("pretrain", "train")}
+        for group, warmup in warmups.items():
+            settings += [f"{group}.epochs={epochs}", f"{group}.milestones=auto"]
+            settings += [f"{group}.warmup_epochs={min(warmup, epochs)}"] if isinstance(warmup, int) else []
+    return settings
+
+
+def _value(settings: list[str], key: str) -> Any:
+    """What the last of ``settings`` that names ``key`` says, or None."""
+    given = [setting.partition("=")[2] for setting in settings if setting.startswith(f"{key}=")]
+    return json.loads(given[-1]) if given else None
 
 
 def unpack(archive: Path, target: Path, *, smoke: bool) -> None:
@@ -138,7 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=100, help="how many the dataset has")
     parser.add_argument("--imb-factor", type=float, default=100.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--epochs", type=int, help="of stage 1; default 200, with --smoke 2")
+    parser.add_argument("--recipe", default=PLAIN, choices=[name for name in names() if name.startswith("cifar")])
+    parser.add_argument("--epochs", type=int, help="of pretraining and stage 1; default the recipe's, with --smoke 2")
     parser.add_argument("--bns-epochs", type=int, help="pretrain by BNS so long, and probe instead of training")
     parser.add_argument("--folder", type=Path, help="work here and keep it; the same command goes on with it")
     parser.add_argument("--online", action="store_true", help="train cRT and LWS on augmented images too")
@@ -161,36 +171,40 @@ def main(arguments: list[str] | None = None) -> None:
             parser.error(f"--classes: {options.classes} given, but {root} has {found}")
         if options.bns_epochs and options.epochs:
             parser.error("--epochs: given beside --bns-epochs, whose probe has 100; use --set train.epochs=...")
-        epochs = options.epochs or (2 if options.smoke else 200)
+        if options.bns_epochs and options.recipe != PLAIN:
+            parser.error("--recipe: given beside --bns-epochs, which is one")
+        epochs = options.epochs or (2 if options.smoke else None)
         imb_factor = min(options.imb_factor, SMOKE_TRAIN / 4) if options.smoke else options.imb_factor
         runs = []
         for seed in options.seeds:
-            settings = recipe(root, imb_factor, seed, epochs)
+            settings = recipe(root, imb_factor, seed, options.recipe, epochs)
             settings += bns_recipe(options.classes, options.bns_epochs) if options.bns_epochs else []
             settings += ["runtime.device=cpu", "runtime.progress=off"] if options.smoke else []
             runs.append(run_seed(work / f"seed{seed}", [*settings, *options.set], options.online))
             if options.folder is None:
                 shutil.rmtree(work / f"seed{seed}")
-        report(runs, options.seeds, found, imb_factor, epochs, smoke=options.smoke, bns_epochs=options.bns_epochs)
+        trained = f"{options.recipe}, {_value([*settings, *options.set], 'train.epochs')} epochs"
+        if options.bns_epochs:
+            trained = f"BNS, {options.bns_epochs} epochs, and a linear probe"
+        size = _value([*settings, *options.set], "train.batch_size")
+        report(runs, options, found, imb_factor, trained, size)
 
 
 def report(
     runs: list[dict[str, Any]],
-    seeds: list[int],
+    options: argparse.Namespace,
     classes: int,
     imb_factor: float,
-    epochs: int,
-    *,
-    smoke: bool,
-    bns_epochs: int | None = None,
+    trained: str,
+    batch_size: int,
 ) -> None:
+    smoke, bns_epochs = options.smoke, options.bns_epochs
     print(machine("torch", "numpy", "pillow"))
     if smoke:
         print("SMOKE TEST on a few images: the numbers mean nothing")
     print(f"{classes} classes, {runs[0]['images']:,} training images, imbalance factor {imb_factor:g}")
-    trained = f"BNS, {bns_epochs} epochs, and a linear probe" if bns_epochs else f"resnet32, {epochs} epochs"
     print(
-        f"{trained}, seeds {' '.join(map(str, seeds))}; percent"
+        f"{trained}, seeds {' '.join(map(str, options.seeds))}; percent"
         + (", mean ± standard deviation" if len(runs) > 1 else "")
     )
     print()
@@ -198,13 +212,14 @@ def report(
     lines = [[name, *(_cell([run["summary"][name].get(key) for run in runs]) for key in COLUMNS)] for name in methods]
     print(table(["method", *COLUMNS], lines))
     published = PUBLISHED_BNS if bns_epochs else PUBLISHED
-    if not smoke and (classes, imb_factor) in published:
-        print(f"\nPublished, {published[classes, imb_factor]}.")
+    aim = published.get((classes, imb_factor)) if options.recipe == PLAIN else read_recipe(options.recipe)["aim"]
+    if not smoke and aim:
+        print(f"\nPublished, {aim}.")
         print("These images are JPEG copies of the original pixels, which can cost a little accuracy.")
     print(f"\ntau chosen on held-out training rows: {', '.join(format(run['tau'], 'g') for run in runs)}\n")
     size = runs[0]["cost"]["train_backbone"]
     stage = "pretrain" if bns_epochs else "train_backbone"
-    batch_size = BNS_BATCH.get(classes, BNS_BATCH[100]) if bns_epochs else BATCH_SIZE
+    batch_size = BNS_BATCH.get(classes, BNS_BATCH[100]) if bns_epochs else batch_size
     an_epoch = [run["cost"][stage]["seconds"] / run["cost"][stage]["epochs"] for run in runs]
     shown = (runs[0]["images"] // batch_size or 1) * min(batch_size, runs[0]["images"])
     facts = [

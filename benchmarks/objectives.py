@@ -1,10 +1,11 @@
 """Every objective of backbone training on long-tailed digits: ``python -m benchmarks.objectives [--seeds 3]``.
 
-Each run has the defaults of params.yaml but for the objective and its rule; split and training are seeded alike. What
-is measured is the prediction head (the row joint of the table).
+Each run has the defaults of params.yaml but for the objective and its rule, and for cross-entropy the mixing of images
+and the start; split and training are seeded alike. What is measured is the prediction head (the table's row joint).
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,22 @@ from longtail.objectives.registry import OBJECTIVES
 
 COLUMNS = ("all", "many", "medium", "few", "ece")
 RULES = ("none", "resample", "reweight", "drw")
+
+
+MIXES = ("mixup", "cutmix")
+STARTS = ("rotation", "moco", "bns")
+
+
+def cases(objectives: list[str], rules: list[str], mixes: list[str], starts: list[str]) -> dict[str, list[str]]:
+    """What is trained -> its settings; rules that an objective does not know are left out."""
+    found = {}
+    for name in objectives:
+        known = RULES if "rule" in OBJECTIVES[name].options else ("none", "resample")
+        for rule in (rule for rule in rules if rule in known):
+            found[name if rule == "none" else f"{name}, {rule}"] = [f"train.objective={name}", f"train.rule={rule}"]
+    found |= {f"ce, {mix}": [f"train.mix={mix}"] for mix in mixes}
+    found |= {f"ce from {start}": [f"pretrain.method={start}"] for start in starts}
+    return found | {f"linear probe on {start}": [f"pretrain.method={start}", "train.frozen=true"] for start in starts}
 
 
 def run(folder: Path, settings: list[str]) -> list[float]:
@@ -38,18 +55,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
     parser.add_argument("--rules", nargs="+", default=["none", "drw"], choices=RULES)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of params.yaml")
+    parser.add_argument("--mixes", nargs="*", default=list(MIXES), choices=MIXES)
+    parser.add_argument("--starts", nargs="*", default=list(STARTS), choices=STARTS)
     options = parser.parse_args(arguments)
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        for objective in options.objectives:
-            for rule in options.rules:
-                runs = []
-                for seed in range(options.seeds):
-                    settings = [f"seed={seed}", f"split_seed={seed}", f"train.objective={objective}"]
-                    runs.append(run(Path(folder), [*settings, f"train.rule={rule}", *options.set]))
-                lines.append([objective, rule, *(_cell(values) for values in np.array(runs).T)])
+        for name, settings in cases(options.objectives, options.rules, options.mixes, options.starts).items():
+            runs = []
+            for seed in range(options.seeds):
+                runs.append(run(Path(folder), [f"seed={seed}", f"split_seed={seed}", *settings, *options.set]))
+            lines.append([name, *(_cell(values) for values in np.array(runs).T)])
+            print(f"{name}: {lines[-1][1]}", file=sys.stderr)
     print(f"{machine('torch', 'numpy')}; n = {options.seeds} seeds, mean ± standard deviation\n")
-    print(table(["objective", "rule", *COLUMNS], lines))
+    print(table(["trained by", *COLUMNS], lines))
 
 
 def _cell(values: np.ndarray) -> str:

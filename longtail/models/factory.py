@@ -1,6 +1,7 @@
 """One registry and one factory for backbones: small-image ResNets by name, and any timm model."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 from torch import nn
 
@@ -23,13 +24,16 @@ BACKBONES: dict[str, Callable[[int, int | None], nn.Module]] = {
     "resnet18": _stem([2, 2, 2, 2]),
     "resnet34": _stem([3, 4, 6, 3]),
 }
+# Of Kang et al. 2020 and built of timm's parts, which has no model of this name.
+RESNEXT152 = "resnext152_32x4d"
 
 
 def create_backbone(name: str, *, in_channels: int, width: int | None = None) -> nn.Module:
     """Build a backbone with weights drawn from torch's global generator.
 
     Args:
-        name: a key of ``BACKBONES``, or a model of timm (``timm:NAME`` where both have the name, e.g. timm:resnet18).
+        name: a key of ``BACKBONES``, RESNEXT152, or a model of timm (``timm:NAME`` where both have the name, e.g.
+            timm:resnet18).
         in_channels: 1 or 3.
         width: channels of the first stage; None for the usual 16 (resnet8 to 110) or 64 (resnet18, 34).
 
@@ -42,15 +46,19 @@ def create_backbone(name: str, *, in_channels: int, width: int | None = None) ->
     if name in BACKBONES:
         return BACKBONES[name](in_channels, width)
     import timm
-    from timm.models.resnet import ResNet
+    from timm.models.resnet import Bottleneck, ResNet
 
     model_name = name.removeprefix(TIMM_PREFIX)
-    if not timm.is_model(model_name):
+    if model_name != RESNEXT152 and not timm.is_model(model_name):
         known = ", ".join(BACKBONES)
         raise ConfigError(f"train.backbone: {name!r} is unknown; use one of {known}, or the name of a timm model")
     if width is not None:
         raise ConfigError(f"train.width: {width} given, but {name} is a timm model of fixed width; use auto")
-    model = timm.create_model(model_name, pretrained=False, num_classes=0, in_chans=in_channels)
+    if model_name == RESNEXT152:
+        layers, block = (3, 8, 36, 3), cast(Any, Bottleneck)  # timm annotates the class as one of its instances
+        model: Any = ResNet(block, layers, num_classes=0, in_chans=in_channels, cardinality=32, base_width=4)
+    else:
+        model = timm.create_model(model_name, pretrained=False, num_classes=0, in_chans=in_channels)
     model.num_features = model.head_hidden_size  # differs where timm keeps a layer between pool and classifier
     if isinstance(model, ResNet):  # Kang et al. start the last BN of a block at 1
         for module in model.modules():

@@ -1,5 +1,7 @@
 """The benchmark scripts at toy size: they run, both sides agree, and a table comes out. The times mean nothing here."""
 
+import argparse
+import dataclasses
 import io
 import subprocess
 import tarfile
@@ -11,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import augmentation, bns, cifar_lt, dlsa, dlsa_flow, dpp, features, ipdpp, objectives, simclr
+from benchmarks import augmentation, bns, cifar_lt, dlsa, dlsa_flow, dpp, features, fsgl, ipdpp, objectives, simclr
 from benchmarks.common import METHODS, write_params
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.config import load_params
 from longtail.heads.base import LinearHead
+from stages.recipe import flat, names, read_recipe
 
 CLASSES = ("bird", "cat", "dog")
 TINY = ["--rows", "400", "--dim", "8", "--classes", "10", "--batch-size", "64", "--repeats", "2", "--threads", "1"]
@@ -150,7 +153,7 @@ def test_bns_benchmark_agrees_with_the_broadcast_form_and_prints_its_table(capsy
 
 def test_cifar_benchmark_runs_every_stage_on_a_small_archive(archive: Path, capfd: pytest.CaptureFixture) -> None:
     quick = ["train.backbone=resnet8", "train.epochs=1", "train.warmup_epochs=0", "ipdpp.epochs=1", "dlsa.epochs=1"]
-    quick += ["ipdpp.warmup_epochs=0", "dlsa.flow_epochs=1", "pretrain.projector_hidden=16"]
+    quick += ["ipdpp.warmup_epochs=0", "dlsa.flow_epochs=1", "pretrain.bns.projector_hidden=16"]
     cifar_lt.main(["--archive", str(archive), "--smoke", "--bns-epochs", "1", "--set", *quick])
     output = capfd.readouterr().out
     assert "SMOKE" in output and "Published" not in output and "BNS, 1 epochs, and a linear probe" in output
@@ -167,21 +170,65 @@ def test_ipdpp_benchmark_compares_variants_with_their_controls(capfd: pytest.Cap
     assert gain == pytest.approx(method - control, abs=0.02)
 
 
-def test_objectives_benchmark_has_a_row_for_each_objective_and_rule(capfd: pytest.CaptureFixture) -> None:
-    quick = ["train.epochs=1", "runtime.device=cpu"]
-    objectives.main(["--seeds", "1", "--objectives", "ldam", "--rules", "drw", "--set", *quick])
-    (row,) = rows_of(capfd.readouterr().out, "objective")
-    assert row[:2] == ["ldam", "drw"] and 0 <= float(row[2]) <= 100
+def test_objectives_benchmark_has_a_row_for_each_case(capfd: pytest.CaptureFixture) -> None:
+    quick = ["train.epochs=1", "pretrain.epochs=1", "runtime.device=cpu"]
+    chosen = ["--objectives", "ldam", "paco", "--rules", "drw", "--mixes", "--starts"]
+    objectives.main(["--seeds", "1", *chosen, "--set", *quick])
+    (row,) = rows_of(capfd.readouterr().out, "trained by")
+    assert row[0] == "ldam, drw" and 0 <= float(row[1]) <= 100
+
+
+def test_objectives_benchmark_asks_for_what_each_row_says() -> None:
+    found = objectives.cases(["ce", "fsgl"], ["none", "resample", "drw"], ["cutmix"], ["moco"])
+    assert found == {
+        "ce": ["train.objective=ce", "train.rule=none"],
+        "ce, resample": ["train.objective=ce", "train.rule=resample"],
+        "ce, drw": ["train.objective=ce", "train.rule=drw"],
+        "fsgl": ["train.objective=fsgl", "train.rule=none"],
+        "fsgl, resample": ["train.objective=fsgl", "train.rule=resample"],
+        "ce, cutmix": ["train.mix=cutmix"],
+        "ce from moco": ["pretrain.method=moco"],
+        "linear probe on moco": ["pretrain.method=moco", "train.frozen=true"],
+    }
+
+
+def test_fsgl_benchmark_compares_equal_steps(capsys: pytest.CaptureFixture) -> None:
+    fsgl.main(["--backbone", "resnet8", "--classes", "7", "--batch", "4", "--repeats", "1", "--threads", "1"])
+    output = capsys.readouterr().out
+    assert [row[0] for row in rows_of(output, "seconds of")] == ["a step", "the factors of one view"]
+    assert "After 2 steps the weights differ by at most" in output
+
+
+def test_fsgl_benchmark_refuses_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = fsgl.Released.scaling
+    monkeypatch.setattr(fsgl.Released, "scaling", lambda self, mixed, share: 1.1 * released(self, mixed, share))
+    with pytest.raises(AssertionError):
+        fsgl.main(["--backbone", "resnet8", "--classes", "7", "--batch", "4", "--repeats", "1", "--threads", "1"])
 
 
 def test_cifar_recipe_of_bns_is_the_published_one(tmp_path: Path) -> None:
-    write_params(tmp_path, [*cifar_lt.recipe(tmp_path, 100.0, 0, 200), *cifar_lt.bns_recipe(100, 1000)])
+    write_params(tmp_path, [*cifar_lt.recipe(tmp_path, 100.0, 0), *cifar_lt.bns_recipe(100, 1000)])
     p = load_params(tmp_path / "params.yaml")
     assert (p.train.backbone, p.pretrain.epochs, p.pretrain.batch_size, p.pretrain.lr) == ("resnet34", 1000, 512, 2e-3)
-    assert (p.pretrain.temperature, p.pretrain.warmup_epochs, p.pretrain.weight_decay) == (0.5, 20, 0.05)
-    assert (p.pretrain.projector_hidden, p.pretrain.projector_dim, p.pretrain.jitter_strength) == (2048, 128, 2.0)
+    assert (p.pretrain.bns.temperature, p.pretrain.warmup_epochs, p.pretrain.weight_decay) == (0.5, 20, 0.05)
+    assert (p.pretrain.bns.projector_hidden, p.pretrain.bns.projector_dim) == (2048, 128)
+    assert p.pretrain.jitter_strength == 2.0
     assert (p.train.per_class, p.train.epochs, p.train.batch_size, p.train.lr) == (50, 100, 64, 2.5e-4)
     assert (p.ipdpp.k, p.ipdpp.epochs, p.ipdpp.reselect_every, p.ipdpp.lr) == ("10*n_min", 100, 20, 2.5e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name.startswith("cifar")])
+def test_cifar_benchmark_trains_as_the_recipe_says_or_shorter(tmp_path: Path, name: str) -> None:
+    found = []
+    for epochs in (None, 3):
+        write_params(tmp_path, cifar_lt.recipe(tmp_path, 50.0, 0, name, epochs))
+        found.append(load_params(tmp_path / "params.yaml"))
+    whole, short = found
+    assert (whole.dataset, whole.imb_factor, whole.val_per_class) == ("image_folder", 50.0, 0)
+    wanted = dict(flat(read_recipe(name)["params"]["train"]))
+    assert {key: value for key, value in flat(dataclasses.asdict(whole.train)) if key in wanted} == wanted
+    assert (short.train.epochs, short.pretrain.epochs) == (3, 3) and short.train.warmup <= 3
+    assert short.train.objective == whole.train.objective
 
 
 def test_cifar_benchmark_unpacks_all_images_or_a_few(archive: Path, tmp_path: Path) -> None:
@@ -203,7 +250,8 @@ def test_cifar_report_gives_mean_and_spread_over_seeds(capsys: pytest.CaptureFix
         cost = {"train_backbone": {"parameters": 5, "macs": 6, "seconds": 2.0, "epochs": 4, "peak_memory_bytes": 2**20}}
         return {"summary": summary, "seconds": {"prepare": 1.0}, "cost": cost, "tau": 0.5, "images": 10_847}
 
-    cifar_lt.report([run(38.0), run(40.0)], [0, 1], 100, 100.0, 200, smoke=False)
+    options = argparse.Namespace(seeds=[0, 1], smoke=False, bns_epochs=None, recipe="cifar100_lt_ce")
+    cifar_lt.report([run(38.0), run(40.0)], options, 100, 100.0, "cifar100_lt_ce, 200 epochs", 128)
     output = capsys.readouterr().out
     assert "the best repair 40.5-43.5" in output
     assert rows_of(output, "method")[0][:3] == ["joint", "39.0 ± 1.4", "-"]

@@ -23,6 +23,7 @@ TRUNKS = {
     "resnet152": (58_143_808, 155),
     "resnext50_32x4d": (22_979_904, 53),
     "resnext101_32x4d": (42_128_704, 104),
+    "resnext152_32x4d": (57_902_400, 155),  # by hand: that of 101 layers, 4 blocks of 256 and 13 of 512 channels more
 }
 
 
@@ -79,6 +80,20 @@ def test_timm_trunks_have_the_published_parameters_and_batch_norms(name):
     backbone = on_meta(name)
     assert (count_parameters(backbone), len(norms(backbone))) == TRUNKS[name]
     assert backbone.num_features == 2048
+    assert backbone(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 2048)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [("resnet32", 64, 7_440_000), ("resnet32", None, 464_154), ("resnet34", None, 21.28e6)],
+)
+def test_resnets_of_one_name_differ_by_their_width(name, width, expected):
+    """GLMC's ResNet-32 of 64 channels has 7.44 million parameters."""
+    with torch.device("meta"):
+        model = Classifier(create_backbone(name, in_channels=3, width=width), LinearHead(4 * (width or 16), 10))
+        if name == "resnet34":
+            model.head = LinearHead(512, 10)
+    assert count_parameters(model) == pytest.approx(expected, rel=0.01)
 
 
 def test_macs_of_resnet32_are_the_published_69_million():

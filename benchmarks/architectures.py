@@ -1,0 +1,57 @@
+"""Parameters and multiply-accumulates of the networks of the published tables: ``python -m benchmarks.architectures``.
+
+"ResNet-32" has half a million parameters in one paper and seven in another, so a name alone compares nothing. Counted
+with a linear head of 100 classes for images of 32 x 32 pixels, of 1,000 classes for those of 224 x 224, by torch's own
+counter on the modules that training builds. Nothing is computed.
+"""
+
+import argparse
+
+import torch
+
+from benchmarks.timing import table
+from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.factory import create_backbone
+from longtail.models.resnet import count_macs, count_parameters
+
+# name, width, side, where it is used
+NETWORKS: tuple[tuple[str, int | None, int, str], ...] = (
+    ("resnet32", None, 32, "CIFAR: LDAM-DRW, SSP, balanced softmax, PaCo, Bag of Tricks"),
+    ("resnet32", 64, 32, "CIFAR: GLMC"),
+    ("resnet44", None, 32, "CIFAR: Essence of long-tailed recognition"),
+    ("resnet56", None, 32, "CIFAR: Essence of long-tailed recognition"),
+    ("resnet110", None, 32, "CIFAR: Essence of long-tailed recognition"),
+    ("resnet18", None, 32, "CIFAR-10: BNS"),
+    ("resnet34", None, 32, "CIFAR: FSGL, CIFAR-100: BNS"),
+    ("resnet50", None, 224, "ImageNet-LT: SSP, PaCo, DLSA"),
+    ("resnet101", None, 224, "ImageNet-LT: Decoupling"),
+    ("resnet152", None, 224, "ImageNet-LT, Places-LT: Decoupling, PaCo"),
+    ("resnext50_32x4d", None, 224, "ImageNet-LT: Decoupling, PaCo, FSGL"),
+    ("resnext101_32x4d", None, 224, "ImageNet-LT: Decoupling, PaCo"),
+    ("resnext152_32x4d", None, 224, "ImageNet-LT: Decoupling"),
+)
+
+
+def size(name: str, width: int | None, side: int) -> tuple[int, int]:
+    """Parameters, and multiply-accumulates of an image."""
+    with torch.device("meta"):
+        backbone = create_backbone(name, in_channels=3, width=width)
+        head = LinearHead(int(backbone.num_features), 100 if side == 32 else 1000)  # type: ignore[arg-type]
+    model = Classifier(backbone, head)
+    return count_parameters(model), count_macs(model, 3, side)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
+        arguments
+    )
+    lines = []
+    for name, width, side, used in NETWORKS:
+        parameters, macs = size(name, width, side)
+        shown = f"`{name}`" if width is None else f"`{name}`, `width: {width}`"
+        lines.append([shown, f"{side}", f"{parameters / 1e6:.2f} M", f"{macs / 1e6:,.0f} M", used])
+    print(table(["`train.backbone`", "pixels", "parameters", "MACs an image", "used in"], lines))
+
+
+if __name__ == "__main__":
+    main()

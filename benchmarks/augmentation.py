@@ -1,8 +1,9 @@
 """Batched augmentation against torchvision's per-image transforms: ``python -m benchmarks.augmentation [--threads 2]``.
 
-Random crop (padding 4), mirror and normalisation of 32 x 32 images in batches of 128. The direct side is what a script
-does: PIL images, ``torchvision.transforms`` v1 or v2, a DataLoader with persistent workers, warm (the epoch that starts
-the workers is not timed). On a GPU its batches are pinned and copied there, and whole training epochs are timed too.
+Random crop (padding 4), mirror and normalisation of 32 x 32 images in batches of 128, and with --policy AutoAugment or
+RandAugment between them (after which our side cuts a hole too). The direct side is what a script does: PIL images,
+``torchvision.transforms`` v1 or v2, a DataLoader with persistent workers, warm (the epoch that starts the workers is
+not timed). On a GPU its batches are pinned and copied there, and whole training epochs are timed too.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from benchmarks.timing import alternate, ratios, spread, table
 from longtail.config import Runtime
 from longtail.data.batches import MemoryImages
 from longtail.data.samplers import create_sampler
-from longtail.data.transforms import CONSTANTS, Transform, crop_batch, normalizer
+from longtail.data.transforms import CONSTANTS, RANDAUGMENT, Transform, crop_batch, normalizer
 from longtail.engine.objective import Setting
 from longtail.engine.runtime import set_up
 from longtail.engine.schedule import create_schedule
@@ -39,31 +41,28 @@ from longtail.objectives.cross_entropy import CrossEntropy
 SIDE, PADDING, CLASSES = 32, 4, 100
 MEAN, STD = CONSTANTS["cifar"]
 TRANSFORM = Transform("crop_flip", MEAN, STD, SIDE)
+POLICIES: dict[str, Callable[[Any], list[Any]]] = {
+    "crop_flip": lambda version: [],
+    "autoaugment": lambda version: [version.AutoAugment(version.AutoAugmentPolicy.CIFAR10)],
+    "randaugment": lambda version: [version.RandAugment(*RANDAUGMENT)],
+}
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 2e-4
 SEED = 0
-PIPELINES = {
-    "torchvision v1": [
-        v1.RandomCrop(SIDE, padding=PADDING),
-        v1.RandomHorizontalFlip(),
-        v1.ToTensor(),
-        v1.Normalize(MEAN, STD),
-    ],
-    "torchvision v2": [
-        v2.RandomCrop(SIDE, padding=PADDING),
-        v2.RandomHorizontalFlip(),
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(MEAN, STD),
-    ],
-}
+START, END = (
+    {"torchvision v1": [v1.RandomCrop(SIDE, padding=PADDING), v1.RandomHorizontalFlip()],
+     "torchvision v2": [v2.RandomCrop(SIDE, padding=PADDING), v2.RandomHorizontalFlip()]},
+    {"torchvision v1": [v1.ToTensor(), v1.Normalize(MEAN, STD)],
+     "torchvision v2": [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]},
+)  # fmt: skip
+VERSIONS = {"torchvision v1": v1, "torchvision v2": v2}
 
 
 class Pictures(Dataset):
     """Images as torchvision's CIFAR gives them: a PIL image made from an array, then the transforms."""
 
-    def __init__(self, pixels: np.ndarray, labels: np.ndarray, pipeline: str) -> None:
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, pipeline: str, policy: str) -> None:
         self._pixels, self._labels = pixels, labels.tolist()
-        self._transform = v1.Compose(PIPELINES[pipeline])
+        self._transform = v1.Compose([*START[pipeline], *POLICIES[policy](VERSIONS[pipeline]), *END[pipeline]])
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -75,12 +74,15 @@ class Pictures(Dataset):
 class Bench:
     """The images and both ways to go once through them, on one device."""
 
-    def __init__(self, images: int, batch_size: int, workers: int, device: torch.device) -> None:
+    def __init__(
+        self, images: int, batch_size: int, workers: int, device: torch.device, policy: str = "crop_flip"
+    ) -> None:
         rng = np.random.default_rng(SEED)
         self.pixels = rng.integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8)
         self.labels = np.arange(images) % CLASSES
         self.batch_size, self.workers, self.device = batch_size, workers, device
-        self.memory = MemoryImages(self.pixels, self.labels, TRANSFORM, device)
+        self.policy = policy
+        self.memory = MemoryImages(self.pixels, self.labels, TRANSFORM.with_policy(policy, 1.0), device)
 
     def check(self) -> float:
         """The largest difference between a batch of ours and the same windows cut by torchvision image by image."""
@@ -111,7 +113,7 @@ class Bench:
 
     def loader(self, pipeline: str) -> DataLoader:
         return DataLoader(
-            Pictures(self.pixels, self.labels, pipeline),
+            Pictures(self.pixels, self.labels, pipeline, self.policy),
             batch_size=self.batch_size,
             shuffle=True,
             num_workers=self.workers,
@@ -177,18 +179,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of longtail's side on the CPU")
     parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
+    parser.add_argument("--policy", default="crop_flip", choices=list(POLICIES))
     parser.add_argument("--backbone", default="resnet32")
     parser.add_argument("--epochs", type=int, help="of a timed training; default 5 with a GPU, 0 (none) without")
     options = parser.parse_args(arguments)
     print(f"{machine('torch', 'torchvision', 'pillow')}")
     print(
-        f"{options.images:,} images of {SIDE} x {SIDE}, batches of {options.batch_size}, {options.threads} threads, "
-        f"{options.workers} loader workers, warm; n = {options.repeats}, median (min-max)"
+        f"{options.policy}, {options.images:,} images of {SIDE} x {SIDE}, batches of {options.batch_size}, "
+        f"{options.threads} threads, {options.workers} loader workers, warm; n = {options.repeats}, median (min-max)"
     )
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
         device = set_up(Runtime(device=name, threads=options.threads))
-        bench = Bench(options.images, options.batch_size, options.workers, device)
-        loaders = {pipeline: bench.loader(pipeline) for pipeline in PIPELINES}
+        bench = Bench(options.images, options.batch_size, options.workers, device, options.policy)
+        loaders = {pipeline: bench.loader(pipeline) for pipeline in VERSIONS}
         print(f"\nAugmented images on {name}; the same windows differ by at most {bench.check():.1e}:\n")
         print(_compare(bench.epoch, bench.direct_epoch, loaders, options.images, options.repeats))
         epochs = (5 if name == "cuda" else 0) if options.epochs is None else options.epochs

@@ -396,6 +396,14 @@ def test_repair_that_selects_on_val_without_val_is_refused(tmp_path, pipeline, s
     refused(ConfigError, lambda: stage("rebalance", "crt"), "crt.select", "val_per_class")
 
 
+def test_size_of_the_trained_network_stands_in_the_metrics(pipeline):
+    pipeline()
+    size = read_metrics("selection")["backbone"]
+    cost = json.loads(Path("metrics/cost/train_backbone.json").read_text())
+    assert size == {"backbone": "resnet8", "parameters": cost["parameters"], "macs": cost["macs"]}
+    assert read_metrics("selection")["joint"].keys() == {"epoch", "select"}
+
+
 def test_epoch_selected_on_val_is_reported(tmp_path, pipeline):
     write_params(tmp_path, {"train": {"select": "best_val"}, "lws": {"select": "best_val"}})
     pipeline()

@@ -121,6 +121,10 @@ def test_augmentation_benchmark_agrees_with_torchvision_and_prints_its_tables(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    augmentation.main(
+        ["--images", "40", "--repeats", "1", "--threads", "1", "--workers", "0", "--policy", "randaugment"]
+    )
+    assert "randaugment, 40 images" in capsys.readouterr().out
     sizes = ["--images", "200", "--batch-size", "100", "--repeats", "1", "--threads", "1", "--workers", "1"]
     augmentation.main([*sizes, "--backbone", "resnet8", "--epochs", "1"])
     output = capsys.readouterr().out

@@ -271,6 +271,18 @@ def test_table_marks_best_values_empty_groups_and_rows_selected_on_test() -> Non
     assert "* selected" not in format_table({"crt": SUMMARY["crt"]})
 
 
+def test_size_of_the_backbone_stands_below_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    assert main([str(tmp_path / "summary.json")]) == 0
+    without = capsys.readouterr().out
+    size = {"backbone": "resnet32", "parameters": 7_440_000, "macs": 69_000_000}
+    (tmp_path / "selection.json").write_text(json.dumps({"crt": {"epoch": 10}, "backbone": size}))
+    assert main([str(tmp_path / "summary.json")]) == 0
+    line = "resnet32 with its head: 7,440,000 parameters, 69,000,000 multiply-accumulates an image"
+    found = capsys.readouterr().out.splitlines()
+    assert line in found and [other for other in found if other != line] == without.splitlines()
+
+
 def test_report_of_a_missing_summary_says_how_to_make_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "summary.json")]) == 1
     captured = capsys.readouterr()

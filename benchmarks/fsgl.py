@@ -89,7 +89,11 @@ class Side:
 
 def compare(one: Side, other: Side) -> float:
     """The largest difference of a weight, relative to the largest of its tensor."""
-    pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    pairs = [
+        pair
+        for ours, theirs in ((one.model, other.model), (one.objective, other.objective))
+        for pair in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    ]
     floats = [(a, b) for a, b in pairs if a.is_floating_point()]
     return max(((a - b).abs().max() / b.abs().max().clamp(min=1e-6)).item() for a, b in floats)
 

@@ -20,8 +20,6 @@ from longtail.objectives.registry import OBJECTIVES
 
 COLUMNS = ("all", "many", "medium", "few", "ece")
 RULES = ("none", "resample", "reweight", "drw")
-
-
 MIXES = ("mixup", "cutmix")
 STARTS = ("rotation", "moco", "bns")
 

@@ -18,6 +18,7 @@ import yaml
 from longtail.errors import ConfigError
 
 T = TypeVar("T")
+TWO_VIEWS = ("paco", "fsgl")  # objectives that see two augmented views of an image
 Auto = Literal["auto"]
 Augment = Literal[
     "auto",
@@ -79,6 +80,7 @@ class Training:
     jitter_strength: float = _range(0, 2.5, default=1.0)
     epochs: int = _range(1, default=60)
     batch_size: int = _range(1, default=64)
+    drop_last: bool | Auto = "auto"
     optimizer: Literal["sgd", "adamw"] = "adamw"
     lr: float = _range(above=0, default=3e-3)
     momentum: float = _range(0, 1, default=0.9)
@@ -200,7 +202,7 @@ class Train(Training):
     margin: float = _range(0, 2, default=0.5)
     adjustment: float = _range(0, 10, default=1.0)
     mix: Literal["none", "mixup", "cutmix"] = "none"
-    mix_alpha: float = _range(above=0, high=100, default=1.0)
+    mix_alpha: float = _range(1e-3, 100, default=1.0)
     paco: PaCo = field(default_factory=PaCo)
     fsgl: FSGL = field(default_factory=FSGL)
     backbone: str = "resnet8"
@@ -213,7 +215,6 @@ class Train(Training):
     samples_per_class: int = _range(1, default=4)
     per_class: int | Literal["auto", "all"] = _range(1, default="auto")
     second_augment: Augment = "auto"
-    drop_last: bool | Auto = "auto"
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = _range(above=0, default=0.1)
     weight_decay: float = _range(0, default=2e-4)
@@ -225,7 +226,12 @@ class Train(Training):
         super().check()
         if self.objective == "ldam" and self.head == "linear":
             raise ConfigError("train.head: linear given, cosine (or auto) expected with train.objective: ldam")
-        if self.objective in ("paco", "fsgl"):
+        if self.second_augment != "auto" and self.objective not in TWO_VIEWS:
+            raise ConfigError(
+                f"train.second_augment: {self.second_augment} given, auto expected with train.objective: "
+                f"{self.objective}, which sees one view of an image ({', '.join(TWO_VIEWS)} see two)"
+            )
+        if self.objective in TWO_VIEWS:
             if self.rule in ("reweight", "drw"):
                 raise ConfigError(
                     f"train.rule: {self.rule} given, none or resample expected with train.objective: {self.objective}, "

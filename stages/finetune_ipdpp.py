@@ -157,7 +157,12 @@ def finetune(
         options=_draw_options(p.ipdpp, found.train.features),
     )
     model = Classifier(encoder, head)
-    further = {"drop_last": False, "bn_mode": p.ipdpp.bn_mode, "select": p.ipdpp.select, "part": name}
+    further = {
+        "drop_last": p.ipdpp.drop_last is True,
+        "bn_mode": p.ipdpp.bn_mode,
+        "select": p.ipdpp.select,
+        "part": name,
+    }
     settings = settings_of(p.ipdpp, p.runtime, seed, name, **further)
     if p.ipdpp.freeze == "encoder":
         settings = replace(settings, compile=False)

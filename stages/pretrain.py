@@ -78,6 +78,7 @@ def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.M
         "code": code_digest("longtail", "stages"),
         "runtime": describe(p.runtime, device),
     }
+    label = f"pretrain ({p.pretrain.method})"
     with Scratch(SCRATCH / "pretrain", identity) as scratch:
         images = open_part(manifest, PREPARED, p.data_root, split.train, transform, device, p.runtime.workers, pixels)
         outcome = train(
@@ -86,7 +87,7 @@ def pretrain(p: Params, device: torch.device, manifest: Manifest, backbone: nn.M
             images,
             None,
             FixedOrder(sampler) if p.pretrain.fixed_order else sampler,
-            settings_of(p.pretrain, p.runtime, seed, f"pretrain ({p.pretrain.method})"),
+            settings_of(p.pretrain, p.runtime, seed, label, drop_last=p.pretrain.drop_last is not False),
             device,
             scratch.folder,
         )

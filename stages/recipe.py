@@ -2,11 +2,15 @@
 
 No stage of the DAG. Without a name it lists the recipes; with ``--show`` it changes nothing. Comments and order of
 params.yaml stay as they are.
+
+A recipe that names the dataset starts from the defaults of all keys but ``seed`` and ``runtime``, so that nothing of a
+recipe before it is left. One that does not sets the groups that it names, likewise from their defaults, and no others.
 """
 
 import argparse
 import io
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from stages.common import run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 KEYS = {"source", "aim", "params"}
+KEPT = {"seed", "runtime"}
 
 
 def names() -> list[str]:
@@ -48,12 +53,20 @@ def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def overlay(params: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Lay ``changes`` over ``params`` in place, group by group."""
+    """Lay ``changes`` over ``params`` in place, group by group; what is equal keeps the form that it has."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(params.get(key), dict):
             overlay(params[key], value)
-        else:
+        elif key not in params or params[key] != value:
             params[key] = value
+
+
+def whole(changes: dict[str, Any]) -> dict[str, Any]:
+    """``changes`` laid over the defaults that they start from."""
+    defaults = {key: value for key, value in asdict(Params()).items() if key not in KEPT}
+    start = {key: value for key, value in defaults.items() if "dataset" in changes or key in changes}
+    overlay(start, changes)
+    return start
 
 
 def apply(name: str, path: Path, show: bool = False) -> list[str]:
@@ -71,7 +84,7 @@ def apply(name: str, path: Path, show: bool = False) -> list[str]:
     before = dict(flat(parse_yaml(text)))
     yaml = YAML()
     document = yaml.load(text)
-    overlay(document, recipe["params"])
+    overlay(document, whole(recipe["params"]))
     stream = io.StringIO()
     yaml.dump(document, stream)
     changed = parse_yaml(stream.getvalue())

@@ -133,17 +133,7 @@ def _sampler(config: Train, labels: np.ndarray, seed: int) -> Sampler:
 
 
 def second_policy(info: DatasetInfo, config: Train, kind: type[Objective]) -> str | None:
-    """The policy of the second view; None where it is that of the first.
-
-    Raises:
-        ConfigError: one is given to an objective of one view.
-    """
-    if config.second_augment != "auto" and kind.views == 1:
-        two = ", ".join(name for name, other in OBJECTIVES.items() if other.views > 1)
-        raise ConfigError(
-            f"train.second_augment: {config.second_augment} given, auto expected with train.objective: "
-            f"{config.objective}, which sees one view of an image ({two} see two)"
-        )
+    """The policy of the second view; None where it is that of the first, or there is none."""
     if kind.views == 1 or (config.second_augment == "auto" and (config.frozen or not kind.second_augment)):
         return None
     return resolve_policy(info, config.second_augment, "train.second_augment", kind.second_augment or "plain")

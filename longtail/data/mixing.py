@@ -27,8 +27,8 @@ def mixup(images: Tensor, partners: Tensor, share: Tensor) -> Tensor:
 
 def draw_boxes(share: Tensor, height: int, width: int) -> Tensor:
     """A box for each share, its centre uniform over the pixels: (B, 4) int64 of ``boxes``."""
-    centres = torch.rand(2, len(share), device=share.device) * torch.tensor([[height], [width]], device=share.device)
-    return boxes(share, centres[0].long(), centres[1].long(), height, width)
+    row, column = torch.rand(2, len(share), device=share.device)
+    return boxes(share, (row * height).long(), (column * width).long(), height, width)
 
 
 def boxes(share: Tensor, row: Tensor, column: Tensor, height: int, width: int) -> Tensor:

@@ -11,7 +11,7 @@ Nothing here makes the host wait for the device.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ JITTER = 0.8  # brightness, contrast and saturation, for each unit of strength
 JITTER_HUE = 0.2
 P_MIRROR, P_JITTER, P_GRAYSCALE = 0.5, 0.8, 0.2
 BLUR_SIGMA = (0.1, 2.0)
+NO_BLUR = 1e-3  # a sigma whose weights are 1 at the centre and 0 elsewhere
 LUMA = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 # A CPU takes a batch in parts of this many pixels (128 images of 32 x 32), whose intermediate results fit its cache.
@@ -67,7 +68,14 @@ class Parameters:
 
 
 def simclr_batch(
-    images: Tensor, rows: Tensor, generator: torch.Generator, *, jitter_strength: float, flip: bool, blur: bool = True
+    images: Tensor,
+    rows: Tensor,
+    generator: torch.Generator,
+    *,
+    jitter_strength: float,
+    flip: bool,
+    smallest_crop: float = CROP_AREA[0],
+    p_blur: float = 1.0,
 ) -> Tensor:
     """One augmented view of each of the images ``rows``.
 
@@ -78,7 +86,8 @@ def simclr_batch(
         generator: of that device; its state decides everything random.
         jitter_strength: s of ColorJitter(0.8s, 0.8s, 0.8s, 0.2s), 0 to 2.5; 0 is no jitter.
         flip: whether half of the images are mirrored.
-        blur: whether images are blurred.
+        smallest_crop: share of the area that a window has at least.
+        p_blur: share of the images that are blurred.
 
     Returns:
         (B, channels, H, W) float32 in [0, 255].
@@ -87,7 +96,12 @@ def simclr_batch(
         ConfigError: ``jitter_strength`` out of range.
     """
     height, width = images.shape[1:3]
-    parameters = draw_parameters(len(rows), height, width, generator, jitter_strength=jitter_strength, flip=flip)
+    parameters = draw_parameters(
+        len(rows), height, width, generator, jitter_strength=jitter_strength, flip=flip, smallest_crop=smallest_crop
+    )
+    if 0 < p_blur < 1:
+        blurred = torch.rand(len(rows), generator=generator, device=generator.device) < p_blur
+        parameters = replace(parameters, sigma=torch.where(blurred, parameters.sigma, NO_BLUR))
     part = max(1, CPU_PIXELS // (height * width)) if images.device.type == "cpu" else max(1, len(rows))
     views = torch.empty(len(rows), images.shape[3], height, width, device=images.device, dtype=torch.float32)
     for some_rows, some, view in zip(rows.split(part), parameters.split(part), views.split(part), strict=True):
@@ -95,12 +109,19 @@ def simclr_batch(
         if jitter_strength > 0:
             pixels = color_jitter(pixels, some)
         pixels = grayscale(pixels, some.grayscale)
-        torch.clamp(gaussian_blur(pixels, some.sigma) if blur else pixels, 0, 255, out=view)
+        torch.clamp(gaussian_blur(pixels, some.sigma) if p_blur > 0 else pixels, 0, 255, out=view)
     return views
 
 
 def draw_parameters(
-    count: int, height: int, width: int, generator: torch.Generator, *, jitter_strength: float, flip: bool
+    count: int,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+    *,
+    jitter_strength: float,
+    flip: bool,
+    smallest_crop: float = CROP_AREA[0],
 ) -> Parameters:
     """Random parameters of ``count`` images of ``height`` x ``width`` pixels, on the generator's device.
 
@@ -114,7 +135,8 @@ def draw_parameters(
     device = generator.device
     uniform = torch.rand(2 * CROP_ATTEMPTS + 14, count, generator=generator, device=device, dtype=torch.float32)
     area, ratio, place, steps, keys = uniform.split([CROP_ATTEMPTS, CROP_ATTEMPTS, 2, 8, 4])
-    top, left, crop_height, crop_width = _draw_crop(area, ratio, place, height, width)
+    pixels = _between(area, smallest_crop, CROP_AREA[1]) * (height * width)
+    top, left, crop_height, crop_width = _draw_crop(pixels, ratio, place, height, width)
     spread = JITTER * jitter_strength
     factors = _between(steps[:3], max(0.0, 1 - spread), 1 + spread)
     return Parameters(
@@ -135,16 +157,16 @@ def draw_parameters(
 
 
 def _draw_crop(
-    area: Tensor, ratio: Tensor, place: Tensor, height: int, width: int
+    pixels: Tensor, ratio: Tensor, place: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """torchvision's RandomResizedCrop.get_params: top, left, height and width (B,) int64.
 
     Args:
-        area, ratio: (attempts, B) uniform numbers; the first attempt that fits into the image counts, and where none
+        pixels: (attempts, B) areas of the windows; the first attempt that fits into the image counts, and where none
             does, the largest central crop of an allowed ratio.
+        ratio: (attempts, B) uniform numbers.
         place: (2, B) uniform numbers.
     """
-    pixels = _between(area, *CROP_AREA) * (height * width)
     aspect = _between(ratio, math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])).exp()
     widths, heights = (pixels * aspect).sqrt().round().long(), (pixels / aspect).sqrt().round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)

@@ -6,6 +6,7 @@ torchvision. Every image and view has its own random parameters, drawn from a st
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,15 +28,18 @@ CONSTANTS = {
 }
 SIMCLR, MOCO = ("simclr", "simclr_noflip"), ("moco", "moco_noflip")
 AUTOMATIC = ("autoaugment", "randaugment")
-MEMORY_POLICIES = ("none", "crop", "crop_flip", "cutout", *AUTOMATIC, *SIMCLR, *MOCO)
+MEMORY_POLICIES = ("none", "crop", "crop_flip", "cutout", "sim", *AUTOMATIC, *SIMCLR, *MOCO)
 PATH_POLICIES = ("none", "resized_crop", "resized_crop_jitter", "sim", *AUTOMATIC, *SIMCLR, *MOCO)
 # What auto means by style: for digits (a mirrored digit is none), for other sets in memory, and for files.
 STYLES = {
     "plain": ("crop", "crop_flip", "resized_crop_jitter"),
     "simclr": ("simclr_noflip", "simclr", "simclr"),
     "moco": ("moco_noflip", "moco", "moco"),
+    "sim": ("moco_noflip", "sim", "sim"),
 }
-RANDAUGMENT = (2, 10)  # operations, magnitude of 30: PaCo on ImageNet-LT
+# Operations, magnitude of 30. PaCo's on ImageNet-LT is 10 of a scale that ends there, with noise that is left out here.
+RANDAUGMENT, RANDAUGMENT_PATHS = (2, 10), (2, 30)
+MOCO_CROP = 0.2  # of the area, at least
 MOCO_STRENGTH = 0.5  # its jitter (0.4, 0.4, 0.4, 0.1) is half of SimCLR's
 
 
@@ -47,7 +51,7 @@ class Transform:
         policy: a name of MEMORY_POLICIES or PATH_POLICIES.
         mean, std: for each channel, of values in [0, 1].
         image_size: side in pixels.
-        jitter_strength: of the colour jitter of the SimCLR and MoCo policies; 1 with the others, which have none.
+        jitter_strength: of the colour jitter of sim and of the SimCLR and MoCo policies; 1 with the others.
         second_policy: of all views but the first, where it is another.
     """
 
@@ -67,7 +71,7 @@ class Transform:
 
     def with_policy(self, policy: str, jitter_strength: float, second_policy: str | None = None) -> "Transform":
         """The same normalisation and size under other train policies."""
-        jitters = {policy, second_policy} & {*SIMCLR, *MOCO}
+        jitters = {policy, second_policy} & {"sim", *SIMCLR, *MOCO}
         return replace(
             self, policy=policy, jitter_strength=jitter_strength if jitters else 1.0, second_policy=second_policy
         )
@@ -182,7 +186,11 @@ def augment_batch(
 ) -> Tensor:
     """Apply the memory policy of a view to the images ``rows``: (N, H, W, channels) uint8 -> (B, channels, H, W).
 
-    The result has levels from 0 to 255, in uint8 but for the SimCLR and MoCo policies, whose result is float32.
+    The result has levels from 0 to 255, in uint8 but for sim and the SimCLR and MoCo policies, whose result is float32.
+    sim is PaCo's second view on CIFAR, MoCo v2's recipe with the blur that MoCo's on CIFAR leaves out.
+
+    Deviation: the hole of cutout has the mean colour, 0 for the network, as DeVries & Taylor 2017 have it. PaCo's is
+    black, since it cuts before the normalisation.
     """
     policy = transform.of_view(view)
     if policy == "none":
@@ -192,7 +200,12 @@ def augment_batch(
         return simclr_batch(images, rows, generator, jitter_strength=transform.jitter_strength, flip=flip)
     if policy in MOCO:
         strength = MOCO_STRENGTH * transform.jitter_strength
-        return simclr_batch(images, rows, generator, jitter_strength=strength, flip=flip, blur=False)
+        return simclr_batch(images, rows, generator, jitter_strength=strength, flip=flip, p_blur=0.0)
+    if policy == "sim":
+        strength = MOCO_STRENGTH * transform.jitter_strength
+        return simclr_batch(
+            images, rows, generator, jitter_strength=strength, flip=flip, smallest_crop=MOCO_CROP, p_blur=0.5
+        )
     side = images.shape[1]
     padding = max(1, round(side / 8))
     draws = torch.rand(3, len(rows), generator=generator, device=images.device)
@@ -204,9 +217,14 @@ def augment_batch(
     if policy == "randaugment":
         pixels = randaugment_batch(pixels, generator, *RANDAUGMENT)
     if policy in ("cutout", *AUTOMATIC):
-        mean_level = 255 * torch.tensor(transform.mean, device=images.device)
-        pixels = cutout_batch(pixels, generator, max(2, side // 2), mean_level)
+        pixels = cutout_batch(pixels, generator, max(2, side // 2), _levels(transform.mean, images.device))
     return pixels
+
+
+@lru_cache(maxsize=16)
+def _levels(mean: tuple[float, ...], device: torch.device) -> Tensor:
+    """(channels,) float32 levels of a colour, kept on the device so that no batch waits for a copy."""
+    return 255 * torch.tensor(mean, device=device)
 
 
 def path_transform(transform: Transform, train: bool, view: int = 0) -> Callable[["Image"], Tensor]:
@@ -224,7 +242,7 @@ def path_transform(transform: Transform, train: bool, view: int = 0) -> Callable
     if not train or policy == "none":
         steps += [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
         return v2.Compose(steps)
-    steps.append(v2.RandomResizedCrop(size, scale=(0.2 if policy in MOCO else 0.08, 1.0), antialias=True))
+    steps.append(v2.RandomResizedCrop(size, scale=(MOCO_CROP if policy in MOCO else 0.08, 1.0), antialias=True))
     if not policy.endswith("_noflip"):
         steps.append(v2.RandomHorizontalFlip())
     some_blur = v2.RandomApply([v2.GaussianBlur(_blur_kernel(size), (0.1, 2.0))], p=0.5)
@@ -239,8 +257,9 @@ def path_transform(transform: Transform, train: bool, view: int = 0) -> Callable
     elif policy == "autoaugment":
         steps.append(v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET))
     elif policy != "resized_crop":
-        steps.append(v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0))
-        steps += {"sim": [v2.RandomGrayscale(0.2), some_blur], "randaugment": [v2.RandAugment(*RANDAUGMENT)]}.get(
+        s = transform.jitter_strength if policy == "sim" else 1.0
+        steps.append(v2.ColorJitter(brightness=0.4 * s, contrast=0.4 * s, saturation=0.4 * s, hue=0))
+        steps += {"sim": [v2.RandomGrayscale(0.2), some_blur], "randaugment": [v2.RandAugment(*RANDAUGMENT_PATHS)]}.get(
             policy, []
         )
     return v2.Compose(steps)

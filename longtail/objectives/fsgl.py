@@ -106,6 +106,16 @@ class FSGL(Objective):
                 f"train.head: {setting.head} given, linear (or auto) expected with train.objective: fsgl, whose "
                 "scaling of features a cosine head does not see"
             )
+        for name, value in (
+            ("gamma", gamma),
+            ("label_exponent", label_exponent),
+            ("resample_exponent", resample_exponent),
+            ("consistency_weight", consistency_weight),
+            ("rho", rho),
+            ("masked_bce_weight", masked_bce_weight),
+        ):
+            if not value >= 0:
+                raise ConfigError(f"train.fsgl.{name}: {value} given, at least 0 expected")
         self.gamma, self.rho = gamma, rho
         self.resample_exponent, self.consistency_weight = resample_exponent, consistency_weight
         self.freeze_bn_second, self.cutmix_area_label = freeze_bn_second, cutmix_area_label

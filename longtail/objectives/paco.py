@@ -53,7 +53,7 @@ class PaCo(Objective):
         ConfigError: a value that is not allowed.
     """
 
-    views, second_augment, group = 2, "moco", "paco"
+    views, second_augment, group = 2, "sim", "paco"
     encoder: MomentumEncoder
 
     def __init__(

@@ -491,6 +491,7 @@ PRETRAIN_KEYS = {
     "augment": "crop",
     "jitter_strength": 0.5,
     "fixed_order": True,
+    "drop_last": False,
 }
 METHOD_KEYS = {
     "bns": {
@@ -521,7 +522,9 @@ IPDPP_KEYS = {
     "select": "best_val",
     "precision": "bf16",
     "sampler": "feature_kdpp",
+    "drop_last": True,
 }
+STEP_KEYS = {"milestones": [1], "gamma": 0.5}
 TRAIN_KEYS = {"optimizer": "adamw", "drop_last": False, "augment": "simclr_noflip", "schedule": "cosine_per_step"}
 
 
@@ -585,6 +588,24 @@ def test_momentum_of_pretraining_counts_with_sgd(tmp_path, stage):
     sgd = {"pretrain": {"optimizer": "sgd"}}
     first = pretrained(stage, tmp_path, sgd)["models/pretrained.pt"]
     assert pretrained(stage, tmp_path, sgd, {"pretrain": {"momentum": 0.5}})["models/pretrained.pt"] != first
+
+
+@pytest.mark.parametrize("key", STEP_KEYS)
+@pytest.mark.parametrize("group", ["pretrain", "train", "ipdpp"])
+def test_drops_of_the_rate_reach_every_training(trained, stage, group, key):
+    """Three epochs: the milestones by default are the second, and the last finds the rate a hundredth of the first."""
+    curve = {"pretrain": "pretrain", "train": "train_backbone", "ipdpp": "finetune_ipdpp"}[group]
+    step = {"schedule": "step", "epochs": 3, "warmup_epochs": 0, "lr": 1e-3}
+    rates = []
+    for change in ({}, {key: STEP_KEYS[key]}):
+        write_params(
+            trained, {"pretrain": {"method": "rotation"}} if group == "pretrain" else {}, {group: step | change}
+        )
+        stage(curve)
+        rates.append(pd.read_csv(f"metrics/curves/{curve}.tsv", sep="\t")["lr"].tolist()[:3])
+    plain, changed = (np.array(lr) / 1e-3 for lr in rates)
+    assert plain == pytest.approx([1, 1, 1e-4], rel=1e-6)
+    assert changed == pytest.approx([1, 0.01, 0.01] if key == "milestones" else [1, 1, 0.25], rel=1e-6)
 
 
 @pytest.mark.parametrize("key", IPDPP_KEYS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from longtail.config import Dlsa, HeadTraining, Params, bind, load_params, parse_yaml
+from longtail.config import TWO_VIEWS, Dlsa, HeadTraining, Params, bind, load_params, parse_yaml
 from longtail.dlsa.settings import PRESETS, Settings, resolve
 from longtail.errors import ConfigError
 from tests.imports import ROOT
@@ -267,7 +267,8 @@ def test_whole_numbers_become_floats_where_a_float_is_asked(load):
         ("train: {paco: {momentum: 1}}", "train.paco.momentum: 1 given, at least 0 and at most 0.999999 expected"),
         ("train: {paco: {gama: 1}}", "train.paco.gama: unknown key (did you mean train.paco.gamma?)"),
         ("train: {fsgl: {rho: -1}}", "train.fsgl.rho: -1 given, at least 0 expected"),
-        ("train: {mix_alpha: 0}", "train.mix_alpha: 0 given, above 0 and at most 100 expected"),
+        ("train: {mix_alpha: 0}", "train.mix_alpha: 0 given, at least 0.001 and at most 100 expected"),
+        ("train: {second_augment: crop}", "train.second_augment: crop given, auto expected with train.objective: ce, "),
         ("pretrain: {moco: {queue: 0}}", "pretrain.moco.queue: 0 given, at least 1 expected"),
         ("pretrain: {milestones: [3, 2]}", "pretrain.milestones: [3, 2] given, epochs in ascending order expected"),
         ("ipdpp: {milestones: [-1]}", "ipdpp.milestones: [-1] given, epochs in ascending order expected"),
@@ -426,6 +427,12 @@ def test_keys_left_out_keep_their_defaults(load):
 def test_parameters_cannot_be_changed_after_loading():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Params().seed = 3  # type: ignore[misc]
+
+
+def test_objectives_of_two_views_are_those_that_the_registry_says():
+    from longtail.objectives.registry import OBJECTIVES
+
+    assert {name for name, kind in OBJECTIVES.items() if kind.views > 1} == set(TWO_VIEWS)
 
 
 # The repository's own params.yaml

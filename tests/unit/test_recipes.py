@@ -1,5 +1,6 @@
 """Recipes: every one is valid, named, and lies over params.yaml without losing anything else of it."""
 
+import copy
 import re
 import shutil
 from pathlib import Path
@@ -43,6 +44,34 @@ def test_recipe_names_its_source_and_the_number_that_it_aims_at(name):
     content = recipe.read_recipe(name)
     assert re.search(r"\b20[12]\d\b", content["source"])
     assert any(character.isdigit() for character in content["aim"]) and ":" in content["aim"]
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_nothing_of_another_recipe_is_left(name):
+    """Each after each; one that names no dataset sets its groups alone."""
+    shipped = parse_yaml((ROOT / "params.yaml").read_text())
+    changes = recipe.read_recipe(name)["params"]
+    alone = copy.deepcopy(shipped)
+    recipe.overlay(alone, recipe.whole(changes))
+    for other in recipe.names():
+        both = copy.deepcopy(shipped) | {"seed": 7}
+        both["runtime"]["workers"] = 1
+        recipe.overlay(both, recipe.whole(recipe.read_recipe(other)["params"]))
+        recipe.overlay(both, recipe.whole(changes))
+        compared = set(alone) - {"seed", "runtime"} if "dataset" in changes else set(changes)
+        assert {key: both[key] for key in compared} == {key: alone[key] for key in compared}, other
+        assert (both["seed"], both["runtime"]["workers"]) == (7, 1)
+
+
+def test_recipe_on_edited_params_gives_the_published_setting_and_keeps_seed_and_runtime(params):
+    text = params.read_text().replace("val_per_class: 10 ", "val_per_class: 25 ").replace("seed: 0\n", "seed: 5\n")
+    params.write_text(text.replace("per_class: auto  ", "per_class: 30  ").replace("threads: 1", "threads: 4"))
+    assert values(params)["train.per_class"] == 30
+    lines = recipe.apply("cifar100_lt_fsgl", params)
+    after = values(params)
+    assert (after["train.per_class"], after["val_per_class"]) == ("auto", 0)
+    assert (after["seed"], after["runtime.threads"]) == (5, 4)
+    assert "train.per_class: 30 -> auto" in lines
 
 
 def test_comments_and_order_of_params_survive(params):

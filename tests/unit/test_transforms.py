@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as F
 
 from longtail.data.autoaugment import autoaugment_batch, cutout_batch, randaugment_batch
 from longtail.data.manifest import DatasetInfo
-from longtail.data.simclr import simclr_batch
+from longtail.data.simclr import draw_parameters, simclr_batch
 from longtail.data.transforms import (
     CONSTANTS,
     MEMORY_POLICIES,
@@ -162,10 +162,26 @@ def test_strong_policies_are_crop_and_mirror_their_operations_and_a_hole_of_the_
 def test_moco_on_small_images_is_half_of_simclrs_jitter_without_blur(name, flip):
     images, rows = pixels(4, 32, 32, 3), torch.arange(4).repeat(8)
     found = augment_batch(images, rows, policy(name, strength=1.5), torch.Generator().manual_seed(1))
-    options = {"jitter_strength": 0.75, "flip": flip, "blur": False}
+    options = {"jitter_strength": 0.75, "flip": flip, "p_blur": 0.0}
     assert torch.equal(found, simclr_batch(images, rows, torch.Generator().manual_seed(1), **options))
-    blurred = simclr_batch(images, rows, torch.Generator().manual_seed(1), **options | {"blur": True})
+    blurred = simclr_batch(images, rows, torch.Generator().manual_seed(1), **options | {"p_blur": 1.0})
     assert not torch.equal(found, blurred)
+
+
+def test_sim_on_small_images_blurs_half_of_them_and_cuts_a_fifth_at_least():
+    images, rows = pixels(4, 32, 32, 3), torch.arange(4).repeat(100)
+    options = {"jitter_strength": 0.5, "flip": True, "smallest_crop": 0.2}
+    found, sharp, blurred = (
+        simclr_batch(images, rows, torch.Generator().manual_seed(1), p_blur=p_blur, **options)
+        for p_blur in (0.5, 0.0, 1.0)
+    )
+    assert torch.equal(found, augment_batch(images, rows, policy("sim"), torch.Generator().manual_seed(1)))
+    as_sharp, as_blurred = ((found - other).abs().flatten(1).amax(dim=1) < 1e-3 for other in (sharp, blurred))
+    assert (as_sharp | as_blurred).all(), "and both, where the blur is slight"
+    assert (as_sharp & ~as_blurred).sum() > 120 and (as_blurred & ~as_sharp).sum() > 120
+    drawn = draw_parameters(2000, 32, 32, torch.Generator().manual_seed(0), **options)
+    area = (drawn.height * drawn.width).float() / 32**2
+    assert 0.17 < area.min() < 0.25 and area.max() > 0.9, "but for rounding to whole pixels"
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -428,6 +444,6 @@ def test_other_policies_on_files_are_the_recipes_of_their_sources():
     assert sim[1].scale == (0.08, 1.0) and tuple(sim[3].contrast) == (0.6, 1.4) and sim[3].hue is None
     assert sim[5].p == 0.5
     rand = steps("randaugment")[-1]
-    assert (rand.num_ops, rand.magnitude, rand.num_magnitude_bins) == (2, 10, 31)
+    assert (rand.num_ops, rand.magnitude, rand.num_magnitude_bins) == (2, 30, 31)
     auto = steps("autoaugment")[-1]
     assert auto.policy == v2.AutoAugmentPolicy.IMAGENET

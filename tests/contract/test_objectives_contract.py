@@ -1,4 +1,7 @@
-"""What every objective promises: those of training with every train rule that they have, and those of pretraining."""
+"""What every objective promises: those of training with every train rule that they have, and those of pretraining.
+
+And what the steps of every run promise: nothing in them makes the host wait for the device.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -8,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from longtail.config import PaCo, Pretrain, Train
+from longtail.config import BNS, FSGL, PaCo, Pretrain, Train
 from longtail.data.batches import MemoryImages
 from longtail.data.samplers import create_sampler
-from longtail.data.transforms import Transform
+from longtail.data.transforms import MEMORY_POLICIES, Transform
 from longtail.engine import trainer
 from longtail.engine.extract import outputs
 from longtail.engine.objective import Moment, Objective, Setting
@@ -25,6 +28,7 @@ from longtail.models.factory import create_backbone
 from longtail.models.stored import load_backbone, save_backbone
 from longtail.objectives.pretraining import PRETRAINING
 from longtail.objectives.registry import OBJECTIVES
+from tests.host_reads import no_host_reads
 
 CPU = torch.device("cpu")
 COUNTS = np.array([40, 12, 4, 1])
@@ -39,26 +43,27 @@ each = pytest.mark.parametrize(("name", "rule"), CASES, ids=lambda value: value)
 each_of_training = pytest.mark.parametrize(("name", "rule"), TRAINING, ids=lambda value: value)
 
 
-def images(seed: int = 0) -> MemoryImages:
+def images(seed: int = 0, policy: str = "crop_flip") -> MemoryImages:
     labels = np.repeat(np.arange(len(COUNTS)), COUNTS)
     pixels = np.random.default_rng(seed).integers(0, 100, (len(labels), 8, 8, 3)) + 40 * labels[:, None, None, None]
     pixels += 8 * np.arange(8)[:, None, None]  # brighter below: a direction for rotations
-    transform = Transform("crop_flip", (0.4,) * 3, (0.2,) * 3, 8)
+    transform = Transform(policy, (0.4,) * 3, (0.2,) * 3, 8)
     return MemoryImages(pixels.astype(np.uint8), labels, transform, CPU)
 
 
-def create(name: str, rule: str, epochs: int) -> tuple[Classifier, Objective]:
-    """Model and objective as the stages build them."""
+def create(name: str, rule: str, epochs: int, **changes: object) -> tuple[Classifier, Objective]:
+    """Model and objective as the stages build them; ``changes`` are of the parameters."""
     torch.manual_seed(1)
     backbone = create_backbone("resnet8", in_channels=3, width=4)
     features = int(backbone.num_features)  # type: ignore[arg-type]
     setting = Setting(len(COUNTS), COUNTS, features, epochs, seed=7, head="linear", scale=30.0)
     if rule == "pretraining":
-        objective = PRETRAINING[name].create(setting, Pretrain())
+        objective = PRETRAINING[name].create(setting, dataclasses.replace(Pretrain(), **changes))
     else:
         # A queue that is full after the first epoch: as long as it fills, there is ever more to be told apart.
         config = Train(objective=name, rule=rule, drw_epoch=epochs // 2, paco=PaCo(queue=16))  # type: ignore[arg-type]
         head = "cosine" if name == "ldam" else "linear"
+        config = dataclasses.replace(config, **changes)
         objective = OBJECTIVES[name].create(dataclasses.replace(setting, head=head), config)
     return Classifier(backbone, objective.create_head()), objective
 
@@ -169,3 +174,102 @@ def test_evaluation_knows_nothing_of_the_objective(tmp_path, name, rule):
     assert model.head.kind == ("cosine" if name == "ldam" else "linear")
     own = {id(module) for module in objective.modules() if not isinstance(module, nn.Identity)}
     assert not own & {id(module) for module in model.modules()}
+
+
+# Nothing waits for the device
+
+VARIANTS = {
+    "mixup": ("ce", "none", {"mix": "mixup"}),
+    "mixup with other shares": ("ce", "none", {"mix": "mixup", "mix_alpha": 0.4}),
+    "cutmix": ("ce", "drw", {"mix": "cutmix"}),
+    "released focal": ("focal", "reweight", {"focal_released": True}),
+    "glmc": ("fsgl", "none", {"fsgl": FSGL(gamma=0.0, rho=0.0)}),
+    "fsgl of all options": (
+        "fsgl",
+        "none",
+        {"fsgl": FSGL(freeze_bn_second=True, cutmix_area_label=True, masked_bce_weight=1.0)},
+    ),
+    "bns of the paper": ("bns", "pretraining", {"bns": BNS(variant="paper")}),
+}
+STEPS = {f"{name}-{rule}": (name, rule, {}) for name, rule in CASES} | VARIANTS
+
+
+@pytest.mark.parametrize(("name", "rule", "changes"), STEPS.values(), ids=STEPS)
+def test_step_reads_nothing_on_the_host(name, rule, changes):
+    """The second one: a first may bring tables to the device."""
+    model, objective = create(name, rule, 2, **changes)
+    objective.attach(model)
+    model.train()
+    rows = np.arange(16) * 3
+    batches = list(images().train_batches(rows, 8, objective.views, 0))
+    if objective.partner_sampler(images().labels) is not None:
+        for batch, partner in zip(batches, images().train_batches(rows + 5, 8, objective.views, 1), strict=True):
+            batch.partner = partner
+    update = Update(create_optimizer("sgd", [model, objective], lr=0.01, momentum=0.9, weight_decay=1e-3), CPU)
+    first, second = (Moment(1, 2, step, 2) for step in range(2))
+    objective.step(model, batches[0], first, update)
+    objective.after_step(model, first)
+    with no_host_reads():
+        loss, _ = objective.step(model, batches[1], second, update)
+        objective.after_step(model, second)
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("policy", MEMORY_POLICIES)
+def test_drawing_a_batch_of_images_in_memory_reads_nothing_on_the_host(policy):
+    batches = images(policy=policy).train_batches(np.arange(24), 8, 2, 0)
+    next(batches)
+    with no_host_reads():
+        batch = next(batches)
+    assert [view.shape for view in batch.views] == [(8, 3, 8, 8)] * 2
+
+
+class Reads(torch.autograd.Function):
+    """The identity, with a backward pass that reads its gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float(gradient[0, 0])
+
+
+X, MASK, INTEGERS = torch.ones(2, 3), torch.tensor([True, False, True]), torch.arange(3)
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        lambda: X.sum().item(),
+        lambda: bool((X > 0).any()),
+        lambda: X.tolist(),
+        lambda: X.cpu(),
+        lambda: np.asarray(X),
+        lambda: X[:, MASK],
+        lambda: MASK.nonzero(),
+        lambda: INTEGERS.unique(),
+        lambda: INTEGERS.repeat_interleave(INTEGERS),
+        lambda: torch.equal(X, X),
+        lambda: torch.nn.functional.one_hot(INTEGERS),
+        lambda: torch.tensor([1.0, 2.0]),
+        lambda: torch.from_numpy(np.ones(2)),
+        lambda: X[:, [0, 2]],
+        lambda: Reads.apply(X.clone().requires_grad_()).sum().backward(),
+    ],
+)
+def test_what_would_wait_for_a_device_is_refused(reading):
+    reading()
+    with pytest.raises(AssertionError, match="makes the host wait"), no_host_reads():
+        reading()
+
+
+def test_what_does_not_wait_gives_what_it_gives_without_the_guard():
+    def compute() -> list[torch.Tensor]:
+        return [torch.nn.functional.one_hot(INTEGERS, 5), X[:, INTEGERS], torch.where(MASK, X, 0.0), X.double()]
+
+    with no_host_reads():
+        found = compute()
+    for one, other in zip(found, compute(), strict=True):
+        assert one.dtype == other.dtype and torch.equal(one, other)

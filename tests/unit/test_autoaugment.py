@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -40,6 +39,7 @@ from longtail.data.autoaugment import (
     randaugment_batch,
 )
 from longtail.errors import ConfigError
+from tests.host_reads import no_host_reads
 
 SHAPES = [(1, 8, 8), (3, 8, 8), (1, 32, 32), (3, 32, 32), (1, 33, 20), (3, 33, 20)]
 TORCHVISION_NAMES = {
@@ -439,25 +439,12 @@ def test_images_in_channels_last_order_give_the_same_pixels(name):
     assert torch.equal(BATCHES[name](last, seeded()), BATCHES[name](images, seeded()))
 
 
-class NoHostReads(TorchDispatchMode):
-    """Refuses what would make the host wait for a device, or copy a constant to it."""
-
-    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "lift_fresh")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in self.REFUSED
-        if name in ("index", "index_put", "index_put_"):
-            assert all(index is None or index.dtype != torch.bool for index in args[1]), "sizes depend on values"
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 20)])
 @pytest.mark.parametrize("name", ["autoaugment", "randaugment"])
 def test_nothing_is_read_on_the_host(name, shape):
     images = noise(6, *shape)
     BATCHES[name](images, seeded())  # the first batch of a size brings the tables to the device
-    with NoHostReads():
+    with no_host_reads():
         BATCHES[name](images, seeded())
         for reading in (lambda: images.sum().item(), lambda: images[images > 3], lambda: torch.tensor([1.0])):
             with pytest.raises(AssertionError):
@@ -467,7 +454,7 @@ def test_nothing_is_read_on_the_host(name, shape):
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_cutout_reads_nothing_on_the_host(dtype):
     images, fill = noise(6, 3, 33, 20).to(dtype), torch.full((3,), 120.0)
-    with NoHostReads():
+    with no_host_reads():
         cutout_batch(images, seeded(), 16, fill)
 
 

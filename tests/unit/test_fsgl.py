@@ -99,6 +99,16 @@ def test_unknown_choice_is_refused(change, message):
         FSGL(setting(), **change)
 
 
+@pytest.mark.parametrize(("value", "shown"), [(-1, "-1"), (-1e-9, "-1e-09"), (math.nan, "nan")])
+@pytest.mark.parametrize(
+    "name", ["gamma", "label_exponent", "resample_exponent", "consistency_weight", "rho", "masked_bce_weight"]
+)
+def test_negative_value_is_refused(name, value, shown):
+    with pytest.raises(ConfigError, match=rf"train\.fsgl\.{name}: {shown} given, at least 0 expected"):
+        FSGL(setting(), **{name: value})
+    FSGL(setting(), **{name: 0.0})
+
+
 def test_cosine_head_which_does_not_see_lengths_is_refused_unless_nothing_is_scaled():
     with pytest.raises(ConfigError, match=r"train\.head: cosine given, linear"):
         FSGL(setting(head="cosine"))
@@ -153,6 +163,26 @@ def test_soft_cross_entropy_has_the_worked_values():
         assert soft_cross_entropy(logits, LABELS, PARTNERS, SHARE, of_classes).item() == pytest.approx(
             expected, abs=1e-6
         )
+
+
+@pytest.mark.parametrize(
+    ("of_classes", "expected"),
+    [
+        (None, [[0.25, 0.75, 0], [0.75, 0, 0.25]]),
+        (weights(), [[0.006757, 0.202703, 0], [0.020270, 0, 0.675676]]),
+    ],
+    ids=["plain", "weighted"],
+)
+def test_labels_of_mixed_images_have_the_worked_values(of_classes, expected):
+    """Minus B times the gradient by a logit is the label of its class where its probability is 0."""
+    found = torch.empty(2, 3)
+    for k in range(3):
+        logits = torch.zeros(2, 3)
+        logits[:, k] = -100
+        logits.requires_grad_()
+        soft_cross_entropy(logits, LABELS, PARTNERS, SHARE, of_classes).backward()
+        found[:, k] = -2 * logits.grad[:, k]
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=5e-7)  # the digits that are given
 
 
 def test_soft_cross_entropy_is_torchs_with_soft_labels():
@@ -210,6 +240,14 @@ def test_whole_loss_has_the_worked_values(epoch, classification, whole):
     assert (found + 4 * consistency).item() == pytest.approx(whole, abs=5e-6)
     assert logs["alpha"].item() == pytest.approx(1 - (epoch / 200) ** 2)
     assert logs["plain_loss"].item() == pytest.approx(1.610645 + 1.300770, abs=2e-6)
+
+
+def test_consistency_is_lowest_where_each_view_predicts_the_others_projection():
+    objective = FSGL(setting())
+    objective.projection, objective.prediction = Says(Z1, Z2), Says(Z2, Z1)
+    model = Classifier(nn.Identity(), nn.Linear(16, 3))
+    mixed = Mixed((torch.rand(2, 16), torch.rand(2, 16)), LABELS, PARTNERS, (SHARE, SHARE))
+    assert objective.losses(model, mixed, Moment(0, 200, 0, 1))[1].item() == pytest.approx(-2, abs=1e-6)
 
 
 def test_alpha_does_not_matter_where_both_heads_and_all_weights_are_equal():
@@ -365,21 +403,55 @@ def test_step_is_the_published_one(rho):
         torch.testing.assert_close(own.detach(), value - 0.1 * (gradient + 5e-3 * value), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.05])
+def test_step_returns_the_whole_loss_and_its_parts_at_the_unmoved_weights(rho):
+    objective, model = create(rho=rho, consistency_weight=3.0)
+    twin, twin_model = create(rho=rho, consistency_weight=3.0)
+    moment = Moment(2, 4, 0, 1)
+    torch.manual_seed(3)
+    loss, logs = objective.step(model, batch(), moment, updates(objective, model))
+    torch.manual_seed(3)
+    classification, consistency, expected = twin.losses(twin_model, twin.mix(batch()), moment)
+    assert abs(consistency.item()) > 0.01
+    torch.testing.assert_close(loss, (classification + 3 * consistency).detach())
+    for name, value in expected.items():
+        torch.testing.assert_close(logs[name].detach(), value.detach())
+
+
 @pytest.mark.parametrize(("freeze", "passes"), [(False, 4), (True, 2)])
 def test_every_forward_moves_the_running_statistics_unless_the_second_pass_is_kept_out(freeze, passes):
     objective, model = create(freeze_bn_second=freeze)
+    twin, twin_model = create()
+    torch.manual_seed(3)
     objective.step(model, batch(), Moment(1, 4, 0, 1), updates(objective, model))
+    torch.manual_seed(3)
+    for images in twin.mix(batch()).images:
+        twin_model.forward_features(images)
+    found, expected = dict(model.named_buffers()), dict(twin_model.named_buffers())
     assert model.backbone.bn1.num_batches_tracked.item() == passes
     assert model.backbone.bn1.momentum == 0.1
+    assert all(torch.equal(found[name], expected[name]) is freeze for name in expected)
 
 
-def test_evaluation_does_not_depend_on_gamma():
-    images = torch.rand(5, 3, 8, 8)
-    found = []
+def test_scaling_acts_in_training_and_evaluation_knows_nothing_of_it():
+    images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(8))
+    runs = []
     for gamma in (0.0, 0.9):
-        _, model = create(gamma=gamma)
-        found.append(model.eval()(images))
-    assert torch.equal(*found)
+        objective, model = create(gamma=gamma)
+        objective.attach(model)
+        torch.manual_seed(1)
+        update = updates(objective, model)
+        for seed in range(2):
+            objective.step(model, batch(seed), Moment(1, 4, seed, 2), update)
+        runs.append((objective, model.eval()))
+    (_, plain), (objective, model) = runs
+    assert not torch.allclose(plain.backbone.conv1.weight, model.backbone.conv1.weight)
+    found = model(images)
+    torch.testing.assert_close(found, F.linear(model.backbone(images), *model.head.export()))
+    objective.scales.fill_(7.0)
+    assert torch.equal(model(images), found)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(plain(images), found)
 
 
 def test_loss_that_is_not_finite_moves_no_weight():

@@ -153,6 +153,32 @@ def test_every_image_has_its_own_share_and_partner(mix):
     assert torch.equal(torch.sort(labels[60:]).values, torch.sort(batch.labels).values), "each is a partner once"
 
 
+def sources(mix: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mixed images whose sources had one level each, their label; labels and shares (2, 60) of the two sources."""
+    labels = torch.arange(60).roll(7)
+    levels = labels.float().view(-1, 1, 1, 1).expand(60, 2, 8, 9)
+    torch.manual_seed(2)
+    images, both, shares = CrossEntropy(setting(), mix=mix).mixed(levels, labels)
+    both, shares = both.view(2, 60), shares.view(2, 60)
+    assert torch.equal(both[0], labels) and (both[0] != both[1]).sum() > 50
+    return images, both, shares
+
+
+def test_level_of_a_mixup_is_that_of_its_labels_by_their_shares():
+    images, labels, shares = sources("mixup")
+    expected = (shares * labels).sum(dim=0)
+    torch.testing.assert_close(images, expected.view(-1, 1, 1, 1).expand_as(images))
+    assert (shares[0] < 0.3).any() and (shares[0] > 0.7).any()
+
+
+def test_share_of_a_cutmix_label_is_the_counted_share_of_its_sources_pixels():
+    images, labels, shares = sources("cutmix")
+    differ = labels[0] != labels[1]
+    counted = (images == labels[:, :, None, None, None]).flatten(2).float().mean(dim=2)
+    torch.testing.assert_close(shares[:, differ], counted[:, differ])
+    assert (shares[0] < 0.6).any() and (shares[0] > 0.8).any()
+
+
 def test_mix_none_sees_the_images_and_unknown_is_refused():
     model = Sees()
     CrossEntropy(setting()).loss(model, given(), Moment(0, 10, 0, 1))

@@ -1,20 +1,23 @@
 """Losses of backbone training: the worked numbers of LDAM-DRW's and balanced softmax's specs, limits, and weights."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from longtail.data.batches import Batch
 from longtail.data.effective_number import class_weights, effective_number
 from longtail.data.samplers import EffectiveNumberSampler
-from longtail.engine.objective import Setting
+from longtail.engine.objective import Moment, Setting
 from longtail.errors import ConfigError, DataError
 from longtail.models.classifier import CosineHead, LinearHead
 from longtail.objectives.cross_entropy import ClassBalanced, CrossEntropy
 from longtail.objectives.focal import Focal, focal
 from longtail.objectives.ldam import LDAM, margins
 from longtail.objectives.logit_adjustment import BalancedSoftmax, LogitAdjustment
-from longtail.objectives.weighting import weighted_mean
+from longtail.objectives.weighting import Weighted, weighted_mean
 
 COUNTS = np.array([100, 10, 1])
 CIFAR10 = np.array([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
@@ -29,6 +32,23 @@ def setting(counts=COUNTS, head: str = "linear", scale: float = 30.0, epochs: in
 
 def rule_weights() -> torch.Tensor:
     return torch.from_numpy(class_weights(COUNTS)).float()
+
+
+class Fixed(torch.nn.Module):
+    """A model that says the same whatever it sees."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.logits
+
+
+def loss_of(objective: Weighted, logits: torch.Tensor = COSINES, labels: torch.Tensor = LABELS, epoch: int = 0):
+    """The loss of training, and what it logs."""
+    batch = Batch((torch.zeros(len(labels), 1, 1, 1),), labels, torch.arange(len(labels)))
+    return objective.loss(Fixed(logits), batch, Moment(epoch, 200, 0, 1))  # type: ignore[arg-type]
 
 
 # Weights by the effective number
@@ -111,6 +131,14 @@ def test_weighted_mean_is_torchs_and_knows_no_scale():
     torch.testing.assert_close(weighted_mean(losses, labels, equal), losses.mean())
 
 
+@pytest.mark.parametrize("kind", [CrossEntropy, ClassBalanced])
+def test_reweight_with_equal_counts_is_cross_entropy(kind):
+    logits, labels = 3 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    found, _ = loss_of(kind(setting([8, 8, 8]), rule="reweight"), logits, labels)
+    torch.testing.assert_close(found, F.cross_entropy(logits, labels))
+    assert not torch.isclose(found, loss_of(kind(setting(), rule="reweight"), logits, labels)[0])
+
+
 def test_resample_draws_with_the_worked_probabilities():
     labels = np.repeat(np.arange(3), COUNTS)
     sampler = EffectiveNumberSampler(labels, seed=0)
@@ -147,25 +175,24 @@ def test_cross_entropy_and_focal_have_the_worked_values():
     assert focal(rule_weights()[LABELS] * losses, 1.0).mean().item() == pytest.approx(1.263764, abs=1e-6)
 
 
-class Fixed(torch.nn.Module):
-    """A model that says the same whatever it sees."""
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return COSINES
-
-
 @pytest.mark.parametrize(("released", "rule", "expected"), [
     (True, "reweight", 1.263764), (True, "none", 0.502101), (False, "none", 0.502101),
 ])  # fmt: skip
 def test_released_focal_is_a_switch_that_matters_with_weights_alone(released, rule, expected):
-    from longtail.data.batches import Batch
-    from longtail.engine.objective import Moment
-
-    objective = Focal(setting(), focal_released=released, rule=rule)
-    batch = Batch((torch.zeros(2, 1, 1, 1),), LABELS, torch.arange(2))
-    loss, logs = objective.loss(Fixed(), batch, Moment(0, 200, 0, 1))  # type: ignore[arg-type]
+    loss, logs = loss_of(Focal(setting(), focal_released=released, rule=rule))
     assert loss.item() == pytest.approx(expected, abs=1e-6)
     assert logs["train_accuracy"].item() == 100
+
+
+def test_weights_of_focal_stand_outside_in_a_weighted_mean():
+    """0.861797 is the plain mean of weight times focal loss: divided by 2 rows and not by their weights."""
+    found, _ = loss_of(Focal(setting(), rule="reweight"))
+    weights, losses = (0.027159, 2.702472), (0.720694, 1.001943)
+    weighted = [w * (1 - math.exp(-c)) * c for w, c in zip(weights, losses, strict=True)]
+    assert found.item() == pytest.approx(sum(weighted) / sum(weights), abs=2e-6)
+    assert found.item() == pytest.approx(0.631439, abs=2e-6)
+    assert sum(weighted) / 2 == pytest.approx(0.861797, abs=2e-6)
+    assert found.item() * sum(weights) / 2 == pytest.approx(0.861797, abs=2e-6)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
@@ -188,6 +215,15 @@ def test_ldam_has_the_worked_values():
     assert losses.tolist() == pytest.approx([3.513e-5, 12.048593], abs=2e-6)  # float32 keeps 1 + 3.5e-5 to 1e-7
     assert losses.mean().item() == pytest.approx(6.024314, abs=1e-5)
     assert weighted_mean(losses, LABELS, rule_weights()).item() == pytest.approx(11.928715, abs=1e-5)
+
+
+def test_weighted_ldam_divides_by_the_weights_and_not_by_the_rows():
+    objective = LDAM(setting(head="cosine"), rule="drw")
+    before, after = (loss_of(objective, 30 * COSINES, epoch=epoch)[0].item() for epoch in (159, 160))
+    assert before == pytest.approx(6.024314, abs=1e-5)
+    assert after == pytest.approx(11.928715, abs=1e-5)
+    plain_mean = (rule_weights()[LABELS] * objective.losses(30 * COSINES, LABELS)).mean()
+    assert plain_mean.item() == pytest.approx(16.2805, abs=5e-5)  # the digits that are given
 
 
 def test_ldam_without_a_margin_is_cross_entropy_of_scaled_cosines():

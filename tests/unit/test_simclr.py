@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -28,6 +27,7 @@ from longtail.data.simclr import (
     simclr_batch,
 )
 from longtail.errors import ConfigError
+from tests.host_reads import no_host_reads
 
 SHAPES = [(8, 8, 1), (8, 8, 3), (32, 32, 1), (32, 32, 3), (33, 20, 1), (33, 20, 3), (20, 33, 3), (64, 64, 3)]
 TOLERANCE = 255e-5  # 1e-5 of the range: float32 rounding of a pixel's place, times a full step between neighbours
@@ -420,23 +420,10 @@ def test_views_do_not_depend_on_how_a_batch_is_split(images_in_a_part, monkeypat
     torch.testing.assert_close(split, whole, rtol=0, atol=CHAIN_TOLERANCE)
 
 
-class NoHostReads(TorchDispatchMode):
-    """Refuses what would make the host wait for a device, or copy a constant to it."""
-
-    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "lift_fresh")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in self.REFUSED
-        if name in ("index", "index_put", "index_put_"):
-            assert all(index is None or index.dtype != torch.bool for index in args[1]), "sizes depend on values"
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("shape", [(8, 8, 1), (33, 20, 3)])
 def test_nothing_is_read_on_the_host(shape):
     images, rows = pixels(6, *shape), torch.arange(6)
-    with NoHostReads():
+    with no_host_reads():
         simclr_batch(images, rows, seeded(), jitter_strength=2, flip=True)
         for reading in (lambda: images.sum().item(), lambda: images[images > 3], lambda: torch.tensor([1.0])):
             with pytest.raises(AssertionError):

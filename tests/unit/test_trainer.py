@@ -80,6 +80,28 @@ class Demanding(Objective):
         self.queue.copy_(torch.cat([self.keys, self.queue])[: len(self.queue)])
 
 
+class MeetsItself(Objective):
+    """A partner batch of the very images of the batch; keeps what it sees."""
+
+    partner = "class_aware", 5  # the sampler of ``run`` and its seed
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.seen: list[Batch] = []
+
+    def partner_sampler(self, labels: np.ndarray):
+        name, seed = self.partner
+        return create_sampler(name, labels, seed=seed, epochs=self.setting.epochs)
+
+    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+        self.seen.append(batch)
+        return F.cross_entropy(model(batch.views[0]), batch.labels), {}
+
+
+class MeetsOthers(MeetsItself):
+    partner = "square_root", 9
+
+
 class ExplodesInEpoch(Objective):
     """Cross-entropy until the step (epoch, step), then NaN."""
 
@@ -177,6 +199,24 @@ def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypa
     assert resumed == outcome
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, whole.state_dict()[name]), name
+
+
+def test_partner_batch_of_the_same_images_has_an_augmentation_of_its_own(tmp_path):
+    _, objective, _ = run(tmp_path, MeetsItself, epochs=2)
+    pairs = [(batch, batch.partner) for batch in objective.seen]
+    assert len(pairs) == 2 * (N // 8)
+    assert all(torch.equal(one.rows, other.rows) and torch.equal(one.labels, other.labels) for one, other in pairs)
+    same = torch.cat([(one.views[0] == other.views[0]).flatten(1).all(dim=1) for one, other in pairs])
+    assert same.float().mean() < 0.25, "of 18 crops and mirrorings the same by chance"
+
+
+def test_partner_batches_follow_their_sampler_and_carry_their_labels(tmp_path):
+    _, objective, _ = run(tmp_path, MeetsOthers, epochs=2)
+    rows = torch.cat([batch.partner.rows for batch in objective.seen]).numpy()
+    sampler = create_sampler("square_root", images().labels, seed=9, epochs=2)
+    assert np.array_equal(rows, np.concatenate([sampler.epoch(epoch, 8 * (N // 8)) for epoch in range(2)]))
+    labels = torch.cat([batch.partner.labels for batch in objective.seen]).numpy()
+    assert np.array_equal(labels, images().labels[rows])
 
 
 def test_resume_repeats_at_most_checkpoint_every_epochs(tmp_path, monkeypatch, capsys):

@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
         device = set_up(Runtime(device=name, threads=options.threads))
         bench = Bench(options.images, options.batch_size, options.workers, device, options.policy)
         loaders = {pipeline: bench.loader(pipeline) for pipeline in VERSIONS}
-        print(f"\nAugmented images on {name}; the same windows differ by at most {bench.check():.1e}:\n")
+        print(f"\nAugmented images on {name}; the same crop windows differ by at most {bench.check():.1e}:\n")
         print(_compare(bench.epoch, bench.direct_epoch, loaders, options.images, options.repeats))
         epochs = (5 if name == "cuda" else 0) if options.epochs is None else options.epochs
         if epochs:

@@ -4,7 +4,8 @@ The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked 
 dataset image_folder, no val, pretraining and stage 1 as ``recipes/NAME.yaml`` of --recipe says; without one that is
 LDAM-DRW's recipe with cross-entropy. cRT (10 epochs) and LWS (5) have the ImageNet-LT setting of Kang et al. 2020 with
 batch 128 and the rate scaled to it, 0.05, as its authors advise. IP-DPP and its control are finetuned as Lin & Yuan
-2025 do. The split is always the published one (split_seed 0); the seeds are those of training.
+2025 do. All other keys are those of params.yaml. The split is always the published one (split_seed 0); the seeds are
+those of training.
 
 With --bns-epochs the system is that of Lin & Yuan 2025 from the start: ResNet-34 (CIFAR-10: 18) pretrained by BNS,
 which they do for 1000 epochs, and frozen under a linear probe, which the row joint then is. With --folder a run that
@@ -144,8 +145,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--dataset-root", type=Path, help="folder with train/ and test/; filled from --archive if absent"
     )
-    parser.add_argument("--classes", type=int, default=100, help="how many the dataset has")
-    parser.add_argument("--imb-factor", type=float, default=100.0)
+    parser.add_argument("--classes", type=int, help="how many the dataset has; default the recipe's")
+    parser.add_argument("--imb-factor", type=float, help="default the recipe's")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--recipe", default=PLAIN, choices=[name for name in names() if name.startswith("cifar")])
     parser.add_argument("--epochs", type=int, help="of pretraining and stage 1; default the recipe's, with --smoke 2")
@@ -157,6 +158,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.archive is None and (options.dataset_root is None or options.smoke):
         parser.error("--archive is needed" + (" with --smoke" if options.smoke else ", or --dataset-root"))
+    chosen = read_recipe(options.recipe)["params"]
+    classes = {"cifar10": 10, "cifar100": 100}[chosen["dataset"]]
+    if options.recipe != PLAIN and options.classes not in (None, classes):
+        parser.error(f"--classes: {options.classes} given, {classes} expected with --recipe {options.recipe}")
+    options.classes = options.classes or classes
+    options.imb_factor = options.imb_factor or float(chosen["imb_factor"])
     if options.bns_epochs and options.classes not in BNS_BATCH:
         parser.error(f"--classes: {options.classes} given, 10 or 100 expected with --bns-epochs")
     with tempfile.TemporaryDirectory() as folder:
@@ -186,8 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
         trained = f"{options.recipe}, {_value([*settings, *options.set], 'train.epochs')} epochs"
         if options.bns_epochs:
             trained = f"BNS, {options.bns_epochs} epochs, and a linear probe"
-        size = _value([*settings, *options.set], "train.batch_size")
-        report(runs, options, found, imb_factor, trained, size)
+        report(runs, options, found, imb_factor, trained, [*settings, *options.set])
 
 
 def report(
@@ -196,7 +202,7 @@ def report(
     classes: int,
     imb_factor: float,
     trained: str,
-    batch_size: int,
+    settings: list[str],
 ) -> None:
     smoke, bns_epochs = options.smoke, options.bns_epochs
     print(machine("torch", "numpy", "pillow"))
@@ -212,16 +218,23 @@ def report(
     lines = [[name, *(_cell([run["summary"][name].get(key) for run in runs]) for key in COLUMNS)] for name in methods]
     print(table(["method", *COLUMNS], lines))
     published = PUBLISHED_BNS if bns_epochs else PUBLISHED
-    aim = published.get((classes, imb_factor)) if options.recipe == PLAIN else read_recipe(options.recipe)["aim"]
+    aim = published.get((classes, imb_factor))
+    if options.recipe != PLAIN:
+        chosen = read_recipe(options.recipe)
+        aim = chosen["aim"] if imb_factor == chosen["params"]["imb_factor"] else None
     if not smoke and aim:
         print(f"\nPublished, {aim}.")
         print("These images are JPEG copies of the original pixels, which can cost a little accuracy.")
     print(f"\ntau chosen on held-out training rows: {', '.join(format(run['tau'], 'g') for run in runs)}\n")
     size = runs[0]["cost"]["train_backbone"]
     stage = "pretrain" if bns_epochs else "train_backbone"
-    batch_size = BNS_BATCH.get(classes, BNS_BATCH[100]) if bns_epochs else batch_size
+    images = runs[0]["images"]
+    batch_size = min(
+        images, BNS_BATCH.get(classes, BNS_BATCH[100]) if bns_epochs else _value(settings, "train.batch_size")
+    )
+    kept = not bns_epochs and _value(settings, "train.drop_last") is False
     an_epoch = [run["cost"][stage]["seconds"] / run["cost"][stage]["epochs"] for run in runs]
-    shown = (runs[0]["images"] // batch_size or 1) * min(batch_size, runs[0]["images"])
+    shown = images if kept else images // batch_size * batch_size
     facts = [
         [f"seconds an epoch of {stage}, start and reading the images included", _cell(an_epoch)],
         [f"images/s of {stage}", _cell([shown / seconds for seconds in an_epoch])],

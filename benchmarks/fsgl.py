@@ -58,19 +58,23 @@ class Side:
         optimizer = create_optimizer("sgd", [self.model, self.objective], lr=0.01, momentum=0.9, weight_decay=5e-3)
         self.update, self.device, self.options = Update(optimizer, device), device, options
         self.taken = 0
+        self.batches = [self.draw(number) for number in range(options.repeats + 1)]
 
-    def step(self) -> None:
-        """One optimizer step on the next batch."""
-        draw = torch.Generator().manual_seed(self.taken)
+    def draw(self, number: int) -> Batch:
+        """A batch, the same for all sides."""
+        draw = torch.Generator().manual_seed(number)
         size, classes = self.options.batch, self.options.classes
         views = [torch.randn(size, 3, 32, 32, generator=draw).to(self.device) for _ in range(4)]
         labels = [torch.randint(classes, (size,), generator=draw).to(self.device) for _ in range(2)]
         rows = torch.arange(size, device=self.device)
-        batch = Batch((views[0], views[1]), labels[0], rows, Batch((views[2], views[3]), labels[1], rows))
+        return Batch((views[0], views[1]), labels[0], rows, Batch((views[2], views[3]), labels[1], rows))
+
+    def step(self) -> None:
+        """One optimizer step on the next batch."""
         torch.manual_seed(self.taken)
-        self.objective.step(self.model, batch, Moment(100, 200, self.taken, 1000), self.update)
-        self.taken += 1
+        self.objective.step(self.model, self.batches[self.taken], Moment(100, 200, self.taken, 1000), self.update)
         self.wait()
+        self.taken += 1
 
     def scale(self) -> Tensor:
         """The factors of one batch alone."""

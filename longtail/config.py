@@ -247,6 +247,11 @@ class Train(Training):
                 "train.head: cosine given, linear (or auto) expected with train.objective: fsgl, whose scaling of "
                 "features a cosine head does not see"
             )
+        if self.rule == "drw" and self.drw_epoch != "auto" and self.drw_epoch >= self.epochs:
+            raise ConfigError(
+                f"train.drw_epoch: {self.drw_epoch} given, below train.epochs: {self.epochs} expected with train.rule: "
+                "drw, whose weights would never count"
+            )
         if self.rule == "resample" and self.sampler != "instance":
             raise ConfigError(
                 f"train.sampler: {self.sampler} given, instance expected with train.rule: resample, which draws itself"

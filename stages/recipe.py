@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longtail.config import Params, bind, parse_yaml
+from longtail.config import Params, bind, load_params, parse_yaml
 from longtail.errors import ConfigError
 from longtail.io.atomic import atomic_open
 from stages.common import run
@@ -73,13 +73,12 @@ def apply(name: str, path: Path, show: bool = False) -> list[str]:
     """Apply a recipe to the params.yaml at ``path``; the changes as lines ``key: old -> new``.
 
     Raises:
-        ConfigError: params.yaml is missing, or would not be valid; then it stays as it was.
+        ConfigError: params.yaml is missing or not valid, or would not be; then it stays as it was.
     """
     from ruamel.yaml import YAML  # not on every machine that only runs stages
 
     recipe = read_recipe(name)
-    if not path.is_file():
-        raise ConfigError(f"{path} is missing: run from the top of the repository")
+    load_params(path)
     text = path.read_text(encoding="utf-8")
     before = dict(flat(parse_yaml(text)))
     yaml = YAML()

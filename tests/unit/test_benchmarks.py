@@ -232,6 +232,7 @@ def test_cifar_benchmark_trains_as_the_recipe_says_or_shorter(tmp_path: Path, na
     wanted = dict(flat(read_recipe(name)["params"]["train"]))
     assert {key: value for key, value in flat(dataclasses.asdict(whole.train)) if key in wanted} == wanted
     assert (short.train.epochs, short.pretrain.epochs) == (3, 3) and short.train.warmup <= 3
+    assert short.train.drw_epoch == "auto", "80 % of the epochs, however few"
     assert short.train.objective == whole.train.objective
 
 
@@ -248,6 +249,12 @@ def test_cifar_benchmark_refuses_another_number_of_classes(archive: Path, capsys
     assert "10 given" in capsys.readouterr().err
 
 
+def test_cifar_benchmark_refuses_the_recipe_of_another_dataset(archive: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cifar_lt.main(["--archive", str(archive), "--classes", "100", "--recipe", "cifar10_lt_ce"])
+    assert "--classes: 100 given, 10 expected with --recipe cifar10_lt_ce" in capsys.readouterr().err
+
+
 def test_cifar_report_gives_mean_and_spread_over_seeds(capsys: pytest.CaptureFixture) -> None:
     def run(accuracy: float) -> dict:
         summary = {method: {"all": accuracy, "macro": accuracy, "ece": 1.0} for method in METHODS}
@@ -255,11 +262,18 @@ def test_cifar_report_gives_mean_and_spread_over_seeds(capsys: pytest.CaptureFix
         return {"summary": summary, "seconds": {"prepare": 1.0}, "cost": cost, "tau": 0.5, "images": 10_847}
 
     options = argparse.Namespace(seeds=[0, 1], smoke=False, bns_epochs=None, recipe="cifar100_lt_ce")
-    cifar_lt.report([run(38.0), run(40.0)], options, 100, 100.0, "cifar100_lt_ce, 200 epochs", 128)
+    settings = ["train.batch_size=128", "train.drop_last=true"]
+    cifar_lt.report([run(38.0), run(40.0)], options, 100, 100.0, "cifar100_lt_ce, 200 epochs", settings)
     output = capsys.readouterr().out
     assert "the best repair 40.5-43.5" in output
     assert rows_of(output, "method")[0][:3] == ["joint", "39.0 ± 1.4", "-"]
     assert ["images/s of train_backbone", "21,504.0 ± 0.0"] in rows_of(output, "cost")
+    options.recipe, kept = "cifar100_lt50_fsgl", ["train.batch_size=64", "train.drop_last=false"]
+    for imb_factor, published in ((50.0, True), (100.0, False)):
+        cifar_lt.report([run(38.0)], options, 100, imb_factor, "cifar100_lt50_fsgl, 200 epochs", kept)
+        output = capsys.readouterr().out
+        assert ("63.4" in output) is published
+    assert ["images/s of train_backbone", "21,694.0"] in rows_of(output, "cost")
 
 
 def test_timing_runs_tasks_in_turn_and_keeps_the_first_result() -> None:

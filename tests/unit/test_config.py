@@ -264,6 +264,10 @@ def test_whole_numbers_become_floats_where_a_float_is_asked(load):
             "train: {objective: fsgl, head: cosine}",
             "train.head: cosine given, linear (or auto) expected with train",
         ),
+        (
+            "train: {rule: drw, drw_epoch: 60}",
+            "train.drw_epoch: 60 given, below train.epochs: 60 expected with train",
+        ),
         ("train: {paco: {momentum: 1}}", "train.paco.momentum: 1 given, at least 0 and at most 0.999999 expected"),
         ("train: {paco: {gama: 1}}", "train.paco.gama: unknown key (did you mean train.paco.gamma?)"),
         ("train: {fsgl: {rho: -1}}", "train.fsgl.rho: -1 given, at least 0 expected"),

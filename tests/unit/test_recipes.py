@@ -123,6 +123,14 @@ def test_recipe_with_an_unknown_key_is_refused_and_params_stay(params, tmp_path,
         assert params.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", ["train: {", "- a list", "train: {epoch: 3}"])
+def test_damaged_params_end_in_one_sentence_and_stay(params, content):
+    params.write_text(content)
+    with pytest.raises(ConfigError, match=r"params\.yaml|train\.epoch: unknown key"):
+        recipe.apply("cifar100_lt_ce", params)
+    assert params.read_text() == content
+
+
 def test_missing_params_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"params\.yaml is missing"):

@@ -1,10 +1,14 @@
 """The benchmark scripts at toy size: they run, both sides agree, and a table comes out. The times mean nothing here."""
 
 import argparse
+import contextlib
 import dataclasses
+import importlib
 import io
 import subprocess
+import sys
 import tarfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +17,20 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import augmentation, bns, cifar_lt, dlsa, dlsa_flow, dpp, features, fsgl, ipdpp, objectives, simclr
+from benchmarks import (
+    augmentation,
+    bns,
+    cifar_lt,
+    common,
+    dlsa,
+    dlsa_flow,
+    dpp,
+    features,
+    fsgl,
+    ipdpp,
+    objectives,
+    simclr,
+)
 from benchmarks.common import METHODS, write_params
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.config import load_params
@@ -27,6 +44,21 @@ TINY = ["--rows", "400", "--dim", "8", "--classes", "10", "--batch-size", "64", 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages run inside this process, which has torch already; that they run as processes, other tests show."""
+
+    def run_stage(folder: Path, *command: str) -> float:
+        start = time.perf_counter()
+        with contextlib.chdir(folder), contextlib.redirect_stdout(sys.stderr):
+            importlib.import_module(f"stages.{command[0]}").main(*command[1:])
+        return time.perf_counter() - start
+
+    for module in (common, cifar_lt, ipdpp):
+        if hasattr(module, "run_stage"):
+            monkeypatch.setattr(module, "run_stage", run_stage)
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +187,7 @@ def test_bns_benchmark_agrees_with_the_broadcast_form_and_prints_its_table(capsy
     assert "The values differ by" in output
 
 
+@pytest.mark.usefixtures("in_process")
 def test_cifar_benchmark_runs_every_stage_on_a_small_archive(archive: Path, capfd: pytest.CaptureFixture) -> None:
     quick = ["train.backbone=resnet8", "train.epochs=1", "train.warmup_epochs=0", "ipdpp.epochs=1", "dlsa.epochs=1"]
     quick += ["ipdpp.warmup_epochs=0", "dlsa.flow_epochs=1", "pretrain.bns.projector_hidden=16"]
@@ -165,6 +198,7 @@ def test_cifar_benchmark_runs_every_stage_on_a_small_archive(archive: Path, capf
     assert {"- pretrain", "- finetune_ipdpp", "images/s of pretrain"} <= {row[0] for row in rows_of(output, "cost")}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_ipdpp_benchmark_compares_variants_with_their_controls(capfd: pytest.CaptureFixture, tmp_path: Path) -> None:
     quick = ["train.epochs=1", "ipdpp.epochs=2", "ipdpp.warmup_epochs=0", "runtime.device=cpu"]
     ipdpp.main(["--repeats", "1", "--work", str(tmp_path), "--only", "encoder", *quick])

@@ -93,8 +93,10 @@ class Training:
 
     @property
     def warmup(self) -> int:
-        """Epochs of the warm-up; ``auto`` is a tenth of the epochs."""
-        return self.epochs // 10 if self.warmup_epochs == "auto" else self.warmup_epochs
+        """Epochs of the warm-up; ``auto`` is a tenth of the epochs, and none with a schedule that has its own."""
+        if self.warmup_epochs != "auto":
+            return self.warmup_epochs
+        return 0 if self.schedule.startswith("fsgl") else self.epochs // 10
 
     def check(self) -> None:
         if self.milestones != "auto" and (

@@ -18,7 +18,7 @@ def settings_of(group: Training, runtime: Runtime, seed: int, label: str, **furt
         "schedule": create_schedule(
             group.schedule,
             epochs=group.epochs,
-            warmup_epochs=0 if group.schedule.startswith("fsgl") else group.warmup,
+            warmup_epochs=group.warmup,
             milestones=None if group.milestones == "auto" else group.milestones,
             gamma=group.gamma,
         ),

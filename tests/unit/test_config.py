@@ -433,6 +433,18 @@ def test_parameters_cannot_be_changed_after_loading():
         Params().seed = 3  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("content", "warmup"),
+    [
+        ("{epochs: 37, warmup_epochs: auto}", 3),
+        ("{epochs: 37, warmup_epochs: 5}", 5),
+        ("{epochs: 37, warmup_epochs: auto, schedule: fsgl_imagenet}", 0),
+    ],
+)
+def test_warm_up_is_a_tenth_unless_given_or_the_schedules_own(load, content, warmup):
+    assert load(f"train: {content}").train.warmup == warmup
+
+
 def test_objectives_of_two_views_are_those_that_the_registry_says():
     from longtail.objectives.registry import OBJECTIVES
 

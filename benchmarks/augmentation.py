@@ -26,17 +26,17 @@ from torchvision.transforms import v2
 
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
-from longtail.config import Runtime
-from longtail.data.batches import MemoryImages
+from longtail.augment.transforms import CONSTANTS, RANDAUGMENT, Transform, crop_batch, normalizer
+from longtail.core.config import Runtime
 from longtail.data.samplers import create_sampler
-from longtail.data.transforms import CONSTANTS, RANDAUGMENT, Transform, crop_batch, normalizer
-from longtail.engine.objective import Setting
-from longtail.engine.runtime import set_up
-from longtail.engine.schedule import create_schedule
-from longtail.engine.trainer import Settings, train
+from longtail.methods.objectives.cross_entropy import CrossEntropy
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
-from longtail.objectives.cross_entropy import CrossEntropy
+from longtail.train.batches import MemoryImages
+from longtail.train.loop import Settings, train
+from longtail.train.objective import Setting
+from longtail.train.runtime import set_up
+from longtail.train.schedule import create_schedule
 
 SIDE, PADDING, CLASSES = 32, 4, 100
 MEAN, STD = CONSTANTS["cifar"]

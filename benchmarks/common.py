@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from longtail.config import load_params, parse_yaml
+from longtail.core.config import load_params, parse_yaml
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")

@@ -18,15 +18,15 @@ import numpy as np
 from benchmarks.cifar_lt import unpack
 from benchmarks.common import STAGES, machine, run_stage, write_params
 from benchmarks.timing import table
-from longtail.dlsa.estimator import DLSA
-from longtail.heads.base import HeadClassifier, LinearHead, fit_linear_head
-from longtail.heads.crt import CRT
-from longtail.heads.joint import Joint
-from longtail.heads.lws import LWS
-from longtail.heads.ncm import NCM
-from longtail.heads.tau import TauNorm
-from longtail.io.features import read_features
-from longtail.io.head_files import read_head
+from longtail.artifacts.features import read_features
+from longtail.artifacts.head_files import read_head
+from longtail.methods.dlsa.estimator import DLSA
+from longtail.methods.heads.base import HeadClassifier, LinearHead, fit_linear_head
+from longtail.methods.heads.crt import CRT
+from longtail.methods.heads.joint import Joint
+from longtail.methods.heads.lws import LWS
+from longtail.methods.heads.ncm import NCM
+from longtail.methods.heads.tau import TauNorm
 from tests.synthetic import hierarchical_features
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]

@@ -27,14 +27,14 @@ from torch import Tensor
 
 from benchmarks.common import ROOT, machine
 from benchmarks.timing import ratios, spread, table
-from longtail.dlsa.chain import fit_chain
-from longtail.dlsa.filter import create_filter
-from longtail.dlsa.flow_training import Rows, train_filter
-from longtail.dlsa.losses import balance_loss, class_weights, likelihood_loss, purity_loss
-from longtail.dlsa.mixture import mixture_log_density
-from longtail.dlsa.settings import PUBLISHED, Settings
-from longtail.engine.stash import Stash
-from longtail.heads.base import LinearHead
+from longtail.methods.dlsa.chain import fit_chain
+from longtail.methods.dlsa.filter import create_filter
+from longtail.methods.dlsa.flow_training import Rows, train_filter
+from longtail.methods.dlsa.losses import balance_loss, class_weights, likelihood_loss, purity_loss
+from longtail.methods.dlsa.mixture import mixture_log_density
+from longtail.methods.dlsa.settings import PUBLISHED, Settings
+from longtail.methods.heads.base import LinearHead
+from longtail.train.checkpointing import Stash
 
 CLASSES = 1000
 

@@ -17,9 +17,9 @@ from scipy.special import gammaln
 
 from benchmarks.common import machine
 from benchmarks.timing import spread, table
-from longtail.dpp.information import Information, ipdpp_kernel
-from longtail.dpp.structured import RankOneKDPP
-from longtail.seeds import generator
+from longtail.core.seeds import generator
+from longtail.methods.ipdpp.information import Information, ipdpp_kernel
+from longtail.methods.ipdpp.structured import RankOneKDPP
 
 SAFE_LOG10 = 300.0
 

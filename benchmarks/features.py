@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
+from longtail.artifacts.features import read_features
 from longtail.data.samplers import create_sampler
-from longtail.heads.base import LinearHead
-from longtail.heads.crt import initial_head
-from longtail.heads.gradient.sgd import LinearScorer, train
-from longtail.heads.ncm import NCM
-from longtail.heads.tau import TauNorm, tau_normalised
-from longtail.io.features import read_features
+from longtail.methods.heads.base import LinearHead
+from longtail.methods.heads.crt import initial_head
+from longtail.methods.heads.gradient.sgd import LinearScorer, train
+from longtail.methods.heads.ncm import NCM
+from longtail.methods.heads.tau import TauNorm, tau_normalised
 
 TOLERANCE = 1e-5
 IMAGENET_LT = {"rows": 115_846, "classes": 1000, "largest": 1280, "smallest": 5}

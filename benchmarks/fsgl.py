@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
-from longtail.data.batches import Batch
-from longtail.engine.objective import Moment, Setting
-from longtail.engine.optimizer import create_optimizer
-from longtail.engine.update import Update
+from longtail.methods.objectives.fsgl import FSGL, Mixed
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
-from longtail.objectives.fsgl import FSGL, Mixed
+from longtail.train.batches import Batch
+from longtail.train.objective import Moment, Setting
+from longtail.train.optimizer import create_optimizer
+from longtail.train.optimizer_step import Update
 
 LARGEST, IMBALANCE = 500, 100
 LIMIT = 1e-4  # between the weights of the two sides, relative to the largest of a tensor

@@ -14,11 +14,11 @@ import numpy as np
 
 from benchmarks.common import STAGES, machine, run_stage, write_params
 from benchmarks.timing import table
-from longtail.config import load_params
-from longtail.evaluation.ipdpp_tables import diagnostics
+from longtail.artifacts.predictions import read_predictions
+from longtail.core.config import load_params
 from longtail.evaluation.metrics import summarize
-from longtail.io.predictions import read_predictions
-from longtail.io.selection_files import read_selection
+from longtail.methods.ipdpp.selection_file import read_selection
+from longtail.methods.ipdpp.tables import diagnostics
 
 VARIANTS: dict[str, list[str]] = {
     "scale n (paper)": [],

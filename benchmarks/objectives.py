@@ -13,10 +13,10 @@ import numpy as np
 
 from benchmarks.common import STAGES, machine, run_stage, write_params
 from benchmarks.timing import table
-from longtail.config import load_params
+from longtail.artifacts.predictions import read_predictions
+from longtail.core.config import load_params
 from longtail.evaluation.metrics import summarize
-from longtail.io.predictions import read_predictions
-from longtail.objectives.registry import OBJECTIVES
+from longtail.methods.objectives.registry import OBJECTIVES
 
 COLUMNS = ("all", "many", "medium", "few", "ece")
 RULES = ("none", "resample", "reweight", "drw")

@@ -22,18 +22,18 @@ from torchvision.transforms.v2 import functional as per_image
 
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
-from longtail.config import Runtime
-from longtail.data.simclr import Parameters, draw_parameters, simclr_batch
-from longtail.data.transforms import Transform, normalizer
-from longtail.engine.runtime import set_up
-from longtail.seeds import derive_seed
+from longtail.augment.simclr import Parameters, draw_parameters, simclr_batch
+from longtail.augment.transforms import Transform, normalizer
+from longtail.core.config import Runtime
+from longtail.core.seeds import derive_seed
+from longtail.train.runtime import set_up
 
 SIDE, KERNEL, SIGMA = 32, 3, (0.1, 2.0)
 STRENGTH = 2.0
 JITTER = (0.8 * STRENGTH, 0.8 * STRENGTH, 0.8 * STRENGTH, 0.2 * STRENGTH)
 VIEWS = 2
 TRANSFORM = Transform("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), SIDE)  # the BNS recipe stops at [0, 1]
-TOLERANCE = 1e-4  # of the range, see longtail.data.simclr
+TOLERANCE = 1e-4  # of the range, see longtail.augment.simclr
 SEED = 0
 V2_STEPS = [
     v2.RandomResizedCrop(SIDE, antialias=True),

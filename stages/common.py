@@ -5,8 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from longtail.config import Params, load_params
-from longtail.errors import LongtailError
+from longtail.core.config import Params, load_params
+from longtail.core.errors import LongtailError
 
 PREPARED = Path("data/prepared")
 RAW = Path("data/raw")

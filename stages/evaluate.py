@@ -7,16 +7,18 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from longtail.errors import ArtifactError
-from longtail.evaluation import dlsa_tables, ipdpp_tables, plot_tables
+from longtail.artifacts.digest import Scalar
+from longtail.artifacts.head_files import HeadFile, read_head
+from longtail.artifacts.predictions import Predictions, read_predictions
+from longtail.artifacts.tables import read_csv, write_csv, write_json
+from longtail.core.errors import ArtifactError
+from longtail.evaluation import plot_tables
 from longtail.evaluation.metrics import DETAIL_KEYS, SUMMARY_KEYS, select_keys, summarize
 from longtail.evaluation.report import format_table
-from longtail.io.digest import Scalar
-from longtail.io.head_files import HeadFile, read_head
-from longtail.io.predictions import Predictions, read_predictions
-from longtail.io.routing_files import RoutingFile, read_routing
-from longtail.io.selection_files import SelectionFile, read_selection
-from longtail.io.tables import read_csv, write_csv, write_json
+from longtail.methods.dlsa import tables as dlsa_tables
+from longtail.methods.dlsa.routing_file import RoutingFile, read_routing
+from longtail.methods.ipdpp import tables as ipdpp_tables
+from longtail.methods.ipdpp.selection_file import SelectionFile, read_selection
 from stages.common import CLASS_COUNTS, DLSA_ROUTING, HEADS, IPDPP_SELECTION, PREDICTIONS, params, run
 
 METRICS = Path("metrics")

@@ -2,16 +2,16 @@
 
 import json
 
-from longtail.data.batches import open_part
+from longtail.artifacts.features import Features, write_features
+from longtail.artifacts.head_files import HeadFile, write_head
+from longtail.augment.transforms import Transform
+from longtail.core.errors import ArtifactError
 from longtail.data.manifest import read_manifest, read_pixels
-from longtail.data.transforms import Transform
-from longtail.engine.extract import outputs
-from longtail.engine.runtime import set_up
-from longtail.errors import ArtifactError
-from longtail.io.features import Features, write_features
-from longtail.io.head_files import HeadFile, write_head
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone
+from longtail.train.batches import open_part
+from longtail.train.extract import outputs
+from longtail.train.runtime import set_up
 from stages.common import BACKBONE, HEAD, PREPARED, features_file, params, run
 from stages.split_file import read_split
 

@@ -11,26 +11,26 @@ import pandas as pd
 import torch
 from torch import nn
 
-from longtail.config import Ipdpp, Params
-from longtail.data.batches import FeatureRows, ImageSet, open_part
+from longtail.artifacts.digest import Scalar, file_digest
+from longtail.artifacts.predictions import build_predictions, write_predictions
+from longtail.artifacts.scratch import Scratch, code_digest
+from longtail.artifacts.tables import write_csv, write_json
+from longtail.augment.transforms import Transform, resolve_policy
+from longtail.core.config import Ipdpp, Params
+from longtail.core.errors import ArtifactError, ConfigError
+from longtail.core.seeds import derive_seed
 from longtail.data.manifest import Manifest, decode, read_manifest, read_pixels, read_verified
-from longtail.data.transforms import Transform, resolve_policy
-from longtail.dpp.finetuning import SubsetSampler, label_log_probability
-from longtail.engine.extract import outputs
-from longtail.engine.objective import Setting
-from longtail.engine.runtime import describe, peak_memory, set_up
-from longtail.engine.trainer import Outcome, curves, train
-from longtail.errors import ArtifactError, ConfigError
 from longtail.evaluation.picture_grid import GridRow, choose, picture_grid
-from longtail.io.digest import Scalar, file_digest
-from longtail.io.predictions import build_predictions, write_predictions
-from longtail.io.scratch import Scratch, code_digest
-from longtail.io.selection_files import SelectionFile, subset_table, write_selection
-from longtail.io.tables import write_csv, write_json
+from longtail.methods.ipdpp.finetuning import SubsetSampler, label_log_probability
+from longtail.methods.ipdpp.selection_file import SelectionFile, subset_table, write_selection
+from longtail.methods.objectives.cross_entropy import CrossEntropy
 from longtail.models.classifier import Classifier, LinearHead
 from longtail.models.stored import load_backbone, save_backbone
-from longtail.objectives.cross_entropy import CrossEntropy
-from longtail.seeds import derive_seed
+from longtail.train.batches import FeatureRows, ImageSet, open_part
+from longtail.train.extract import outputs
+from longtail.train.loop import Outcome, curves, train
+from longtail.train.objective import Setting
+from longtail.train.runtime import describe, peak_memory, set_up
 from stages.common import (
     BACKBONE,
     COST,

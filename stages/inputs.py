@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from longtail.errors import ArtifactError
-from longtail.heads.base import LinearHead
-from longtail.io.digest import Scalar
-from longtail.io.features import Features, read_features
-from longtail.io.hdf5 import is_foreign
-from longtail.io.head_files import HeadFile, read_foreign_head, read_head
+from longtail.artifacts.digest import Scalar
+from longtail.artifacts.features import Features, read_features
+from longtail.artifacts.hdf5 import is_foreign
+from longtail.artifacts.head_files import HeadFile, read_foreign_head, read_head
+from longtail.core.errors import ArtifactError
+from longtail.methods.heads.base import LinearHead
 from stages.common import HEAD, features_file
 
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from longtail.sources.base import Source
-from longtail.sources.prepare import prepare
+from longtail.data.prepare import prepare
+from longtail.data.sources.base import Source
 from stages.common import PREPARED, RAW, params, run
 
 
@@ -23,11 +23,11 @@ def main() -> None:
 
 def _load(dataset: str, data_root: str | None, lists: dict[str, str], relabel: bool) -> Source:
     if dataset == "digits":
-        from longtail.sources import digits
+        from longtail.data.sources import digits
 
         return digits.load()
     if dataset in ("cifar10", "cifar100"):
-        from longtail.sources import cifar
+        from longtail.data.sources import cifar
 
         if data_root is None:
             RAW.mkdir(parents=True, exist_ok=True)
@@ -35,10 +35,10 @@ def _load(dataset: str, data_root: str | None, lists: dict[str, str], relabel: b
     assert data_root is not None  # params() refuses a folder dataset without it
     root = Path(data_root)
     if dataset == "image_folder":
-        from longtail.sources import folder
+        from longtail.data.sources import folder
 
         return folder.load(root)
-    from longtail.sources import file_lists
+    from longtail.data.sources import file_lists
 
     return file_lists.load(root, {part: root / name for part, name in lists.items()}, relabel)
 

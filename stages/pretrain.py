@@ -7,22 +7,22 @@ import pandas as pd
 import torch
 from torch import nn
 
-from longtail.config import Params
-from longtail.data.batches import open_part
+from longtail.artifacts.scratch import Scratch, code_digest
+from longtail.artifacts.tables import write_csv, write_json
+from longtail.augment.transforms import resolve_policy, resolve_transform
+from longtail.core.config import Params
+from longtail.core.seeds import derive_seed
 from longtail.data.manifest import Manifest, read_manifest, read_pixels
 from longtail.data.samplers import FixedOrder, InstanceSampler
-from longtail.data.transforms import resolve_policy, resolve_transform
-from longtail.engine.objective import Setting
-from longtail.engine.runtime import describe, peak_memory, set_up
-from longtail.engine.trainer import curves, train
-from longtail.io.scratch import Scratch, code_digest
-from longtail.io.tables import write_csv, write_json
+from longtail.methods.objectives.pretraining import PRETRAINING
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.models.resnet import count_parameters
 from longtail.models.stored import save_backbone
-from longtail.objectives.pretraining import PRETRAINING
-from longtail.seeds import derive_seed
+from longtail.train.batches import open_part
+from longtail.train.loop import curves, train
+from longtail.train.objective import Setting
+from longtail.train.runtime import describe, peak_memory, set_up
 from stages.common import COST, PREPARED, PRETRAIN_CURVES, PRETRAINED, SCRATCH, params, run
 from stages.settings import settings_of
 from stages.split_file import prepared_digests, read_split

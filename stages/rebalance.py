@@ -3,10 +3,10 @@
 import importlib
 import sys
 
-from longtail.errors import ConfigError
-from longtail.io.head_files import HeadFile, write_head
-from longtail.io.predictions import build_predictions, write_predictions
-from longtail.seeds import derive_seed
+from longtail.artifacts.head_files import HeadFile, write_head
+from longtail.artifacts.predictions import build_predictions, write_predictions
+from longtail.core.errors import ConfigError
+from longtail.core.seeds import derive_seed
 from stages.common import HEADS, PREDICTIONS, params, run
 from stages.inputs import read_feature_set
 from stages.repairs.base import Inputs

@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longtail.config import Params, bind, load_params, parse_yaml
-from longtail.errors import ConfigError
-from longtail.io.atomic import atomic_open
+from longtail.artifacts.atomic import atomic_open
+from longtail.core.config import Params, bind, load_params, parse_yaml
+from longtail.core.errors import ConfigError
 from stages.common import run
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from longtail.config import Runtime, Training
-from longtail.engine.schedule import create_schedule
-from longtail.engine.trainer import Settings
+from longtail.core.config import Runtime, Training
+from longtail.train.loop import Settings
+from longtail.train.schedule import create_schedule
 
 
 def settings_of(group: Training, runtime: Runtime, seed: int, label: str, **further: Any) -> Settings:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from longtail.artifacts.digest import file_digest
+from longtail.artifacts.tables import read_csv
 from longtail.data.splits import Split
-from longtail.io.digest import file_digest
-from longtail.io.tables import read_csv
 from stages.common import PREPARED, SPLIT, SPLIT_COLUMNS
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from longtail.artifacts.tables import write_csv
 from longtail.data.manifest import read_manifest
 from longtail.data.splits import make_split
-from longtail.io.tables import write_csv
 from stages.common import CLASS_COUNTS, PREPARED, SPLIT, SPLIT_COLUMNS, params, run
 
 

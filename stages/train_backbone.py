@@ -5,23 +5,23 @@ import time
 import numpy as np
 import torch
 
-from longtail.config import Params, Train
-from longtail.data.batches import open_part
+from longtail.artifacts.scratch import Scratch, code_digest
+from longtail.artifacts.tables import write_csv, write_json
+from longtail.augment.transforms import resolve_policy, resolve_transform
+from longtail.core.config import Params, Train
+from longtail.core.errors import ArtifactError, ConfigError
+from longtail.core.seeds import derive_seed, generator
 from longtail.data.manifest import DatasetInfo, read_manifest, read_pixels
 from longtail.data.samplers import EffectiveNumberSampler, Sampler, create_sampler
-from longtail.data.transforms import resolve_policy, resolve_transform
-from longtail.dpp.controls import uniform
-from longtail.engine.objective import Objective, Setting
-from longtail.engine.runtime import describe, peak_memory, set_up
-from longtail.engine.trainer import Settings, curves, train
-from longtail.errors import ArtifactError, ConfigError
-from longtail.io.scratch import Scratch, code_digest
-from longtail.io.tables import write_csv, write_json
+from longtail.methods.ipdpp.controls import uniform
+from longtail.methods.objectives.registry import OBJECTIVES
 from longtail.models.classifier import Classifier
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone, save_backbone
-from longtail.objectives.registry import OBJECTIVES
-from longtail.seeds import derive_seed, generator
+from longtail.train.batches import open_part
+from longtail.train.loop import Settings, curves, train
+from longtail.train.objective import Objective, Setting
+from longtail.train.runtime import describe, peak_memory, set_up
 from stages.common import BACKBONE, COST, CURVES, PREPARED, PRETRAINED, SCRATCH, params, run
 from stages.settings import settings_of
 from stages.split_file import prepared_digests, read_split

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from longtail.dlsa.chain import unique_heads
-from longtail.dlsa.estimator import DLSA
-from longtail.dlsa.stored import save_chain
-from longtail.engine.runtime import describe, peak_memory, set_up
-from longtail.engine.stash import Stash
-from longtail.io.digest import Scalar, file_digest
-from longtail.io.predictions import build_predictions, write_predictions
-from longtail.io.routing_files import RoutedPart, RoutingFile, write_routing
-from longtail.io.scratch import Scratch, code_digest
-from longtail.io.tables import write_json
-from longtail.seeds import derive_seed
+from longtail.artifacts.digest import Scalar, file_digest
+from longtail.artifacts.predictions import build_predictions, write_predictions
+from longtail.artifacts.scratch import Scratch, code_digest
+from longtail.artifacts.tables import write_json
+from longtail.core.seeds import derive_seed
+from longtail.methods.dlsa.chain import unique_heads
+from longtail.methods.dlsa.estimator import DLSA
+from longtail.methods.dlsa.routing_file import RoutedPart, RoutingFile, write_routing
+from longtail.methods.dlsa.stored import save_chain
+from longtail.train.checkpointing import Stash
+from longtail.train.runtime import describe, peak_memory, set_up
 from stages.common import COST, DLSA_MODEL, DLSA_ROUTING, PREDICTIONS, SCRATCH, params, run
 from stages.inputs import FeatureSet, read_feature_set
 

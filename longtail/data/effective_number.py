@@ -5,7 +5,7 @@ Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", 
 
 import numpy as np
 
-from longtail.errors import ConfigError
+from longtail.core.errors import ConfigError
 
 BETA = 0.9999
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from longtail.errors import ArtifactError, DataError
-from longtail.io.hdf5 import read_hdf5
-from longtail.io.tables import read_csv, read_json
+from longtail.artifacts.hdf5 import read_hdf5
+from longtail.artifacts.tables import read_csv, read_json
+from longtail.core.errors import ArtifactError, DataError
 
 STAGE = "prepare"
 IMAGES_SCHEMA = "longtail/images/1"

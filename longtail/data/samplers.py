@@ -14,9 +14,9 @@ from typing import Protocol
 
 import numpy as np
 
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.seeds import derive_seed, generator
 from longtail.data.effective_number import BETA, effective_number
-from longtail.errors import ConfigError, DataError
-from longtail.seeds import derive_seed, generator
 
 
 class Order(Protocol):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longtail.errors import ConfigError, DataError
-from longtail.seeds import generator
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.seeds import generator
 
 TEST_PER_CLASS = 40
 VAL_SHARE = 5

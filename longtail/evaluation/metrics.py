@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longtail.config import Shots
-from longtail.errors import DataError
-from longtail.io.predictions import Predictions
+from longtail.artifacts.predictions import Predictions
+from longtail.core.config import Shots
+from longtail.core.errors import DataError
 
 GROUPS = ("many", "medium", "few")
 ECE_BINS = 15

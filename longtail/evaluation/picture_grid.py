@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from longtail.io.atomic import atomic_path
+from longtail.artifacts.atomic import atomic_path
 
 Picture = tuple[np.ndarray, float]
 """(H, W, 1 or 3) uint8, and the probability of the image's own label"""

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from longtail.config import Shots
+from longtail.artifacts.head_files import HeadFile
+from longtail.artifacts.predictions import Predictions
+from longtail.core.config import Shots
 from longtail.evaluation.metrics import GROUPS, class_accuracy, group_means, group_of, percent, reliability_bins
-from longtail.io.head_files import HeadFile
-from longtail.io.predictions import Predictions
 
 SPLITS = ("train", "val", "test")
 

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from longtail.errors import LongtailError
-from longtail.io.digest import Scalar
-from longtail.io.tables import read_json
+from longtail.artifacts.digest import Scalar
+from longtail.artifacts.tables import read_json
+from longtail.core.errors import LongtailError
 
 COLUMNS = {"all": "all", "many": "many", "medium": "medium", "few": "few", "macro": "macro", "ece": "ECE"}
 METHOD_ORDER = (

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from longtail.errors import ConfigError
+from longtail.core.errors import ConfigError
 from longtail.models.resnet import CifarResNet, StemResNet
 
 TIMM_PREFIX = "timm:"

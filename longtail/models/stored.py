@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from longtail.errors import ArtifactError
-from longtail.io.checkpoints import load_checkpoint, save_checkpoint
+from longtail.artifacts.checkpoints import load_checkpoint, save_checkpoint
+from longtail.core.errors import ArtifactError
 from longtail.models.factory import create_backbone
 
 

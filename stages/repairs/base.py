@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from longtail.config import Params
-from longtail.errors import ConfigError
-from longtail.heads.base import HeadClassifier, LinearHead
-from longtail.io.digest import Scalar
-from longtail.io.features import Features
+from longtail.artifacts.digest import Scalar
+from longtail.artifacts.features import Features
+from longtail.core.config import Params
+from longtail.core.errors import ConfigError
+from longtail.methods.heads.base import HeadClassifier, LinearHead
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from longtail.heads.crt import CRT, initial_head
+from longtail.methods.heads.crt import CRT, initial_head
 from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, require_val, validation_rows
 
 

@@ -1,6 +1,6 @@
 """joint: the stage-1 head as it is."""
 
-from longtail.heads.joint import Joint
+from longtail.methods.heads.joint import Joint
 from stages.repairs.base import Inputs, Repair, linear_kind
 
 

@@ -1,6 +1,6 @@
 """logit_adjustment: the stage-1 head less the log prior."""
 
-from longtail.heads.logit_adjustment import LogitAdjustment
+from longtail.methods.heads.logit_adjustment import LogitAdjustment
 from stages.repairs.base import Inputs, Repair, linear_kind
 
 

@@ -1,6 +1,6 @@
 """lws: one scale a class on the stage-1 head, trained as crt is."""
 
-from longtail.heads.lws import LWS
+from longtail.methods.heads.lws import LWS
 from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, require_val, validation_rows
 
 

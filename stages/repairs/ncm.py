@@ -1,6 +1,6 @@
 """ncm: the nearest class mean of the training features."""
 
-from longtail.heads.ncm import NCM
+from longtail.methods.heads.ncm import NCM
 from stages.repairs.base import Inputs, Repair
 
 

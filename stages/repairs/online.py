@@ -4,19 +4,19 @@ from typing import Any
 
 import torch
 
-from longtail.config import HeadTraining
-from longtail.data.batches import open_part
+from longtail.artifacts.digest import Scalar
+from longtail.artifacts.scratch import Scratch, code_digest
+from longtail.augment.transforms import Transform
+from longtail.core.config import HeadTraining
+from longtail.core.errors import ArtifactError, ConfigError
 from longtail.data.manifest import read_manifest, read_pixels
-from longtail.data.transforms import Transform
-from longtail.engine.runtime import describe, set_up
-from longtail.errors import ArtifactError, ConfigError
-from longtail.heads.base import LinearHead
-from longtail.heads.gradient.online import train_online
-from longtail.io.digest import Scalar
-from longtail.io.scratch import Scratch, code_digest
+from longtail.methods.heads.base import LinearHead
+from longtail.methods.heads.gradient.online import train_online
 from longtail.models.classifier import LinearHead as LinearModule
 from longtail.models.classifier import ScaledHead
 from longtail.models.stored import load_backbone
+from longtail.train.batches import open_part
+from longtail.train.runtime import describe, set_up
 from stages.common import BACKBONE, PREPARED, SCRATCH
 from stages.repairs.base import Inputs, Repair, history_arrays
 from stages.split_file import read_split

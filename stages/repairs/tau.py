@@ -1,6 +1,6 @@
 """tau: the stage-1 weights divided by a power of their norms; the power is selected on val."""
 
-from longtail.heads.tau import TauNorm
+from longtail.methods.heads.tau import TauNorm
 from stages.repairs.base import Inputs, Repair, linear_kind, validation_rows
 
 

@@ -11,9 +11,21 @@ from tests.imports import PACKAGES, ROOT, imported_by, reachable, source_of
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 LAYERS = (
     {"stages"},
-    {"longtail.objectives", "longtail.heads", "longtail.evaluation", "longtail.dlsa", "longtail.dpp"},
-    {"longtail.models", "longtail.data", "longtail.engine", "longtail.sources"},
-    {"longtail.io", "longtail.config", "longtail.errors", "longtail.seeds", "longtail.progress"},
+    {
+        "longtail.methods.objectives",
+        "longtail.methods.heads",
+        "longtail.evaluation",
+        "longtail.methods.dlsa",
+        "longtail.methods.ipdpp",
+    },
+    {"longtail.models", "longtail.data", "longtail.train", "longtail.data.sources"},
+    {
+        "longtail.artifacts",
+        "longtail.core.config",
+        "longtail.core.errors",
+        "longtail.core.seeds",
+        "longtail.core.progress",
+    },
 )
 
 

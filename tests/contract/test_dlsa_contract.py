@@ -10,9 +10,9 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import longtail.dlsa as dlsa
-from longtail.config import Dlsa
-from longtail.dlsa import DLSA, PRESETS, Settings
+import longtail.methods.dlsa as dlsa
+from longtail.core.config import Dlsa
+from longtail.methods.dlsa import DLSA, PRESETS, Settings
 
 FAST = {"epochs": 2, "flow_epochs": 1}
 ALL = [
@@ -52,7 +52,7 @@ def test_clone_keeps_every_parameter(preset):
 
 def test_importing_the_package_imports_no_torch_until_an_estimator_is_asked_for():
     program = (
-        "import sys, longtail.dlsa as dlsa; before = 'torch' in sys.modules; "
+        "import sys, longtail.methods.dlsa as dlsa; before = 'torch' in sys.modules; "
         "dlsa.Settings, dlsa.PRESETS; settings = 'torch' in sys.modules; "
         "dlsa.DLSA; sys.exit(before or settings or 'torch' not in sys.modules)"
     )

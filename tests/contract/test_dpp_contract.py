@@ -1,4 +1,4 @@
-"""Every k-DPP of longtail.dpp follows its distribution exactly and keeps the few promises that all of them share."""
+"""Every k-DPP follows its distribution exactly and keeps the promises that all of them share."""
 
 import itertools
 import subprocess
@@ -9,9 +9,9 @@ import pytest
 from imblearn.utils.estimator_checks import check_param_validation, parametrize_with_checks
 from scipy.stats import chisquare
 
-import longtail.dpp as dpp
-from longtail.dpp import DPPyKDPP, Information, IPDPPSampler, LowRankKDPP, RankOneKDPP, ipdpp_kernel
-from longtail.errors import ConfigError
+import longtail.methods.ipdpp as dpp
+from longtail.core.errors import ConfigError
+from longtail.methods.ipdpp import DPPyKDPP, Information, IPDPPSampler, LowRankKDPP, RankOneKDPP, ipdpp_kernel
 
 DRAWS = 40_000
 P = np.array([0.02, 0.3, 0.55, 0.55, 0.8, 0.93, 0.99, 1.0])
@@ -179,9 +179,9 @@ def test_estimator_names_a_parameter_of_wrong_type():
 
 def test_package_needs_no_torch_and_neither_dppy_nor_imbalanced_learn_before_their_use():
     program = (
-        "import sys; from longtail.dpp import LowRankKDPP, RankOneKDPP, DPPyKDPP, select, uniform_official; "
+        "import sys; from longtail.methods.ipdpp import LowRankKDPP, RankOneKDPP, DPPyKDPP, select, uniform_official; "
         "heavy = {'torch', 'dppy', 'imblearn', 'matplotlib', 'sklearn'} & set(sys.modules); "
-        "from longtail.dpp import IPDPPSampler; sys.exit(bool(heavy) or 'torch' in sys.modules)"
+        "from longtail.methods.ipdpp import IPDPPSampler; sys.exit(bool(heavy) or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

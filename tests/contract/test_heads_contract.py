@@ -8,9 +8,9 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import longtail.heads as heads
-from longtail.errors import DataError
-from longtail.heads import CRT, LWS, NCM, Joint, LinearHead, LogitAdjustment, TauNorm
+import longtail.methods.heads as heads
+from longtail.core.errors import DataError
+from longtail.methods.heads import CRT, LWS, NCM, Joint, LinearHead, LogitAdjustment, TauNorm
 
 ALL = [
     Joint(),
@@ -72,7 +72,7 @@ def test_block_size_does_not_change_predictions(head, blobs, monkeypatch):
     X, y = blobs
     fitted = clone(head).fit(X, y)
     scores, labels = fitted.scores(X), fitted.predict(X)
-    monkeypatch.setattr("longtail.heads.base.BLOCK_BYTES", 300)
+    monkeypatch.setattr("longtail.methods.heads.base.BLOCK_BYTES", 300)
     np.testing.assert_allclose(fitted.scores(X), scores, atol=1e-12)
     np.testing.assert_array_equal(fitted.predict(X), labels)
     np.testing.assert_allclose(clone(head).fit(X, y).scores(X), scores, atol=1e-12)
@@ -131,7 +131,8 @@ def test_malformed_linear_head_is_refused(arguments, reason):
 
 def test_importing_heads_imports_no_torch():
     program = (
-        "import sys; from longtail.heads import CRT, LWS, NCM, Joint, TauNorm; import longtail.heads.gradient.sgd; "
+        "import sys; from longtail.methods.heads import CRT, LWS, NCM, Joint, TauNorm; "
+        "import longtail.methods.heads.gradient.sgd; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -11,23 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from longtail.config import BNS, FSGL, PaCo, Pretrain, Train
-from longtail.data.batches import MemoryImages
+from longtail.augment.transforms import MEMORY_POLICIES, Transform
+from longtail.core.config import BNS, FSGL, PaCo, Pretrain, Train
+from longtail.core.errors import TrainingError
 from longtail.data.samplers import create_sampler
-from longtail.data.transforms import MEMORY_POLICIES, Transform
-from longtail.engine import trainer
-from longtail.engine.extract import outputs
-from longtail.engine.objective import Moment, Objective, Setting
-from longtail.engine.optimizer import create_optimizer
-from longtail.engine.schedule import create_schedule
-from longtail.engine.trainer import Settings, train
-from longtail.engine.update import Update
-from longtail.errors import TrainingError
+from longtail.methods.objectives.pretraining import PRETRAINING
+from longtail.methods.objectives.registry import OBJECTIVES
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.models.stored import load_backbone, save_backbone
-from longtail.objectives.pretraining import PRETRAINING
-from longtail.objectives.registry import OBJECTIVES
+from longtail.train import loop as trainer
+from longtail.train.batches import MemoryImages
+from longtail.train.extract import outputs
+from longtail.train.loop import Settings, train
+from longtail.train.objective import Moment, Objective, Setting
+from longtail.train.optimizer import create_optimizer
+from longtail.train.optimizer_step import Update
+from longtail.train.schedule import create_schedule
 from tests.host_reads import no_host_reads
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longtail.errors import ArtifactError
+from longtail.core.errors import ArtifactError
 from tests.conftest import merged, write_params
 
 EPOCHS = 24

@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from longtail.dlsa.settings import PUBLISHED, Settings
-from longtail.errors import ArtifactError, ConfigError, DataError, LongtailError, TrainingError
-from longtail.io.checkpoints import load_checkpoint
-from longtail.io.features import read_features, write_features
-from longtail.io.head_files import read_head
-from longtail.io.predictions import read_predictions
-from longtail.io.routing_files import read_routing
+from longtail.artifacts.checkpoints import load_checkpoint
+from longtail.artifacts.features import read_features, write_features
+from longtail.artifacts.head_files import read_head
+from longtail.artifacts.predictions import read_predictions
+from longtail.core.errors import ArtifactError, ConfigError, DataError, LongtailError, TrainingError
+from longtail.methods.dlsa.routing_file import read_routing
+from longtail.methods.dlsa.settings import PUBLISHED, Settings
 from tests.conftest import METHODS, REPAIRS, write_params
 
 OUTPUTS = ("data", "models", "features", "metrics")
@@ -96,8 +96,8 @@ def test_features_and_head_give_the_networks_own_logits(tmp_path, pipeline):
     pipeline("extract_features")
     import torch
 
+    from longtail.augment.transforms import Transform, normalizer
     from longtail.data.manifest import read_pixels
-    from longtail.data.transforms import Transform, normalizer
     from longtail.models.stored import load_backbone
 
     backbone, head, meta, _ = load_backbone(Path("models/backbone.pt"), "train_backbone")
@@ -416,7 +416,7 @@ def test_unfinished_work_on_other_pixels_is_not_resumed(tmp_path, stage, capsys)
     """image_size changes neither the manifest nor the split, but it changes what is trained on."""
     for name in ("prepare", "subsample", "pretrain"):
         stage(name)
-    from longtail.engine import trainer
+    from longtail.train import loop as trainer
 
     original, calls = trainer._save, []
 
@@ -552,7 +552,7 @@ def test_dlsa_writes_the_same_bytes_twice_and_no_path(repaired, stage, kind):
 def test_stored_dlsa_gives_the_routes_and_predictions_of_the_tables(repaired, stage, kind):
     import torch
 
-    from longtail.dlsa.stored import load_chain
+    from longtail.methods.dlsa.stored import load_chain
 
     write_params(repaired, {"dlsa": DLSA_KINDS[kind]})
     stage("train_dlsa")
@@ -639,7 +639,7 @@ def test_dlsa_selected_on_test_is_marked(repaired, stage, capsys):
 
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_published_configuration_runs_on_small_data_with_its_own_values(repaired, stage, preset):
-    from longtail.dlsa.stored import load_chain
+    from longtail.methods.dlsa.stored import load_chain
 
     write_params(repaired, {"dlsa": {"preset": preset, "epochs": 2, "flow_epochs": 2}})
     stage("train_dlsa")
@@ -683,8 +683,8 @@ def test_routes_and_predictions_of_another_split_are_refused_by_evaluate(tmp_pat
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, module: str, save: int) -> None:
-    """KeyboardInterrupt right after the ``save``-th checkpoint that ``longtail.dlsa.MODULE`` writes."""
-    code = importlib.import_module(f"longtail.dlsa.{module}")
+    """KeyboardInterrupt right after the ``save``-th checkpoint that ``longtail.methods.dlsa.MODULE`` writes."""
+    code = importlib.import_module(f"longtail.methods.dlsa.{module}")
     original, calls = code._save, []
 
     def interrupted(*arguments: object) -> None:
@@ -700,7 +700,7 @@ def count_saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The parts of which checkpoints are written from now on, one entry for each."""
     saves: list[str] = []
     for module in ("flow_training", "head_training"):
-        code = importlib.import_module(f"longtail.dlsa.{module}")
+        code = importlib.import_module(f"longtail.methods.dlsa.{module}")
 
         def counted(run: object, stash: object, part: str, original=code._save) -> None:
             saves.append(part)

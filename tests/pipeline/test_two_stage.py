@@ -12,25 +12,25 @@ import pytest
 import torch
 from PIL import Image
 
-from longtail.config import Train
-from longtail.data.batches import Batch, open_part
+from longtail.artifacts.checkpoints import load_checkpoint
+from longtail.artifacts.features import read_features, write_features
+from longtail.artifacts.head_files import read_head
+from longtail.artifacts.predictions import read_predictions
+from longtail.augment.transforms import Transform
+from longtail.core.config import Train
+from longtail.core.errors import ArtifactError, ConfigError, DataError, TrainingError
 from longtail.data.manifest import read_manifest
-from longtail.data.transforms import Transform
-from longtail.dpp.finetuning import label_log_probability
-from longtail.dpp.information import Information
-from longtail.dpp.structured import RankOneKDPP
-from longtail.engine import trainer
-from longtail.engine.extract import outputs
-from longtail.engine.objective import Moment, Setting
-from longtail.errors import ArtifactError, ConfigError, DataError, TrainingError
-from longtail.io.checkpoints import load_checkpoint
-from longtail.io.features import read_features, write_features
-from longtail.io.head_files import read_head
-from longtail.io.predictions import read_predictions
-from longtail.io.selection_files import read_selection
+from longtail.methods.ipdpp.finetuning import label_log_probability
+from longtail.methods.ipdpp.information import Information
+from longtail.methods.ipdpp.selection_file import read_selection
+from longtail.methods.ipdpp.structured import RankOneKDPP
 from longtail.models.classifier import Classifier, LinearHead
 from longtail.models.factory import create_backbone
 from longtail.models.stored import load_backbone, save_backbone
+from longtail.train import loop as trainer
+from longtail.train.batches import Batch, open_part
+from longtail.train.extract import outputs
+from longtail.train.objective import Moment, Setting
 from stages.common import PREPARED
 from stages.split_file import read_split
 from tests.conftest import merged, write_params
@@ -567,7 +567,7 @@ def test_self_supervised_pretraining_moves_every_tensor_of_the_backbone_and_know
 
 
 def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_path, stage):
-    from longtail.objectives.pretraining import PRETRAINING
+    from longtail.methods.objectives.pretraining import PRETRAINING
 
     labels = torch.arange(12) % 3
     images = torch.rand(2, 12, 3, 8, 8, generator=torch.Generator().manual_seed(0))

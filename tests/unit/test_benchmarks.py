@@ -33,8 +33,8 @@ from benchmarks import (
 )
 from benchmarks.common import METHODS, write_params
 from benchmarks.timing import alternate, ratios, spread, table
-from longtail.config import load_params
-from longtail.heads.base import LinearHead
+from longtail.core.config import load_params
+from longtail.methods.heads.base import LinearHead
 from stages.recipe import flat, names, read_recipe
 
 CLASSES = ("bird", "cat", "dog")

@@ -1,0 +1,70 @@
+"""Folders for unfinished work: locked by one process, and found again only by a run that would compute the same."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from longtail.core.errors import ArtifactError
+
+
+class Scratch:
+    """The scratch folder of one stage, held by one process at a time.
+
+    Args:
+        folder: the stage's scratch folder; git-ignored.
+        identity: JSON-able values that the result depends on; unfinished work of another identity is not seen.
+
+    Raises:
+        ArtifactError: on entry, when another process holds the folder (killing dvc leaves its stage running).
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._base = folder
+        text = json.dumps(dict(identity), sort_keys=True)
+        self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __enter__(self) -> Self:
+        self._base.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self._base / "lock", "a+")
+        try:
+            # Unlike flock, a record lock is not inherited by loader workers, which may outlive a killed parent.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "unknown"
+            self._lock.close()
+            raise ArtifactError(
+                f"{self._base} is in use by process {holder}, which still computes this stage; wait for it or stop it"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+        self.folder.mkdir(exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def clear(self) -> None:
+        """Remove this work, once its outputs are written; unfinished work of other identities stays."""
+        shutil.rmtree(self.folder)
+
+
+def code_digest(*packages: str) -> str:
+    """SHA-256 over the source files of all loaded modules of the named top-level packages."""
+    digest = hashlib.sha256()
+    loaded = {getattr(getattr(module, "__spec__", None), "name", name): module for name, module in sys.modules.items()}
+    for name, module in sorted(loaded.items()):  # a stage that runs as __main__ goes by its own name
+        source = getattr(module, "__file__", None)
+        if source and name.partition(".")[0] in packages:
+            digest.update(f"{name}\n".encode() + Path(source).read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Train-time augmentation: policies and the batched operations behind them."""

@@ -1,0 +1,1 @@
+"""Errors, random streams, progress, and the strict binding of parameters."""

@@ -1,0 +1,129 @@
+"""Bring a source into the common form of ``data/prepared``."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from longtail.artifacts.hdf5 import write_hdf5
+from longtail.artifacts.tables import write_csv, write_json
+from longtail.core.errors import DataError
+from longtail.core.progress import Progress
+from longtail.data.manifest import IMAGES_SCHEMA, MANIFEST_COLUMNS, DatasetInfo, decode, image_dimensions
+from longtail.data.sources.base import Source, check_labels
+
+MEMORY_BUDGET = 2**30
+SMALL_SIDE = 64
+PATH_SIDE = 224
+SMALL_MEDIAN = 128
+T = TypeVar("T")
+
+
+def prepare(
+    source: Source, folder: Path, *, dataset: str, image_size: int | None, storage: str, workers: int, progress: str
+) -> DatasetInfo:
+    """Write ``source`` in the common form to ``folder``.
+
+    Args:
+        source: what a source module returned.
+        folder: usually ``data/prepared``.
+        dataset: recorded name.
+        image_size: side in pixels, or None for the source's own: an array keeps its size; files that are all squares of
+            one size up to 64 keep it, others become 64 in memory and 224 from paths.
+        storage: ``auto``, ``memory`` or ``paths``. auto holds files in memory when their median shorter side is at most
+            128 pixels and all of them fit in 1 GiB.
+        workers: decoding threads.
+        progress: mode of the progress report.
+
+    Raises:
+        DataError: an unreadable image (named), or a class or label that cannot be used.
+    """
+    check_labels(source.labels, source.class_names, f"dataset: {dataset}")
+    digests: Sequence[str] = [""] * len(source.labels)
+    pixels = source.images
+    if source.images is not None:
+        if storage == "paths":
+            raise DataError(f"storage: paths given, but dataset: {dataset} comes as an array; use auto or memory")
+        size, storage = image_size or source.images.shape[1], "memory"
+        if size != source.images.shape[1]:
+            pixels = np.stack([_resize(image, size) for image in source.images])
+    else:
+        assert source.root is not None
+        digests, sizes = _survey(source.root, source.paths, workers, progress)
+        size, storage = _choose(sizes, image_size, storage)
+        if storage == "memory":
+            print(f"{len(sizes)} images are held in memory at {size} x {size} pixels (image_size)")
+            pixels = _decode_all(source.root, source.paths, size, workers, progress)
+    channels = 3 if pixels is None else pixels.shape[3]
+    info = DatasetInfo(dataset, storage, size, channels, len(source.class_names))
+    rows = range(len(source.labels))
+    paths = source.paths or [""] * len(source.labels)
+    columns = [rows, source.labels, source.parts, paths, digests]
+    if pixels is not None:
+        write_hdf5(folder / "images.h5", {"images": pixels, "labels": source.labels}, {}, schema=IMAGES_SCHEMA)
+    write_csv(folder / "manifest.csv", pd.DataFrame(dict(zip(MANIFEST_COLUMNS, columns, strict=True))))
+    write_csv(folder / "classes.csv", pd.DataFrame({"label": range(info.num_classes), "name": source.class_names}))
+    write_json(folder / "dataset.json", asdict(info))
+    return info
+
+
+def _survey(root: Path, paths: Sequence[str], workers: int, progress: str) -> tuple[list[str], np.ndarray]:
+    """SHA-256 and (width, height) of every file."""
+
+    def look(path: str) -> tuple[str, tuple[int, int]]:
+        content = _read(root / path)
+        return hashlib.sha256(content).hexdigest(), image_dimensions(content, root / path)
+
+    results = _in_threads(look, paths, workers, Progress(len(paths), "reading images", progress))
+    return [digest for digest, _ in results], np.asarray([size for _, size in results])
+
+
+def _choose(sizes: np.ndarray, image_size: int | None, storage: str) -> tuple[int, str]:
+    alike = bool((sizes == sizes[0, 0]).all()) and sizes[0, 0] <= SMALL_SIDE
+    in_memory = image_size or (int(sizes[0, 0]) if alike else SMALL_SIDE)
+    if storage == "auto":
+        small = np.median(sizes.min(axis=1)) <= SMALL_MEDIAN
+        storage = "memory" if small and len(sizes) * in_memory**2 * 3 <= MEMORY_BUDGET else "paths"
+    return (in_memory if storage == "memory" else image_size or PATH_SIDE), storage
+
+
+def _decode_all(root: Path, paths: Sequence[str], size: int, workers: int, progress: str) -> np.ndarray:
+    def load(path: str) -> np.ndarray:
+        picture = decode(_read(root / path), root / path)
+        return np.asarray(
+            picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BILINEAR)
+        )
+
+    return np.stack(_in_threads(load, paths, workers, Progress(len(paths), "decoding images", progress)))
+
+
+def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"image {path} cannot be read: {error.strerror}") from error
+
+
+def _in_threads(function: Callable[[str], T], items: Sequence[str], workers: int, report: Progress) -> list[T]:
+    """``map`` in threads; order is kept and the first error, in order, is raised."""
+    results = []
+    with report, ThreadPoolExecutor(max(1, workers)) as pool:
+        try:
+            for result in pool.map(function, items, chunksize=1):
+                results.append(result)
+                report.advance()
+        except DataError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results

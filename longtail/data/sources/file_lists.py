@@ -1,0 +1,82 @@
+"""Published split lists: ``relative/path label`` lines, as of ImageNet-LT, Places-LT and iNaturalist 2018."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from longtail.core.errors import DataError
+from longtail.data.sources.base import Source
+
+MAX_DIGITS = 9
+
+
+def read_list(path: Path) -> tuple[list[str], np.ndarray]:
+    """Read one list, plain or ``.gz``.
+
+    Returns:
+        The relative paths and their labels, (n,) int64, in file order.
+
+    Raises:
+        DataError: missing file, or a line that is not a path, blanks and a whole number >= 0 (named by number).
+    """
+    if not path.is_file():
+        raise DataError(f"list file {path} is missing")
+    opener = gzip.open if path.suffix == ".gz" else open
+    paths: list[str] = []
+    labels: list[int] = []
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                parts = line.rsplit(maxsplit=1)
+                if len(parts) != 2 or not parts[1].isdecimal() or len(parts[1]) > MAX_DIGITS:
+                    raise DataError(f"{path}, line {number}: {line.strip()!r} given, `relative/path label` expected")
+                paths.append(parts[0])
+                labels.append(int(parts[1]))
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"list file {path} cannot be read: {error}") from error
+    return paths, np.asarray(labels, np.int64)
+
+
+def load(root: Path, lists: dict[str, Path], relabel: bool) -> Source:
+    """Join the lists of the parts ``train``, ``test`` and perhaps ``val``.
+
+    Args:
+        root: the folder that the paths are relative to.
+        lists: part -> list file.
+        relabel: map the labels that occur in train to 0..C-1 in ascending order; otherwise gaps are refused.
+    """
+    paths: list[str] = []
+    labels: list[np.ndarray] = []
+    parts: list[str] = []
+    for part in (part for part in ("train", "val", "test") if part in lists):
+        listed, listed_labels = read_list(lists[part])
+        paths += listed
+        labels.append(listed_labels)
+        parts += [part] * len(listed)
+    joined, part_of = np.concatenate(labels), np.asarray(parts)
+    known = np.unique(joined[part_of == "train"])
+    if len(known) == 0:
+        raise DataError(f"list file {lists['train']} is empty")
+    strange = np.flatnonzero(~np.isin(joined, known))
+    if len(strange):
+        row = strange[0]
+        raise DataError(f"{lists[part_of[row]]}: label {joined[row]} ({paths[row]}) does not occur in {lists['train']}")
+    if known[-1] != len(known) - 1 and not relabel:
+        gap = np.flatnonzero(known != np.arange(len(known)))[0]
+        raise DataError(
+            f"{lists['train']}: labels have gaps ({gap} is missing below {known[-1]}); labels must be 0 to C-1, "
+            "or set relabel: true to number the labels that occur"
+        )
+    names = _class_names(known, joined, paths)
+    return Source(names, np.searchsorted(known, joined), part_of, root=root, paths=tuple(paths))
+
+
+def _class_names(known: np.ndarray, labels: np.ndarray, paths: list[str]) -> tuple[str, ...]:
+    """The folder of a class's first image where that names every class differently, else the label."""
+    _, first = np.unique(labels, return_index=True)
+    folders = [Path(paths[row]).parent.name for row in first]
+    return tuple(folders) if len(set(folders)) == len(known) and all(folders) else tuple(str(label) for label in known)

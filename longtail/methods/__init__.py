@@ -1,0 +1,1 @@
+"""Methods of the field: objectives, heads, DLSA and IP-DPP."""

@@ -1,0 +1,256 @@
+"""The chain of DLSA: flow filters one after another, each deciding its dense rows, and a classifier for each route.
+
+Routes are 1..L for the rows that filter l keeps, L+1 for the rest. L, N, d, C, K as in the package's docstring.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtail.core.seeds import derive_seed
+from longtail.methods.dlsa.classifiers import RouteHead
+from longtail.methods.dlsa.filter import FlowFilter, host
+from longtail.methods.dlsa.flow_training import FlowHistory, Rows, can_train, frequency_groups, train_filter
+from longtail.methods.dlsa.head_training import BLOCK_ROWS, HeadHistory, RoutedRows, train_head
+from longtail.methods.dlsa.routing import cluster_prior, random_scores, threshold
+from longtail.methods.dlsa.settings import Settings
+from longtail.methods.heads.base import LinearHead, fit_linear_head, unit_rows
+from longtail.train.checkpointing import Stash
+
+LOG = logging.getLogger(__name__)
+SHARE_GAP = 0.2
+
+
+@dataclass(frozen=True)
+class Level:
+    """A trained filter with its threshold, its cluster prior (K, C), the epoch kept and the rule that chose it."""
+
+    filter: FlowFilter
+    threshold: float
+    prior: np.ndarray
+    epoch: int
+    rule: str
+    history: FlowHistory
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What the flows say of rows: route (N,) int64; log_density (N, L) float; cluster (N, L) int64."""
+
+    route: np.ndarray
+    log_density: np.ndarray
+    cluster: np.ndarray
+
+
+@dataclass(frozen=True)
+class TrainedHead:
+    """A classifier, the epoch it is from, the part that chose it, and its history."""
+
+    head: RouteHead
+    epoch: int
+    selected_on: str
+    history: HeadHistory
+
+
+@dataclass
+class Chain:
+    """Levels and heads. ``unit_input``: the first branch sees x / ||x||, as a cosine stage-1 head does.
+
+    ``heads``: route -> its classifier; several routes may share one.
+    """
+
+    settings: Settings
+    num_classes: int
+    seed: int
+    unit_input: bool
+    levels: list[Level] = field(default_factory=list)
+    heads: dict[int, TrainedHead] = field(default_factory=dict)
+
+    @property
+    def depth(self) -> int:
+        return len(self.levels)
+
+    def routing(self, X: Tensor) -> Routing:
+        """Routes of rows X (N, d); each row for itself, whatever batch it stands in."""
+        route = np.full(len(X), self.depth + 1, dtype=np.int64)
+        densities = np.empty((len(X), self.depth), host(X[:0]).dtype)
+        clusters = np.empty((len(X), self.depth), np.int64)
+        for number, level in reversed(list(enumerate(self.levels, start=1))):
+            log_density, cluster = level.filter.measure(X)
+            densities[:, number - 1], clusters[:, number - 1] = host(log_density), host(cluster)
+            route[self._deciding(X, densities[:, number - 1], number) >= level.threshold] = number
+        return Routing(route, densities, clusters)
+
+    def scores(self, X: Tensor) -> np.ndarray:
+        """(N, C) logits: of each row by the one classifier that its route names."""
+        rows = self.routed(X, None)
+        scores = np.empty((len(X), self.num_classes), host(X[:0]).dtype)
+        with torch.no_grad():
+            for trained in unique_heads(self.heads):
+                members = rows.of(trained.head.routes)
+                for block in members.split(BLOCK_ROWS):
+                    scores[host(block)] = host(rows.logits(trained.head, block))
+        return scores
+
+    def routed(self, X: Tensor, y: Tensor | None) -> RoutedRows:
+        """Rows X (N, d) with labels y (N,) or None, and their routes, ready for the classifiers."""
+        routing, device = self.routing(X), X.device
+        priors = [torch.from_numpy(level.prior) for level in self.levels]
+        prior = torch.cat([*priors, torch.zeros(1, self.num_classes)]).to(X)
+        prior_row = np.full(len(X), len(prior) - 1, dtype=np.int64)
+        z = X.clone() if self.settings.z == "latent" else None
+        start = 0
+        for number, level in enumerate(self.levels, start=1):
+            mine = routing.route == number
+            prior_row[mine] = start + routing.cluster[mine, number - 1]
+            start += len(level.prior)
+            if z is not None:
+                last = number == self.depth
+                members = torch.from_numpy((mine | (routing.route > number)) if last else mine).to(device)
+                z[members] = level.filter.latents(X[members])
+        x = torch.from_numpy(unit_rows(host(X))).to(device) if self.unit_input else X
+        return RoutedRows(
+            x, y, torch.from_numpy(routing.route).to(device), prior, torch.from_numpy(prior_row).to(device), z
+        )
+
+    def _deciding(self, X: Tensor, log_density: np.ndarray, number: int) -> np.ndarray:
+        """(N,) float64, compared with the threshold of level ``number``: the density, or the control's lots."""
+        if self.settings.routing == "density":
+            return log_density.astype(np.float64)
+        return random_scores(host(X), derive_seed(self.seed, "random routing", number))
+
+
+def fit_chain(
+    parts: Mapping[str, Rows],
+    start: LinearHead | None,
+    settings: Settings,
+    seed: int,
+    stash: Stash,
+    progress: str,
+    label: str = "dlsa",
+    held_out: np.ndarray | None = None,
+) -> Chain:
+    """Train filters and heads.
+
+    parts: ``train``, with rows of every class, and where there are any ``val`` and ``test``; test rows are followed,
+    and choose epochs only with ``settings.select_on: test``. start: the head that warm starts take, and that decides
+    for routes on which nothing can be trained; None fits one if there is such a route. held_out: (N,) bool, training
+    rows that flows are not trained on but measured with as val, while thresholds, priors and heads use all rows.
+    """
+    train = parts["train"]
+    counts = np.bincount(host(train.y))
+    chain = Chain(settings, len(counts), seed, start is not None and start.unit_input)
+    kept = np.ones(len(train), dtype=bool) if held_out is None else ~held_out
+    left = {part: np.ones(len(rows), dtype=bool) for part, rows in parts.items()}
+    for number in range(1, settings.depth + 1):
+        followed = {part: (rows, left[part]) for part, rows in parts.items() if part != "train"}
+        if held_out is not None:
+            followed["val"] = (train, left["train"] & held_out)
+        followed["train"] = (train, left["train"] & kept)
+        remaining = {part: _subset(rows, mask) for part, (rows, mask) in followed.items() if mask.any()}
+        if "train" not in remaining or not can_train(remaining["train"]):
+            LOG.info(
+                "%s: level %d is left with fewer than two classes, so the chain has depth %d", label, number, number - 1
+            )
+            break
+        model, epoch, rule, history = train_filter(
+            remaining,
+            counts,
+            settings,
+            derive_seed(seed, "level", number),
+            f"{label} flow {number} of {settings.depth}",
+            stash,
+            progress,
+        )
+        measured = {part: model.measure(rows.x) for part, rows in parts.items()}
+        deciding = {part: chain._deciding(parts[part].x, host(log_p), number) for part, (log_p, _) in measured.items()}
+        limit = float(threshold(deciding["train"][left["train"]], settings.proportion))
+        prior = cluster_prior(
+            host(measured["train"][1]),
+            host(train.y),
+            settings.clusters,
+            chain.num_classes,
+            balanced=settings.cluster_prior == "balanced",
+        )
+        chain.levels.append(Level(model, limit, prior, epoch, rule, history))
+        left = {part: left[part] & (deciding[part] < limit) for part in parts}
+
+    routed = {part: chain.routed(rows.x, rows.y) for part, rows in parts.items()}
+    if chain.levels and "val" in routed:
+        _remark_on_shares(routed["train"], routed["val"], counts, chain.depth, label)
+    judges = {part: rows for part, rows in routed.items() if part != "train"}
+    routes = list(range(1, chain.depth + 2))
+    groups = [routes] if settings.heads == "shared" else [[route] for route in routes]
+    for served in groups:
+        trained = _train_group(served, chain, routed["train"], counts, judges, start, stash, progress, label)
+        chain.heads |= dict.fromkeys(served, trained)
+    return chain
+
+
+def unique_heads(heads: Mapping[int, TrainedHead]) -> list[TrainedHead]:
+    """Each head once, by its first route."""
+    return [trained for route, trained in sorted(heads.items()) if trained.head.routes[0] == route]
+
+
+def _train_group(
+    served: list[int],
+    chain: Chain,
+    train: RoutedRows,
+    counts: np.ndarray,
+    judges: dict[str, RoutedRows],
+    start: LinearHead | None,
+    stash: Stash,
+    progress: str,
+    label: str,
+) -> TrainedHead:
+    """The classifier of the routes ``served``; one without training rows is the starting head as it is."""
+    settings, depth = chain.settings, chain.depth
+    seed = derive_seed(chain.seed, "head", served[0])
+    assert train.y is not None
+    members = train.of(served)
+    head = RouteHead(train.x.shape[1], chain.num_classes, served, depth, settings).to(train.x)
+    warm = settings.warm_start or not len(members)
+    if warm and start is None:
+        start = fit_linear_head(host(train.x), host(train.y), chain.num_classes)
+    weight, bias = (start.effective_weight(), start.bias) if warm and start is not None else (None, None)
+    head.initialise(seed, weight, bias, settings.second_branch if len(members) else "zero")
+    if not len(members):
+        LOG.info("%s: no training row takes route %d, whose classifier is the starting head", label, served[0])
+    # A cluster-aided classifier has the class counts of its own rows as prior, the regular one those of all rows.
+    own = torch.bincount(train.y[members], minlength=chain.num_classes).cpu().numpy()
+    alone_and_aided = len(served) == 1 and served[0] <= depth and settings.loss_counts == "stage"
+    prior_counts = own if alone_and_aided else counts
+    name = f"{label} head" if len(served) > 1 else f"{label} head {served[0]} of {depth + 1}"
+    epoch, selected_on, history = train_head(head, train, prior_counts, judges, settings, seed, name, stash, progress)
+    return TrainedHead(head.eval(), epoch, selected_on, history)
+
+
+def _remark_on_shares(train: RoutedRows, val: RoutedRows, counts: np.ndarray, depth: int, label: str) -> None:
+    """Say where training and held-out rows of like classes part ways: a head then decides what it never saw."""
+    groups = frequency_groups(counts)
+    for group, name in enumerate(("most", "middle", "fewest")):
+        seen, held_out = (_shares(part, groups == group, depth) for part in (train, val))
+        if seen is None or held_out is None:
+            continue
+        route = int(np.abs(seen - held_out).argmax())
+        if abs(seen[route] - held_out[route]) > SHARE_GAP:
+            LOG.info(
+                f"{label}: of the third of the classes with the {name} training rows, {seen[route]:.0%} of the "
+                f"training rows but {held_out[route]:.0%} of the held-out rows take route {route + 1}"
+            )
+
+
+def _shares(part: RoutedRows, classes: np.ndarray, depth: int) -> np.ndarray | None:
+    """(depth + 1,) shares of the routes among the rows of ``classes`` (C,) bool; None without such rows."""
+    assert part.y is not None
+    routes = host(part.route)[classes[host(part.y)]]
+    return np.bincount(routes, minlength=depth + 2)[1:] / len(routes) if len(routes) else None
+
+
+def _subset(rows: Rows, mask: np.ndarray) -> Rows:
+    keep = torch.from_numpy(mask).to(rows.x.device)
+    return Rows(rows.x[keep], rows.y[keep])

@@ -1,0 +1,245 @@
+"""What all heads share: the linear or cosine head they start from, and the scikit-learn classifier around their scores.
+
+Shapes: X (N, D) float32 or float64 features (not normalised), y (N,) labels of any kind, C classes, scores (N, C).
+A head never holds a second copy of X: whatever needs one works on blocks of rows.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.seeds import generator
+
+BLOCK_BYTES = 64 * 2**20
+HELD_OUT_FRACTION = 5  # one row in five
+NORM_FLOOR = 1e-12  # a row with a smaller norm counts as zero and stays zero when normalised
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """A prediction head on features x (D,).
+
+    kind "linear": x W^T + b. kind "cosine": scale * cos(x, W[c]), without bias; a zero x or a zero row scores 0.
+    weight: (C, D) float; bias: (C,) float or None.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+    kind: str = "linear"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "cosine"):
+            raise DataError(f"a head's kind must be 'linear' or 'cosine', got {self.kind!r}")
+        if self.weight.ndim != 2 or not np.issubdtype(self.weight.dtype, np.floating):
+            raise DataError(
+                f"a head's weight must be a (C, D) float array, got {self.weight.dtype} of shape {self.weight.shape}"
+            )
+        if self.kind == "cosine" and self.bias is not None:
+            raise DataError("a cosine head has no bias")
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise DataError(f"a head's bias must be ({len(self.weight)},) like its weight, got {self.bias.shape}")
+        if not np.isfinite(self.weight).all() or (self.bias is not None and not np.isfinite(self.bias).all()):
+            raise DataError("a head's weight and bias must be finite")
+
+    @property
+    def unit_input(self) -> bool:
+        """Whether the head acts on x / ||x|| instead of x."""
+        return self.kind == "cosine"
+
+    def effective_weight(self) -> np.ndarray:
+        """(C, D): the matrix whose product with the (for "cosine": normalised) features gives the scores less bias."""
+        if self.kind == "linear":
+            return self.weight
+        return (self.scale * unit_rows(self.weight)).astype(self.weight.dtype, copy=False)
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """(N, C) scores of the rows of X (N, D)."""
+        return linear_scores(X, self.effective_weight(), self.bias, self.unit_input)
+
+
+def as_linear_head(head: Any) -> LinearHead:
+    """A LinearHead from one, from a (weight, bias) pair, or from any object with ``weight`` and ``bias``.
+
+    Such an object's ``kind`` and ``scale`` count where it has them. Arrays are taken as they are.
+    """
+    if isinstance(head, LinearHead):
+        return head
+    if hasattr(head, "weight") and hasattr(head, "bias"):
+        weight, bias = head.weight, head.bias
+        kind, scale = getattr(head, "kind", "linear"), getattr(head, "scale", 1.0)
+    elif isinstance(head, tuple | list) and len(head) == 2:
+        (weight, bias), kind, scale = head, "linear", 1.0
+    else:
+        raise DataError(f"head must be None, a LinearHead or a (weight, bias) pair, got {type(head).__name__}")
+    return LinearHead(np.asarray(weight), None if bias is None else np.asarray(bias), kind, float(scale))
+
+
+def unit_rows(matrix: np.ndarray) -> np.ndarray:
+    """Rows divided by their Euclidean norm; zero rows stay zero."""
+    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), NORM_FLOOR).astype(matrix.dtype)
+
+
+def linear_scores(X: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, unit_input: bool) -> np.ndarray:
+    """(N, C): x W^T + b, or the same of x / ||x||."""
+    scores = (unit_rows(X) if unit_input else X) @ weight.T
+    return scores if bias is None else scores + bias
+
+
+def fit_linear_head(X: np.ndarray, y: np.ndarray, num_classes: int) -> LinearHead:
+    """The softmax head that minimises sum of cross-entropies + ||W||^2 / 2 (bias not penalised), by L-BFGS.
+
+    X: (N, D); y: (N,) int64 in 0..num_classes-1, every class present.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if num_classes < 2:
+        raise DataError("a linear head needs at least 2 classes, y holds only one class")
+    if num_classes == 2:  # one logistic row w stands for the two softmax rows -w/2, w/2, whose penalty is half of its
+        model = LogisticRegression(C=2.0, max_iter=1000).fit(X, y)
+        weight, bias = np.concatenate([-model.coef_, model.coef_]) / 2, np.repeat(model.intercept_, 2) * [-0.5, 0.5]
+    else:
+        model = LogisticRegression(C=1.0, max_iter=1000).fit(X, y)
+        weight, bias = model.coef_, model.intercept_
+    return LinearHead(np.ascontiguousarray(weight, dtype=X.dtype), bias.astype(X.dtype))
+
+
+def row_blocks(rows: int, bytes_per_row: int) -> Iterator[slice]:
+    """Slices that cover ``rows`` rows in blocks whose working memory stays near BLOCK_BYTES."""
+    step = max(1, BLOCK_BYTES // max(1, bytes_per_row))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def seed_of(random_state: Any) -> int:
+    """An int stands for itself; None and RandomState give what scikit-learn's convention draws from them."""
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
+
+
+def fifth_of_each_class(y: np.ndarray, *stream: int | str, at_least: int = 0) -> np.ndarray:
+    """(N,) bool: floor(n_c / 5) random rows of each class, or ``at_least`` rows if that is more.
+
+    y: (N,) int64 in 0..C-1, every class present; stream: the name of the random stream.
+    """
+    held_out = np.zeros(len(y), dtype=bool)
+    order = np.argsort(y, kind="stable")
+    for c, members in enumerate(np.split(order, np.cumsum(np.bincount(y))[:-1])):
+        number = max(at_least, len(members) // HELD_OUT_FRACTION)
+        held_out[members[generator(*stream, c).permutation(len(members))[:number]]] = True
+    return held_out
+
+
+class HeadClassifier(ClassifierMixin, BaseEstimator):
+    """A classifier made of ``_block_scores``: (M, D) validated rows -> (M, C) scores in the order of ``classes_``."""
+
+    classes_: np.ndarray
+
+    def _block_scores(self, X: np.ndarray) -> np.ndarray:
+        raise AssertionError(f"{type(self).__name__} defines no scores")
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """(N, C) scores, one column per class, for any number of classes."""
+        X = self._check_rows(X)
+        blocks = [self._block_scores(X[rows]) for rows in self._row_blocks(X)]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """The scores (N, C); for two classes (N,), the second's less the first's."""
+        scores = self.scores(X)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """(N,) labels: the class of the highest score, the first such class in ``classes_`` on ties."""
+        X = self._check_rows(X)
+        best = [self._block_scores(X[rows]).argmax(axis=1) for rows in self._row_blocks(X)]
+        return self.classes_[np.concatenate(best)]
+
+    def _row_blocks(self, X: np.ndarray) -> Iterator[slice]:
+        return row_blocks(len(X), 8 * (X.shape[1] + 2 * len(self.classes_)))
+
+    def _check_rows(self, X: np.ndarray) -> np.ndarray:
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+
+    def _check_training(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Validated X and y as class positions 0..C-1; sets ``classes_``."""
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        self.classes_, encoded = np.unique(y, return_inverse=True)
+        return X, encoded.astype(np.int64, copy=False)
+
+    def _check_validation(self, X_val: Any, y_val: Any, part: str = "val") -> tuple[np.ndarray, np.ndarray] | None:
+        """Validated X_val and y_val as class positions, or None where neither is given; call after _check_training.
+
+        part: what messages call them."""
+        if X_val is None and y_val is None:
+            return None
+        if X_val is None or y_val is None:
+            raise ConfigError(f"X_{part} and y_{part} must be given together")
+        X_val, y_val = validate_data(self, X_val, y_val, dtype=[np.float64, np.float32], reset=False)
+        position = np.minimum(np.searchsorted(self.classes_, y_val), len(self.classes_) - 1)
+        unknown = self.classes_[position] != y_val
+        if unknown.any():
+            raise DataError(
+                f"y_{part} holds classes that y does not: {', '.join(map(str, np.unique(y_val[unknown])[:5]))}"
+            )
+        return X_val, position.astype(np.int64, copy=False)
+
+    def _starting_head(self, head: Any, X: np.ndarray, y: np.ndarray) -> LinearHead:
+        """The given head, checked against the classes and features at hand, or a softmax head fitted on X, y."""
+        num_classes = len(self.classes_)
+        if head is None:
+            return fit_linear_head(X, y, num_classes)
+        head = as_linear_head(head)
+        if head.weight.shape != (num_classes, X.shape[1]):
+            raise DataError(
+                f"head.weight is {head.weight.shape}, but X and y ask for ({num_classes}, {X.shape[1]}): "
+                "one row per class, one column per feature"
+            )
+        return head
+
+
+class LinearFormMixin:
+    """Scores of heads that end as weight and bias.
+
+    ``linear_head_``: what the head started from; ``weight_`` (C, D); ``bias_`` (C,) or None; ``unit_input_``: True
+    where it started from a cosine head, then weight_ acts on x / ||x||.
+    """
+
+    linear_head_: LinearHead
+    weight_: np.ndarray
+    bias_: np.ndarray | None
+    unit_input_: bool
+
+    def _block_scores(self, X: np.ndarray) -> np.ndarray:
+        return linear_scores(X, self.weight_, self.bias_, self.unit_input_)
+
+    def _set_linear_form(self, start: LinearHead, weight: np.ndarray, bias: np.ndarray | None) -> Self:
+        self.linear_head_, self.unit_input_ = start, start.unit_input
+        self.weight_, self.bias_ = weight, bias
+        return self
+
+
+class LikelihoodMixin:
+    """Probabilities of heads that are fitted by likelihood: the softmax of their scores."""
+
+    def predict_proba(self: Any, X: np.ndarray) -> np.ndarray:
+        """(N, C) probabilities."""
+        from scipy.special import softmax
+
+        return softmax(self.scores(X), axis=1)
+
+    def predict_log_proba(self: Any, X: np.ndarray) -> np.ndarray:
+        """(N, C) natural logarithms of the probabilities, exact where those underflow."""
+        from scipy.special import log_softmax
+
+        return log_softmax(self.scores(X), axis=1)

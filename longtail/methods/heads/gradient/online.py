@@ -1,0 +1,80 @@
+"""cRT and LWS ``online``: augmented images through the frozen backbone, instead of stored features.
+
+Source: Kang et al. 2020, official code. With ``bn_mode: train`` the frozen backbone normalises by batch statistics and
+its running statistics drift, as in the released code; with ``eval`` they stay as stage 1 left them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from longtail.core.config import HeadTraining, Runtime
+from longtail.core.seeds import derive_seed
+from longtail.data.samplers import create_sampler
+from longtail.methods.objectives.cross_entropy import CrossEntropy
+from longtail.models.classifier import Classifier
+from longtail.train.batches import ImageSet
+from longtail.train.extract import outputs
+from longtail.train.loop import Settings, train
+from longtail.train.objective import Setting
+from longtail.train.schedule import create_schedule
+
+
+@dataclass(frozen=True)
+class OnlineOutcome:
+    """The trained head, its logits (M, C) of the test images, and one row an epoch of history."""
+
+    head: nn.Module
+    test_scores: np.ndarray
+    history: list[dict[str, float]]
+    chosen_epoch: int
+
+
+def train_online(
+    method: str,
+    backbone: nn.Module,
+    head: nn.Module,
+    train_images: ImageSet,
+    val_images: ImageSet | None,
+    test_images: ImageSet,
+    num_classes: int,
+    config: HeadTraining,
+    runtime: Runtime,
+    seed: int,
+    device: torch.device,
+    scratch: Path,
+) -> OnlineOutcome:
+    """Train ``head`` on top of the frozen ``backbone`` with class-aware batches; the backbone's weights stay."""
+    labels = train_images.labels
+    counts = np.bincount(labels, minlength=num_classes)
+    setting = Setting(num_classes, counts, backbone.num_features, config.epochs, seed)  # type: ignore[arg-type]
+    sampler = create_sampler(
+        "class_aware",
+        labels,
+        seed=derive_seed(seed, method, "sampler"),
+        epochs=config.epochs,
+        samples_per_class=config.samples_per_class,
+    )
+    settings = Settings(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        schedule=create_schedule("cosine", epochs=config.epochs),
+        seed=seed,
+        frozen=True,
+        bn_mode=config.bn_mode,
+        select=config.select,
+        compile=runtime.compile,
+        checkpoint_every=runtime.checkpoint_every,
+        progress=runtime.progress,
+        label=f"{method} online",
+    )
+    model = Classifier(backbone, head)
+    outcome = train(model, CrossEntropy(setting), train_images, val_images, sampler, settings, device, scratch)
+    scores = outputs(model, test_images, num_classes, f"{method} on test", runtime.progress)
+    return OnlineOutcome(head, scores, outcome.history, outcome.chosen_epoch)

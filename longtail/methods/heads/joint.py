@@ -1,0 +1,23 @@
+"""Joint: the stage-1 head as it is, the baseline of every repair (Kang et al., ICLR 2020, section 4)."""
+
+from typing import Any, Self
+
+import numpy as np
+
+from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin
+
+
+class Joint(LikelihoodMixin, LinearFormMixin, HeadClassifier):
+    """The given head unchanged; without one, a softmax head fitted on the rows.
+
+    head: None, a LinearHead, or a (weight (C, D), bias (C,) or None) pair; row c belongs to the c-th sorted class of y.
+    """
+
+    def __init__(self, head: Any = None) -> None:
+        self.head = head
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """X (N, D) features, y (N,) labels. Raises DataError where the head does not match them."""
+        X, y = self._check_training(X, y)
+        start = self._starting_head(self.head, X, y)
+        return self._set_linear_form(start, start.effective_weight(), start.bias)

@@ -1,0 +1,115 @@
+"""LWS: learnable weight scaling, one scale per class on a fixed head (Kang et al., ICLR 2020, section 4.2).
+
+logits = s * (x W^T + b): as in the official code the scale multiplies the bias too (the paper scales the weight row
+only) and weight decay pulls s toward 0. s starts at 1, which is the joint head; it may become negative. Sampler,
+optimiser and rate are cRT's.
+
+Deviation: stored features instead of augmented images (see cRT). Of a cosine head the scaled quantity is scale * cos.
+"""
+
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, row_blocks, seed_of, unit_rows
+from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, ScaleScorer
+from longtail.train.device import to_device
+
+if TYPE_CHECKING:
+    import torch
+
+LOGITS_BUDGET = 2 * 2**30  # bytes; the fixed logits of all rows are kept up to this size, else recomputed per batch
+
+
+class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
+    """A fixed head with one trained scale per class.
+
+    head: None, a LinearHead, or a (weight, bias) pair; None fits a softmax head on the rows first. The other arguments
+    are CRT's; the official configurations use 5 epochs, the last of them at rate 0.
+
+    Learned: ``scales_`` (C,); ``linear_head_``, untouched; ``weight_`` (C, D) = s W and ``bias_`` (C,) = s b, the same
+    logits in one head; ``selected_epoch_`` and ``history_`` as of CRT.
+    """
+
+    scales_: np.ndarray
+    history_: dict[str, list[Any]]
+    selected_epoch_: int
+
+    def __init__(
+        self,
+        epochs: int = 5,
+        batch_size: int = 512,
+        lr: float = 0.2,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        samples_per_class: int = 4,
+        select: str = "last",
+        device: str = "cpu",
+        progress: str = "off",
+        random_state: Any = 0,
+        head: Any = None,
+    ) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.samples_per_class = samples_per_class
+        self.select = select
+        self.device = device
+        self.progress = progress
+        self.random_state = random_state
+        self.head = head
+
+    def fit(
+        self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray | None = None, y_val: np.ndarray | None = None
+    ) -> Self:
+        """X (N, D) features, y (N,) labels. Raises TrainingError where the loss stops being finite."""
+        sgd = ClassBalancedSgd(
+            "lws",
+            self.epochs,
+            self.batch_size,
+            self.lr,
+            self.momentum,
+            self.weight_decay,
+            self.samples_per_class,
+            self.select,
+            self.device,
+            seed_of(self.random_state),
+            self.progress,
+        )
+        X, y = self._check_training(X, y)
+        val = self._check_validation(X_val, y_val)
+        device = sgd.torch_device()
+        start = self._starting_head(self.head, X, y)
+        weight, bias = start.effective_weight(), start.bias
+        scorer = ScaleScorer(
+            to_device(np.ones(len(weight), dtype=X.dtype), device),
+            to_device(weight.astype(X.dtype), device),
+            None if bias is None else to_device(bias.astype(X.dtype), device),
+        )
+        keep_logits = len(X) * len(weight) * X.itemsize <= LOGITS_BUDGET
+        rows = _resident_rows(scorer, X, start.unit_input, keep_logits)
+        val_rows = None
+        if val is not None:
+            X_val = val[0].astype(X.dtype, copy=False)
+            val_rows = _resident_rows(scorer, X_val, start.unit_input, keep_logits), val[1]
+        if keep_logits:
+            scorer = ScaleScorer(scorer.scales)
+        self.selected_epoch_, history = sgd.train(scorer, rows, y, val_rows)
+        self.history_ = history.as_dict()
+        self.scales_ = scorer.scales.cpu().numpy()
+        scaled_bias = None if bias is None else self.scales_ * bias
+        return self._set_linear_form(start, self.scales_[:, None] * weight, scaled_bias)
+
+
+def _resident_rows(scorer: ScaleScorer, X: np.ndarray, unit_input: bool, keep_logits: bool) -> "torch.Tensor":
+    """What the scorer reads, on its device: the fixed logits (N, C) or else the features (N, D)."""
+    device = scorer.scales.device
+    if not keep_logits:
+        return to_device(unit_rows(X) if unit_input else X, device)
+    fixed_logits = scorer.scales.new_empty((len(X), len(scorer.scales)))
+    for rows in row_blocks(len(X), 8 * (X.shape[1] + len(scorer.scales))):
+        block = unit_rows(X[rows]) if unit_input else X[rows]
+        fixed_logits[rows] = scorer.fixed_logits(to_device(block, device))
+    return fixed_logits

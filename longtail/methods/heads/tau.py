@@ -1,0 +1,146 @@
+"""tau-normalisation: shrink the rows of the stage-1 weight by a power of their norm (Kang et al., ICLR 2020, eq. 5).
+
+W_tau[c] = W[c] / ||W[c]||^tau. The bias is dropped for every tau, 0 included, so tau = 0 is not the joint head. As the
+official script reports, tau is judged by macro accuracy (the mean of per-class accuracies).
+
+Deviations: the official code prints the grid and picks nothing, and one dataset's tau was tuned on the reported split;
+here tau is the argmax on held-out rows, the smallest on ties. Zero rows are left as they are instead of becoming NaN.
+"""
+
+import warnings
+from typing import Any, Self
+
+import numpy as np
+
+from longtail.core.errors import ConfigError
+from longtail.methods.heads.base import (
+    HeadClassifier,
+    LinearFormMixin,
+    LinearHead,
+    fifth_of_each_class,
+    fit_linear_head,
+    row_blocks,
+    seed_of,
+    unit_rows,
+)
+
+WITHOUT_SELECTION = 1.0  # unit rows: the parameter-free member of the family
+
+
+class TauNorm(LinearFormMixin, HeadClassifier):
+    """tau-normalised head.
+
+    tau: a number >= 0, or "auto" to choose among 0, grid_step, ..., grid_max.
+    head: None, a LinearHead, or a (weight, bias) pair; None fits a softmax head on the rows first. Of a cosine head the
+        normalised rows count, which no tau changes.
+    random_state: seed of the slice that is held out where tau is chosen without validation rows.
+
+    Learned: ``tau_``; ``tau_grid_`` (T,); ``class_accuracy_`` (T, C) in [0, 1] on the held-out rows, NaN for classes
+    without any; ``macro_`` (T,), its mean over the classes present; ``selected_on_``: "val", "train_slice" or "fixed".
+    """
+
+    tau_: float
+    tau_grid_: np.ndarray
+    class_accuracy_: np.ndarray
+    macro_: np.ndarray
+    selected_on_: str
+
+    def __init__(
+        self,
+        tau: float | str = "auto",
+        grid_max: float = 2.0,
+        grid_step: float = 0.1,
+        head: Any = None,
+        random_state: Any = 0,
+    ) -> None:
+        self.tau = tau
+        self.grid_max = grid_max
+        self.grid_step = grid_step
+        self.head = head
+        self.random_state = random_state
+
+    def fit(
+        self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray | None = None, y_val: np.ndarray | None = None
+    ) -> Self:
+        """X (N, D) features, y (N,) labels; X_val, y_val may hold any of y's classes.
+
+        tau "auto" is chosen on X_val, y_val. Without them floor(n_c / 5) training rows of each class are held out for
+        it and a softmax head is fitted on the others, so no row that was fitted is scored (a given head may have seen
+        them, hence the fresh one); the chosen tau then applies to the given head, or to one fitted on all rows. Where
+        every class has fewer than 5 rows nothing can be held out and tau is 1. A fixed tau is only measured, on X_val.
+        """
+        grid = self._grid()
+        X, y = self._check_training(X, y)
+        val = self._check_validation(X_val, y_val)
+        start = self._starting_head(self.head, X, y)
+        selected_on, judged = "val", start
+        if self.tau != "auto":
+            selected_on = "fixed"
+        elif val is None:
+            held_out = fifth_of_each_class(y, seed_of(self.random_state), "tau slice")
+            if held_out.any():
+                selected_on, val = "train_slice", (X[held_out], y[held_out])
+                judged = fit_linear_head(X[~held_out], y[~held_out], len(self.classes_))
+            else:
+                selected_on, grid = "fixed", np.array([WITHOUT_SELECTION])
+        self.selected_on_, self.tau_grid_ = selected_on, grid
+        self.class_accuracy_ = np.full((len(grid), len(self.classes_)), np.nan)
+        self.macro_ = np.full(len(grid), np.nan)
+        if val is not None:
+            self.class_accuracy_ = class_accuracy_over_grid(judged, *val, grid)
+            self.macro_ = self.class_accuracy_[:, np.bincount(val[1], minlength=len(self.classes_)) > 0].mean(axis=1)
+        best = 0 if selected_on == "fixed" else int(np.argmax(self.macro_ >= self.macro_.max() - 1e-12))
+        self.tau_ = float(grid[best])
+        return self._set_linear_form(start, tau_normalised(start, self.tau_), None)
+
+    def _grid(self) -> np.ndarray:
+        if self.tau == "auto":
+            if not (self.grid_max >= 0 and self.grid_step > 0):
+                raise ConfigError(
+                    f"grid_max must be >= 0 and grid_step > 0, got grid_max={self.grid_max}, grid_step={self.grid_step}"
+                )
+            points = int(np.floor(self.grid_max / self.grid_step + 1e-9)) + 1
+            return np.round(np.arange(points) * self.grid_step, 12)
+        if isinstance(self.tau, str) or not (np.isfinite(self.tau) and self.tau >= 0):
+            raise ConfigError(f"tau must be 'auto' or a finite number >= 0, got {self.tau!r}")
+        return np.array([float(self.tau)])
+
+
+def tau_normalised(head: LinearHead, tau: float) -> np.ndarray:
+    """(C, D): the rows of the head's weight divided by norm^tau; tau = 0 gives the weight itself, bit for bit."""
+    weight = head.effective_weight()
+    zero = np.flatnonzero(~weight.any(axis=1))
+    if len(zero) and tau > 0:
+        warnings.warn(
+            f"the head's weight has zero rows, which tau-normalisation leaves as they are: classes {zero[:5].tolist()}",
+            stacklevel=3,
+        )
+    divisor = _divisors(head, np.array([tau]))[0]
+    return (weight / divisor[:, None]).astype(weight.dtype, copy=False)
+
+
+def class_accuracy_over_grid(head: LinearHead, X: np.ndarray, y: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """(T, C): accuracy of each class in y under each tau, NaN for classes that y lacks.
+
+    x . W_tau[c] is x . W[c] scaled by a factor of the class alone, so X W^T is computed once for all of the grid.
+    """
+    weight, divisors = head.effective_weight(), _divisors(head, grid)
+    num_classes = len(weight)
+    hits = np.zeros((len(grid), num_classes), dtype=np.int64)
+    for rows in row_blocks(len(X), 2 * 8 * num_classes):
+        block = unit_rows(X[rows]) if head.unit_input else X[rows]
+        products = block @ weight.T
+        scaled = np.empty_like(products)
+        for t, divisor in enumerate(divisors.astype(products.dtype)):
+            np.divide(products, divisor, out=scaled)
+            correct = scaled.argmax(axis=1) == y[rows]
+            hits[t] += np.bincount(y[rows][correct], minlength=num_classes)
+    counts = np.bincount(y, minlength=num_classes)
+    return np.where(counts > 0, hits / np.maximum(counts, 1), np.nan)
+
+
+def _divisors(head: LinearHead, grid: np.ndarray) -> np.ndarray:
+    """(T, C) float64: norm^tau of each row; 1 for zero rows."""
+    rows = unit_rows(head.weight) if head.kind == "cosine" else head.weight
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+    return np.where(norms == 0, 1.0, norms) ** grid[:, None]

@@ -1,0 +1,119 @@
+"""What IP-DPP knew of every training image and what it drew of them: ``models/ipdpp_selection.h5``.
+
+Shape legend: N training images, C classes, R rounds, each a new draw from all of them.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from longtail.artifacts.digest import Scalar
+from longtail.artifacts.hdf5 import read_hdf5, write_hdf5
+from longtail.core.errors import ArtifactError
+
+SCHEMA = "longtail/selection/1"
+_PER_IMAGE = ("index", "label")
+_PER_ROUND = ("log_probability", "inclusion_probability")
+_DRAWS = ("selected", "control")
+_DATASETS = ("train_counts", "epochs", *_PER_IMAGE, *_PER_ROUND, *_DRAWS)
+
+
+@dataclass(frozen=True)
+class SelectionFile:
+    """All of the file.
+
+    Attributes:
+        split_digest: the split that the images belong to.
+        train_counts: (C,) int64.
+        index, label: (N,) int64, row of each training image in the dataset, and its class.
+        epochs: (R,) int64, the epoch, from 0, before which each round was drawn.
+        log_probability: (R, N) float64, nats, of the image's own label, under the model at that moment.
+        inclusion_probability: (R, N) float64, how likely each image was to be drawn; 1 where a class is kept whole.
+        selected, control: (R, N) bool, what IP-DPP drew, and what the uniform control drew.
+        notes: how it came about.
+    """
+
+    split_digest: str
+    train_counts: np.ndarray
+    index: np.ndarray
+    label: np.ndarray
+    epochs: np.ndarray
+    log_probability: np.ndarray
+    inclusion_probability: np.ndarray
+    selected: np.ndarray
+    control: np.ndarray
+    notes: dict[str, Scalar] = field(default_factory=dict)
+
+
+def write_selection(path: str | Path, selection: SelectionFile) -> str:
+    """Write the file and return its content digest."""
+    datasets = {name: getattr(selection, name) for name in _DATASETS}
+    # HDF5 has no truth values: h5py's are an enumeration of its own.
+    datasets |= {name: datasets[name].astype(np.uint8) for name in _DRAWS}
+    assert _disagreement(datasets) is None, _disagreement(datasets)
+    attributes: dict[str, Scalar] = {"split_digest": selection.split_digest}
+    attributes |= {f"note:{name}": value for name, value in selection.notes.items()}
+    return write_hdf5(path, datasets, attributes, schema=SCHEMA)
+
+
+def read_selection(path: str | Path, made_by: str) -> SelectionFile:
+    """Read and verify the file.
+
+    Raises:
+        ArtifactError: missing, damaged or incomplete, without a round, or with arrays that do not agree; names the file
+            and ``made_by``, the stage that writes it.
+    """
+    content = read_hdf5(path, schema=SCHEMA, made_by=made_by)
+    data, attributes = content.datasets, content.attributes
+    missing = sorted(name for name in (*_DATASETS, "split_digest") if name not in data and name not in attributes)
+    fault = f"lacks {', '.join(missing)}" if missing else _disagreement(data)
+    if fault:
+        raise ArtifactError(f"{path} {fault}; make it again with `dvc repro -f {made_by}`")
+    return SelectionFile(
+        split_digest=str(attributes["split_digest"]),
+        **{name: data[name].astype(bool) if name in _DRAWS else data[name] for name in _DATASETS},
+        notes={n.removeprefix("note:"): v for n, v in attributes.items() if n.startswith("note:")},
+    )
+
+
+def subset_table(selection: SelectionFile) -> pd.DataFrame:
+    """``round, class, index, probability, inclusion_probability`` of the selected images, sorted by the first three.
+
+    Rounds count from 0. ``probability`` is that of the image's own label; both have 9 significant digits.
+    """
+    rounds, images = np.nonzero(selection.selected)
+    table = pd.DataFrame(
+        {
+            "round": rounds,
+            "class": selection.label[images],
+            "index": selection.index[images],
+            "probability": _nine_digits(np.exp(selection.log_probability[rounds, images])),
+            "inclusion_probability": _nine_digits(selection.inclusion_probability[rounds, images]),
+        }
+    )
+    return table.sort_values(["round", "class", "index"], ignore_index=True)
+
+
+def _disagreement(data: dict[str, np.ndarray]) -> str | None:
+    """What is wrong with the shapes and labels, as the end of a sentence that begins with the file's name."""
+    vectors = ("train_counts", "epochs", *_PER_IMAGE)
+    for name in vectors:
+        if data[name].ndim != 1:
+            return f"has {name} of shape {data[name].shape}, expected one dimension"
+    rounds, images, classes = len(data["epochs"]), len(data["index"]), len(data["train_counts"])
+    if rounds == 0:
+        return "holds no round"
+    for name in (*_PER_IMAGE, *_PER_ROUND, *_DRAWS):
+        expected = (images,) if name in _PER_IMAGE else (rounds, images)
+        if data[name].shape != expected:
+            return f"has {name} of shape {data[name].shape}, expected {expected}"
+    label = data["label"]
+    if (label < 0).any() or not np.array_equal(np.bincount(label, minlength=classes), data["train_counts"]):
+        return "has labels that do not agree with train_counts"
+    return None
+
+
+def _nine_digits(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.9g}") for value in values]

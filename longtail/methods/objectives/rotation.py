@@ -1,0 +1,49 @@
+"""Rotation prediction: self-supervised pretraining on the images of the split, without their labels.
+
+Sources: Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018; as a start for
+long-tailed recognition Yang & Xu, "Rethinking the Value of Labels for Improving Class-Imbalanced Learning", NeurIPS
+2020, and its official code, which rotates one copy of each image, not four.
+
+Deviations: the released code picks its best epoch on test images, though it goes on with the last; here nothing is
+selected. Its default split is another than that of the training that follows; here both are the same.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from longtail.models.classifier import Classifier
+from longtail.train.batches import Batch
+from longtail.train.objective import Moment, Objective
+
+QUARTERS = 4
+
+
+class Rotation(Objective):
+    """Cross-entropy of the quarter turn that each image was given, on a linear head of four outputs.
+
+    Logs ``rotation_accuracy`` in percent. The head is discarded afterwards.
+    """
+
+    def create_head(self) -> nn.Module:
+        return nn.Linear(self.setting.num_features, QUARTERS)
+
+    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+        (images,) = batch.views
+        turns = draw_turns(len(images), images.device)
+        logits = model(rotate(images, turns)).float()
+        correct = (logits.detach().argmax(dim=1) == turns).float().mean()
+        return F.cross_entropy(logits, turns), {"rotation_accuracy": 100 * correct}
+
+
+def draw_turns(count: int, device: torch.device) -> Tensor:
+    """(count,) int64 of 0 to 3: a random part of equally many of each, so that a batch is nearly balanced."""
+    turns = torch.arange(QUARTERS, device=device).repeat(count // QUARTERS + 1)
+    return turns[torch.randperm(len(turns), device=device)[:count]]
+
+
+def rotate(images: Tensor, turns: Tensor) -> Tensor:
+    """Each square image turned counter-clockwise by 90 degrees ``turns`` times: (B, channels, S, S), (B,) -> images."""
+    assert images.shape[2] == images.shape[3], "square images"
+    every = torch.stack([torch.rot90(images, turn, (2, 3)) for turn in range(QUARTERS)])
+    return every[turns, torch.arange(len(images), device=images.device)]

@@ -1,0 +1,112 @@
+"""Cross-entropy losses with class weights, and the train rules that say when the weights count.
+
+Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019 (LDAM-DRW).
+
+- ``none``: no weights.
+- ``reweight``: weights in all epochs.
+- ``drw``: deferred; none before ``drw_epoch`` (0-based), weights from it on.
+- ``resample``: none; the stage draws images with the ``effective_number`` sampler instead.
+
+Deviations: the released ``Resample`` does nothing, since its loader is built before its sampler. The released DRW fails
+from twice its switching epoch on; here it switches once, after 80 % of the epochs unless ``drw_epoch`` is given.
+
+Images of a batch may be mixed among themselves, each with its own share and partner (``longtail.augment.mixing``): a
+row then counts for both labels, by their shares. CutMix counts pixels, as Yun et al. do.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from longtail.augment.mixing import cutmix, draw_boxes, draw_shares, kept_share, mixup
+from longtail.core.errors import ConfigError
+from longtail.data.effective_number import BETA, class_weights
+from longtail.models.classifier import Classifier
+from longtail.train.batches import Batch
+from longtail.train.objective import Moment, Objective, Setting
+
+RULES = ("none", "resample", "reweight", "drw")
+MIXES = ("none", "mixup", "cutmix")
+
+
+class Weighted(Objective):
+    """Base of the objectives that are a loss for each row and a weight for each class; one view.
+
+    Logs the accuracy on the augmented training images, in percent; of mixed ones by the shares of their labels.
+
+    Args:
+        setting: the task.
+        rule: one of RULES.
+        drw_epoch: of ``drw``; auto is 80 % of the epochs: 160 of 200, the first drop of the released rate.
+        beta: of the effective number.
+        mix, mix_alpha: one of MIXES, and the parameter of the beta distribution of the shares.
+
+    Raises:
+        ConfigError: a value that is not allowed.
+    """
+
+    options: tuple[str, ...] = ("rule", "drw_epoch", "beta", "mix", "mix_alpha")
+
+    def __init__(
+        self,
+        setting: Setting,
+        rule: str = "none",
+        drw_epoch: int | str = "auto",
+        beta: float = BETA,
+        mix: str = "none",
+        mix_alpha: float = 1.0,
+    ) -> None:
+        super().__init__(setting)
+        for key, value, allowed in (("rule", rule, RULES), ("mix", mix, MIXES)):
+            if value not in allowed:
+                raise ConfigError(f"train.{key}: {value!r} given, one of {', '.join(allowed)} expected")
+        self.rule, self.mix, self.mix_alpha = rule, mix, mix_alpha
+        self.drw_epoch = setting.epochs * 8 // 10 if isinstance(drw_epoch, str) else drw_epoch
+        self.weights: Tensor
+        self.register_buffer("weights", torch.from_numpy(class_weights(setting.counts, beta)).float())
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each row: (B, C) float32, (B,) int64 -> (B,)."""
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    def weights_in(self, epoch: int) -> Tensor | None:
+        """(C,) weights of a 0-based epoch, or None where all classes count alike."""
+        counts = self.rule == "reweight" or (self.rule == "drw" and epoch >= self.drw_epoch)
+        return self.weights if counts else None
+
+    def total(self, logits: Tensor, labels: Tensor, weights: Tensor | None, shares: Tensor | None = None) -> Tensor:
+        """The scalar loss of rows that count ``shares`` (B,) of a row each, or all alike."""
+        return weighted_mean(self.losses(logits, labels), labels, weights, shares)
+
+    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+        (images,), labels, shares = batch.views, batch.labels, None
+        if self.mix != "none":
+            images, labels, shares = self.mixed(images, labels)
+        logits = model(images).float()
+        if shares is not None:
+            logits = logits.repeat(2, 1)
+        correct = weighted_mean((logits.detach().argmax(dim=1) == labels).float(), labels, None, shares)
+        return self.total(logits, labels, self.weights_in(moment.epoch), shares), {"train_accuracy": 100 * correct}
+
+    def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixed images (B, channels, H, W), and for both of their sources (2B,) labels and shares."""
+        share = draw_shares(len(images), self.mix_alpha, images.device)
+        partner = torch.randperm(len(images), device=images.device)
+        if self.mix == "mixup":
+            images = mixup(images, images[partner], share)
+        else:
+            box = draw_boxes(share, *images.shape[2:])
+            images, share = cutmix(images, images[partner], box), kept_share(box, *images.shape[2:])
+        return images, torch.cat([labels, labels[partner]]), torch.cat([share, 1 - share])
+
+
+def weighted_mean(losses: Tensor, labels: Tensor, weights: Tensor | None, shares: Tensor | None = None) -> Tensor:
+    """sum_i s_i w_{y_i} l_i / sum_i s_i w_{y_i}, as torch's weighted cross-entropy; a plain mean without w and s.
+
+    The scale of the weights does not matter, and a batch of one class is not re-weighted at all.
+    """
+    if weights is None and shares is None:
+        return losses.mean()
+    of_row = torch.ones_like(losses) if weights is None else weights[labels]
+    of_row = of_row if shares is None else of_row * shares
+    return (of_row * losses).sum() / of_row.sum()

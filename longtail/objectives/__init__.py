@@ -1,1 +1,0 @@
-"""What backbone training minimises: one module an objective, on the seam of ``longtail.engine.objective``."""

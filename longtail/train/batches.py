@@ -1,0 +1,191 @@
+"""Batches of one split part, from a tensor on the training device or from files; the same for the training loop."""
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from longtail.augment.transforms import Transform, augment_batch, normalizer, path_transform
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.seeds import derive_seed
+from longtail.data.manifest import Manifest, decode, read_pixels, read_verified
+
+
+@dataclass
+class Batch:
+    """One step's images.
+
+    Attributes:
+        views: one tensor (B, channels, H, W) float32 for each augmented view of the same images.
+        labels: (B,) int64.
+        rows: (B,) int64 positions in the split part.
+        partner: a second batch from another sampler, or None.
+    """
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+    rows: Tensor
+    partner: "Batch | None" = None
+
+
+class ImageSet(Protocol):
+    """The n images of one split part."""
+
+    labels: np.ndarray
+
+    def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
+        """Augmented batches of the rows in ``order``; the same seed and order give the same pixels."""
+        ...
+
+    def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of all rows in order, without augmentation."""
+        ...
+
+
+class MemoryImages:
+    """Images as one uint8 tensor on the device: no workers, no copies from the host inside an epoch."""
+
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform: Transform, device: torch.device) -> None:
+        self.labels = labels
+        self._images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+        self._labels = torch.from_numpy(labels).to(device)
+        self._transform, self._device = transform, device
+        self._normalize = normalizer(transform, device)
+
+    def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
+        order_on_device = torch.from_numpy(order).to(self._device)
+        generator = torch.Generator(self._device)
+        for step, rows in enumerate(order_on_device.split(batch_size)):
+            generator.manual_seed(derive_seed(seed, "step", step))
+            pixels = (augment_batch(self._images, rows, self._transform, generator, view) for view in range(views))
+            yield Batch(tuple(self._to_float(view) for view in pixels), self._labels[rows], rows)
+
+    def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in zip(self._images.split(batch_size), self._labels.split(batch_size), strict=True):
+            if len(images):
+                yield self._to_float(images.permute(0, 3, 1, 2)), labels
+
+    def _to_float(self, images: Tensor) -> Tensor:
+        # Convolutions on the CPU want plain order, tensor cores want channels last, which a gather already gave.
+        channels_last = self._device.type == "cuda"
+        order = torch.channels_last if channels_last else torch.contiguous_format
+        return self._normalize(images.contiguous(memory_format=order))
+
+
+class FeatureRows:
+    """Features in the place of images: the rows (N, D) float32 as they are, in every view."""
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray, device: torch.device) -> None:
+        self.labels = labels
+        self._features = torch.from_numpy(np.ascontiguousarray(features)).to(device)
+        self._labels = torch.from_numpy(labels).to(device)
+
+    def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
+        for rows in torch.from_numpy(order).to(self._labels.device).split(batch_size):
+            yield Batch((self._features[rows],) * views, self._labels[rows], rows)
+
+    def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows, labels in zip(self._features.split(batch_size), self._labels.split(batch_size), strict=True):
+            if len(rows):
+                yield rows, labels
+
+
+class _Files(Dataset):
+    """One item a file: uint8 views (views, 3, S, S); the key carries the seed, so workers hold no state."""
+
+    def __init__(self, root: Path, paths: np.ndarray, sha256: np.ndarray, transform: Transform) -> None:
+        self._root, self._paths, self._sha256 = root, paths, sha256
+        self._train = [path_transform(transform, train=True, view=view) for view in range(2)]
+        self._eval = path_transform(transform, train=False)
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
+        row, views, seed = key
+        name = self._root / str(self._paths[row])
+        picture = decode(read_verified(self._root, str(self._paths[row]), str(self._sha256[row])), name)
+        if views == 0:
+            return self._eval(picture), row
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return torch.stack([self._train[min(view, 1)](picture) for view in range(views)]), row
+
+
+class PathImages:
+    """Images as files, decoded and augmented by loader workers; results do not depend on the number of workers."""
+
+    def __init__(
+        self,
+        root: Path,
+        paths: np.ndarray,
+        sha256: np.ndarray,
+        labels: np.ndarray,
+        transform: Transform,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        self.labels = labels
+        self._labels = torch.from_numpy(labels).to(device)
+        self._files = _Files(root, paths, sha256, transform)
+        self._device, self._workers = device, workers
+        self._normalize = normalizer(transform, device)
+
+    def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
+        keys = [(int(row), views, derive_seed(seed, "position", position)) for position, row in enumerate(order)]
+        for stacked, rows in self._load(keys, batch_size):
+            images = tuple(self._normalize(stacked[:, view]) for view in range(views))
+            yield Batch(images, self._labels[rows], rows)
+
+    def eval_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, rows in self._load([(row, 0, 0) for row in range(len(self.labels))], batch_size):
+            yield self._normalize(images), self._labels[rows]
+
+    def _load(self, keys: list[tuple[int, int, int]], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        groups = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+        pinned = self._device.type == "cuda"
+        loader = DataLoader(self._files, batch_sampler=groups, num_workers=self._workers, pin_memory=pinned)
+        try:
+            for images, rows in loader:
+                yield images.to(self._device, non_blocking=pinned), rows.to(self._device, non_blocking=pinned)
+        except DataError as error:
+            traceback.clear_frames(error.__traceback__)  # else the loader lives on, and ends its workers by a timeout
+            # A worker's error arrives with its traceback as the message; the sentence for the user is the last line.
+            raise DataError(str(error).strip().splitlines()[-1].partition("DataError: ")[2] or str(error)) from error
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(f"a loader process died ({error}); lower runtime.workers, now {self._workers}") from error
+
+
+def open_part(
+    manifest: Manifest,
+    folder: Path,
+    data_root: str | None,
+    index: np.ndarray,
+    transform: Transform,
+    device: torch.device,
+    workers: int,
+    pixels: np.ndarray | None = None,
+) -> ImageSet:
+    """The images ``index`` (n,) of a prepared dataset.
+
+    Args:
+        manifest, folder: the prepared dataset and where its images.h5 lies.
+        data_root: the folder of the files of a path set.
+        pixels: all pixels of a memory set, if they have been read already.
+
+    Raises:
+        ConfigError: a path set without data_root.
+    """
+    labels = manifest.labels[index]
+    if manifest.info.storage == "memory":
+        pixels = read_pixels(folder) if pixels is None else pixels
+        return MemoryImages(pixels[index], labels, transform, device)
+    if data_root is None:
+        raise ConfigError("data_root: not given; the prepared dataset holds paths below it")
+    paths, sha256 = manifest.paths[index], manifest.sha256[index]
+    return PathImages(Path(data_root), paths, sha256, labels, transform, device, workers)

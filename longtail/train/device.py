@@ -1,0 +1,33 @@
+"""From a device's name to the device, and from arrays to tensors on it. Importing this does not import torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from longtail.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def torch_device(name: str, method: str) -> torch.device:
+    """The device of that name, checked to be there. Raises ConfigError that names ``method``."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"{method}: device {name!r} is not a torch device") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{method}: device {name!r} was asked for, but torch sees no CUDA device")
+    return device
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The array as a contiguous tensor on the device; on the CPU it shares memory where the array allows."""
+    import torch
+
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)

@@ -1,0 +1,673 @@
+import logging
+from dataclasses import asdict, fields
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from longtail.core.errors import ArtifactError, ConfigError, DataError
+from longtail.methods.dlsa import DLSA, PRESETS, Settings
+from longtail.methods.dlsa.chain import fit_chain, unique_heads
+from longtail.methods.dlsa.head_training import train_head
+from longtail.methods.dlsa.settings import resolve
+from longtail.methods.dlsa.stored import load_chain, save_chain
+from longtail.methods.heads.base import LinearHead, fifth_of_each_class, fit_linear_head
+from tests.synthetic import hierarchical_features
+
+CLASSES, WIDTH = 6, 10
+DATA = hierarchical_features(
+    0, classes=CLASSES, width=WIDTH, imbalance=10, largest=90, superclasses=2, modes=2, held_out=8, test=30
+)
+X, Y = DATA["train"]
+VAL, TEST = DATA["val"], DATA["test"]
+FAST = {"flow_epochs": 3, "epochs": 3, "eval_every": 1}
+START = fit_linear_head(X, Y, CLASSES)
+
+
+def fitted(*parts, **settings):
+    return DLSA(**FAST | {"head": START} | settings).fit(X, Y, *VAL, *parts)
+
+
+@pytest.fixture(scope="module")
+def deep():
+    return fitted(depth=3)
+
+
+# ---------------------------------------------------------------------------------------------------------- routing
+
+
+@pytest.mark.parametrize("routing", ["density", "random"])
+def test_routing_is_a_partition_with_the_shares_asked_for(routing):
+    model = fitted(depth=3, routing=routing, epochs=0)
+    left, counts = len(X), []
+    for _ in range(3):
+        counts.append(left - int(left * (1 - 0.3)))
+        left -= counts[-1]
+    route = model.route(X)
+    assert np.bincount(route, minlength=5).tolist() == [0, *counts, left]
+    np.testing.assert_allclose(np.array([*counts, left]) / len(X), [0.3, 0.21, 0.147, 0.343], atol=2 / len(X))
+    test_route = model.route(TEST[0])
+    assert set(test_route) <= {1, 2, 3, 4}
+    assert len(set(test_route)) == 4
+    assert np.isin(model.predict(TEST[0]), np.arange(CLASSES)).all()
+    assert np.isfinite(model.scores(TEST[0])).all()
+
+
+def test_route_is_the_first_level_whose_density_reaches_its_threshold(deep):
+    densities = deep.log_likelihood(TEST[0])
+    thresholds = np.array([level.threshold for level in deep.chain_.levels])
+    accepted = np.concatenate([densities >= thresholds, np.ones((len(densities), 1), bool)], axis=1)
+    np.testing.assert_array_equal(deep.route(TEST[0]), accepted.argmax(axis=1) + 1)
+
+
+def test_every_row_is_decided_by_the_classifier_of_its_route(deep):
+    scores, route = deep.scores(TEST[0]), deep.route(TEST[0])
+    clusters = deep.trace(TEST[0]).cluster
+    x = torch.from_numpy(TEST[0])
+    for number in range(1, 5):
+        mine = route == number
+        prior = np.zeros((mine.sum(), CLASSES), np.float32)
+        if number < 4:
+            prior = deep.chain_.levels[number - 1].prior[clusters[mine, number - 1]]
+        with torch.no_grad():
+            logits = deep.chain_.heads[number].head(x[mine], x[mine], torch.from_numpy(prior))
+        np.testing.assert_allclose(scores[mine], logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"depth": 2}, {"depth": 2, "routing": "random", "z": "latent"}])
+def test_a_row_gets_the_same_answers_in_whatever_batch_it_stands(settings):
+    model = fitted(**settings)
+    rows = np.concatenate([TEST[0], X[:30]])
+    order = np.random.default_rng(0).permutation(len(rows))
+    whole = model.trace(rows)
+    alone = [model.trace(row[None]) for row in rows]
+    shuffled = model.trace(rows[order])
+    for name in ("route", "cluster"):
+        np.testing.assert_array_equal(np.concatenate([getattr(one, name) for one in alone]), getattr(whole, name))
+        np.testing.assert_array_equal(getattr(shuffled, name), getattr(whole, name)[order])
+    np.testing.assert_allclose(np.concatenate([one.log_density for one in alone]), whole.log_density, atol=1e-5)
+    np.testing.assert_array_equal(np.concatenate([model.predict(row[None]) for row in rows]), model.predict(rows))
+    np.testing.assert_array_equal(model.predict(rows[order]), model.predict(rows)[order])
+
+
+def test_training_rows_take_the_same_routes_alone():
+    model = fitted(depth=3, epochs=0)
+    np.testing.assert_array_equal(np.concatenate([model.route(row[None]) for row in X]), model.route(X))
+
+
+def test_a_row_too_far_for_the_flow_takes_the_regular_route_and_gets_an_answer():
+    model = fitted(depth=2)
+    far = np.full((1, WIDTH), 1e25, np.float32)
+    with np.errstate(all="ignore"):
+        assert model.route(far).tolist() == [3]
+        assert model.predict(far)[0] in range(CLASSES)
+
+
+def test_random_routing_says_nothing_of_the_density():
+    model = fitted(routing="random", epochs=0)
+    density = model.log_likelihood(X)[:, 0]
+    route = model.route(X)
+    assert density[route == 2].max() > density[route == 1].min()
+    overlap = (density[route == 1] >= np.quantile(density, 0.7)).mean()
+    assert 0.1 < overlap < 0.5
+    assert 0.15 < (model.route(TEST[0]) == 1).mean() < 0.45
+
+
+# ---------------------------------------------------------------------------------------------- warm start, control
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"depth": 1},
+        {"depth": 3, "heads": "shared"},
+        {"depth": 2, "z": "latent", "cluster_prior": "balanced"},
+        {"depth": 1, "z": "none"},
+        {"depth": 0},
+        {"preset": "latent"},
+        {"preset": "imagenet_lt_paco", "second_branch": "zero", "clusters": 20},
+    ],
+    ids=str,
+)
+def test_warm_start_with_a_silent_branch_predicts_as_the_head_does(settings):
+    model = fitted(**settings | {"epochs": 0})
+    for rows in (X, TEST[0]):
+        np.testing.assert_allclose(model.scores(rows), START.scores(rows), atol=1e-5)
+        np.testing.assert_array_equal(model.predict(rows), START.scores(rows).argmax(axis=1))
+
+
+COSINE = LinearHead(np.random.default_rng(0).normal(size=(CLASSES, WIDTH)).astype(np.float32), None, "cosine", 16.0)
+
+
+def test_a_cosine_head_acts_on_unit_rows_here_too():
+    model = fitted(head=COSINE, epochs=0, depth=2)
+    np.testing.assert_allclose(model.scores(TEST[0]), COSINE.scores(TEST[0]), atol=1e-5)
+    np.testing.assert_array_equal(model.predict(TEST[0]), COSINE.scores(TEST[0]).argmax(axis=1))
+    trained = fitted(head=COSINE, depth=0, lr=0.5)
+    assert not np.allclose(trained.scores(TEST[0]), COSINE.scores(TEST[0]))
+    np.testing.assert_allclose(trained.scores(3 * TEST[0]), trained.scores(TEST[0]), atol=1e-4)
+
+
+def test_rate_of_preset_small_is_that_of_the_rows_that_the_heads_see():
+    """A linear head sees the features, a cosine head rows of norm 1."""
+    mean_square = np.square(X, dtype=np.float64).sum(axis=1).mean()
+    assert fitted(epochs=0).settings_.lr == pytest.approx(4 / mean_square)
+    assert fitted(epochs=0, head=COSINE).settings_.lr == pytest.approx(4.0)
+
+
+def test_without_a_flow_one_head_decides_all_rows():
+    model = fitted(depth=0)
+    assert model.depth_ == 0
+    assert (model.route(TEST[0]) == 1).all()
+    assert model.log_likelihood(TEST[0]).shape == (len(TEST[0]), 0)
+    (trained,) = unique_heads(model.chain_.heads)
+    assert trained.head.routes == [1]
+    x = torch.from_numpy(TEST[0])
+    with torch.no_grad():
+        logits = trained.head(x, x, torch.full((len(x), CLASSES), np.nan))
+    np.testing.assert_allclose(model.scores(TEST[0]), logits, atol=1e-5)
+
+
+def test_latent_branch_sees_the_latent_of_the_route():
+    model = fitted(depth=2, z="latent", epochs=0)
+    x = torch.from_numpy(TEST[0])
+    rows = model.chain_.routed(x, None)
+    for route, level in ((1, 0), (2, 1), (3, 1)):
+        members = rows.of([route])
+        assert len(members)
+        expected = model.chain_.levels[level].filter.latents(x[members])
+        torch.testing.assert_close(rows.z[members], expected, atol=1e-5, rtol=1e-5)
+    assert fitted(depth=1, epochs=0).chain_.routed(x, None).z is None
+
+
+def test_latent_option_changes_the_classifier():
+    by_features, by_latent = (fitted(z=z).scores(TEST[0]) for z in ("features", "latent"))
+    assert np.isfinite(by_latent).all()
+    assert not np.allclose(by_features, by_latent)
+
+
+def test_preset_latent_keeps_every_row_on_the_first_route():
+    model = fitted(preset="latent")
+    assert (model.route(X) == 1).all()
+    assert (model.route(TEST[0]) == 1).all()
+    (trained,) = unique_heads(model.chain_.heads)
+    assert trained.head.routes == [1, 2]
+
+
+def test_accuracy_is_near_that_of_the_head_trained_on():
+    """Between half a point below and one above, over three sets with two training seeds each."""
+    difference = []
+    for split in range(3):
+        data = hierarchical_features(split)
+        head = fit_linear_head(*data["train"], 20)
+        for seed in (split, split + 1000):
+            accuracy = [
+                DLSA(head=head, random_state=seed, depth=depth).fit(*data["train"], *data["val"]).score(*data["test"])
+                for depth in (0, 1)
+            ]
+            difference.append(100 * (accuracy[1] - accuracy[0]))
+    assert -0.5 <= np.mean(difference) <= 1.0
+
+
+# ------------------------------------------------------------------------------------------------------- determinism
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_other_routes(deep):
+    again, other = fitted(depth=3), fitted(depth=3, random_state=1)
+    assert again.scores(TEST[0]).tobytes() == deep.scores(TEST[0]).tobytes()
+    assert again.log_likelihood(TEST[0]).tobytes() == deep.log_likelihood(TEST[0]).tobytes()
+    assert (other.route(TEST[0]) != deep.route(TEST[0])).any()
+
+
+def test_test_rows_are_followed_and_change_nothing(deep):
+    followed = fitted(*TEST, depth=3)
+    assert followed.scores(TEST[0]).tobytes() == deep.scores(TEST[0]).tobytes()
+    assert followed.selected_on_ == "val"
+    assert "test" in followed.chain_.levels[0].history.log_likelihood
+    assert "test" not in deep.chain_.levels[0].history.log_likelihood
+
+
+# --------------------------------------------------------------------------------------------------------- selection
+
+
+def test_held_out_rows_are_a_fifth_of_each_class_and_at_least_one():
+    y = np.random.default_rng(0).permutation(np.repeat([0, 1, 2, 3], [50, 9, 4, 2]))
+    held_out = fifth_of_each_class(y, 0, at_least=1)
+    assert np.bincount(y[held_out]).tolist() == [10, 1, 1, 1]
+    np.testing.assert_array_equal(fifth_of_each_class(y, 0, at_least=1), held_out)
+    assert (fifth_of_each_class(y, 1, at_least=1) != held_out).any()
+    assert np.bincount(y[fifth_of_each_class(y, 0)], minlength=4).tolist() == [10, 1, 0, 0]
+
+
+def test_nothing_is_held_out_where_a_class_has_a_single_row():
+    keep = np.flatnonzero(Y < 3)
+    keep = np.concatenate([keep[Y[keep] < 2], keep[Y[keep] == 2][:1]])
+    model = DLSA(**FAST).fit(X[keep], Y[keep])
+    assert model.selected_on_ == "last"
+    assert [trained.epoch for trained in unique_heads(model.chain_.heads)] == [3, 3]
+    assert model.chain_.levels[0].rule == "last"
+
+
+def test_without_validation_rows_a_slice_chooses_that_no_part_of_the_model_has_seen(monkeypatch):
+    seen = {}
+
+    def fit_spy(rows, y, num_classes):
+        seen["start"] = rows
+        return fit_linear_head(rows, y, num_classes)
+
+    def chain_spy(parts, *rest):
+        seen["parts"] = parts
+        return fit_chain(parts, *rest)
+
+    monkeypatch.setattr("longtail.methods.heads.base.fit_linear_head", fit_spy)
+    monkeypatch.setattr("longtail.methods.dlsa.estimator.fit_chain", chain_spy)
+    model = DLSA(**FAST).fit(X, Y)
+    assert model.selected_on_ == "train_slice"
+    train, val = (seen["parts"][part] for part in ("train", "val"))
+    np.testing.assert_array_equal(seen["start"], train.x)
+    assert not {row.tobytes() for row in train.x.numpy()} & {row.tobytes() for row in val.x.numpy()}
+    assert len(train) + len(val) == len(X)
+    np.testing.assert_array_equal(np.bincount(val.y), np.maximum(1, np.bincount(Y) // 5))
+
+
+def test_given_validation_rows_leave_all_training_rows_for_training(deep):
+    assert deep.selected_on_ == "val"
+    assert (deep.route(X) == 1).sum() == len(X) - int(len(X) * (1 - 0.3))
+
+
+def test_choosing_on_test_needs_test_rows_and_is_marked():
+    with pytest.raises(ConfigError, match=r"dlsa\.select_on: test given, but fit has no X_test and y_test"):
+        fitted(select_on="test")
+    model = fitted(*TEST, select_on="test")
+    assert model.selected_on_ == "test"
+    assert {trained.selected_on for trained in model.chain_.heads.values()} == {"test"}
+
+
+def test_choosing_the_last_epoch_is_marked():
+    model = fitted(select_on="last", flow_select="last")
+    assert model.selected_on_ == "last"
+    assert [trained.epoch for trained in unique_heads(model.chain_.heads)] == [3, 3]
+    assert fitted(select_on="last").selected_on_ == "val"  # which chose the flow's epoch
+
+
+def test_without_validation_rows_a_given_head_is_not_judged_on_rows_it_may_have_seen():
+    """It knows them all, so the first epoch of such a choice would always win, and nothing would be trained."""
+    knows_all = fit_linear_head(X, Y, CLASSES)
+    for settings in ({"depth": 0}, {"depth": 2}):
+        model = DLSA(**FAST | settings, head=knows_all).fit(X, Y)
+        assert {trained.epoch for trained in model.chain_.heads.values()} == {FAST["epochs"]}
+        assert {trained.selected_on for trained in model.chain_.heads.values()} == {"last"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "given"),
+    [
+        ({}, True),
+        ({}, False),
+        ({"select_on": "last"}, False),
+        ({"select_on": "test"}, True),
+        ({"flow_select": "purity"}, False),
+        ({"preset": "imagenet_lt_paco", "clusters": 5}, True),
+    ],
+)
+def test_control_and_dlsa_train_their_heads_on_the_same_rows(settings, given, monkeypatch):
+    seen = []
+
+    def spy(head, train, *rest):
+        seen.append(np.sort(train.x[train.of(head.routes)].numpy(), axis=0))
+        return train_head(head, train, *rest)
+
+    monkeypatch.setattr("longtail.methods.dlsa.chain.train_head", spy)
+    rows = []
+    for depth in (0, 1):
+        DLSA(**FAST | settings | {"depth": depth}, head=START if given else None).fit(X, Y, None, None, *TEST)
+        rows.append(np.sort(np.concatenate(seen), axis=0))
+        seen.clear()
+    np.testing.assert_array_equal(*rows)
+
+
+def test_rows_are_held_out_only_where_they_choose_something():
+    without = DLSA(**FAST | {"depth": 0, "select_on": "last"}).fit(X, Y)
+    assert without.selected_on_ == "last"
+    rows_of_choosers = [DLSA(**FAST, depth=0).fit(X, Y), DLSA(**FAST | {"select_on": "last"}).fit(X, Y)]
+    assert [model.selected_on_ for model in rows_of_choosers] == ["train_slice", "train_slice"]
+
+
+# -------------------------------------------------------------------------------------------------------- edge cases
+
+
+def test_a_single_feature_is_refused_unless_no_flow_is_asked_for():
+    with pytest.raises(DataError, match="n_features = 1"):
+        DLSA(**FAST).fit(X[:, :1], Y)
+    assert DLSA(depth=0, epochs=3).fit(X[:, :1], Y).predict(X[:, :1]).shape == Y.shape
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_single_class_is_refused(depth):
+    with pytest.raises(DataError, match="at least 2 classes"):
+        DLSA(depth=depth).fit(X[:20], np.zeros(20, int))
+
+
+def test_more_clusters_than_rows_leave_empty_clusters_with_a_prior_of_zero():
+    model = fitted(clusters=2 * len(X))
+    (level,) = model.chain_.levels
+    filled = level.prior.sum(axis=1)
+    assert (filled == 0).sum() >= len(X)
+    np.testing.assert_allclose(filled[filled > 0], 1.0, rtol=1e-5)
+    assert np.isfinite(model.scores(TEST[0])).all()
+
+
+@pytest.mark.parametrize("proportion", [1.0, 0.8], ids=["no row is left", "rows of one class are left"])
+def test_chain_ends_where_fewer_than_two_classes_are_left(proportion, caplog):
+    caplog.set_level(logging.INFO, logger="longtail")
+    few = np.arange(len(Y)) % 6 == 0
+    x, y = X[few], Y[few]
+    model = DLSA(**FAST, depth=9, proportion=proportion, head=START).fit(x, y, *VAL)
+    reached = model.depth_
+    assert 1 <= reached < model.settings_.depth == 9
+    assert f"level {reached + 1} is left with fewer than two classes, so the chain has depth {reached}" in caplog.text
+    left = [np.unique(y[model.route(x) > level]) for level in range(reached + 1)]
+    assert len(left[reached]) == (0 if proportion == 1 else 1)
+    assert all(len(classes) >= 2 for classes in left[:reached])
+    assert set(model.chain_.heads) == set(range(1, reached + 2))
+    assert set(model.route(TEST[0])) <= set(model.chain_.heads)
+    assert np.isfinite(model.scores(TEST[0])).all()
+
+
+@pytest.mark.parametrize("preset", ["small", "imagenet_lt_ce"])
+def test_a_route_without_training_rows_uses_the_starting_head(preset, caplog):
+    caplog.set_level(logging.INFO, logger="longtail")
+    model = fitted(preset=preset, proportion=1.0)
+    assert "no training row takes route 2, whose classifier is the starting head" in caplog.text
+    trained = model.chain_.heads[2]
+    assert (trained.epoch, trained.selected_on) == (0, "last")
+    x = torch.from_numpy(TEST[0])
+    with torch.no_grad():
+        logits = trained.head(x, x, torch.zeros(len(x), CLASSES))
+    np.testing.assert_allclose(logits, START.scores(TEST[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_refused(value, deep):
+    bad = X.copy()
+    bad[3, 2] = value
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        DLSA(**FAST).fit(bad, Y)
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        deep.predict(bad)
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        DLSA(**FAST).fit(X, Y, bad, Y)
+    with pytest.raises(ValueError, match=r"NaN|infinity"):
+        DLSA(**FAST).fit(X, Y, *VAL, bad, Y)
+
+
+def test_features_of_another_width_are_refused(deep):
+    narrow = TEST[0][:, :-1]
+    for call in (deep.predict, deep.route, deep.log_likelihood, deep.scores):
+        with pytest.raises(ValueError, match=f"{WIDTH - 1} features"):
+            call(narrow)
+    for given in ((narrow, TEST[1]), (*VAL, narrow, TEST[1])):
+        with pytest.raises(ValueError, match=f"{WIDTH - 1} features"):
+            DLSA(**FAST).fit(X, Y, *given)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_messages_about_other_rows_name_the_argument_given(part):
+    rows, y = TEST
+    with pytest.raises(ConfigError, match=f"X_{part} and y_{part} must be given together"):
+        DLSA(**FAST).fit(X, Y, **{f"X_{part}": rows})
+    with pytest.raises(DataError, match=f"y_{part} holds classes that y does not: 99"):
+        DLSA(**FAST).fit(X, Y, **{f"X_{part}": rows, f"y_{part}": np.full(len(y), 99)})
+
+
+def test_head_of_another_shape_is_refused():
+    with pytest.raises(DataError, match=r"head\.weight is \(6, 9\), but X and y ask for \(6, 10\)"):
+        DLSA(**FAST, head=LinearHead(START.weight[:, :-1], START.bias)).fit(X, Y)
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(ConfigError, match="dlsa: device 'abacus'"):
+        DLSA(**FAST, device="abacus").fit(X, Y)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("settings", [{"depth": 2}, {"preset": "latent"}, {"depth": 0}])
+def test_everything_runs_in_the_dtype_of_the_features(dtype, settings):
+    head = LinearHead(START.weight.astype(np.float64), START.bias.astype(np.float64))
+    model = DLSA(**FAST, **settings, head=head).fit(X.astype(dtype), Y)
+    assert model.scores(TEST[0].astype(dtype)).dtype == dtype
+    assert model.log_likelihood(TEST[0].astype(dtype)).dtype == dtype
+    tensors = [*model.chain_.heads[1].head.parameters()]
+    tensors += [parameter for level in model.chain_.levels for parameter in level.filter.state_dict().values()]
+    assert {tensor.numpy(force=True).dtype for tensor in tensors} == {np.dtype(dtype)}
+    other = np.float64 if dtype is np.float32 else np.float32
+    np.testing.assert_array_equal(model.predict(TEST[0].astype(other)), model.predict(TEST[0]))
+
+
+def test_probabilities_are_the_softmax_of_the_scores(deep):
+    np.testing.assert_allclose(deep.predict_proba(TEST[0]), softmax(deep.scores(TEST[0]), axis=1), rtol=1e-5)
+    np.testing.assert_allclose(np.exp(deep.predict_log_proba(TEST[0])), deep.predict_proba(TEST[0]), rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+TABLE = {  # section 7 of the specification: the official configurations
+    #                        depth flow_B epochs lh   bal  pur  classifier loss sampler    lr  warm
+    "imagenet_lt_paco": (3, 1024, 50, 2, 1, 0.02, "linear", "bsm", "shuffle", 1e-4, True),
+    "imagenet_lt_paco_cbs": (3, 1024, 50, 2, 1, 0.02, "linear", "ce", "class_aware", 1e-4, True),
+    "imagenet_lt_paco_m2m": (3, 1024, 50, 2, 1, 0.02, "linear", "bsm", "shuffle", 1e-4, True),
+    "imagenet_lt_paco_cos": (1, 1024, 50, 2, 1, 0.02, "cosine", "ce", "shuffle", 1e-4, True),
+    "imagenet_lt_ce": (1, 1024, 50, 2, 1, 0.02, "linear", "bsm", "shuffle", 1e-2, False),
+    "imagenet_lt_cbs": (1, 1024, 50, 2, 1, 0.02, "linear", "bsm", "shuffle", 1e-2, False),
+    "places_lt_paco": (1, 512, 60, 1, 2, 0.03, "linear", "bsm", "shuffle", 1e-4, True),
+    "places_lt_ce": (1, 512, 60, 1, 2, 0.03, "linear", "bsm", "shuffle", 1e-2, False),
+    "places_lt_ce_cos": (1, 512, 60, 1, 2, 0.03, "cosine", "ce", "shuffle", 1e-2, False),
+    "inaturalist18_paco": (3, 1024, 30, 1, 1, 0.02, "linear", "bsm", "shuffle", 1e-4, True),
+}
+COLUMNS = (
+    "depth",
+    "flow_batch_size",
+    "flow_epochs",
+    "likelihood_weight",
+    "balance_weight",
+    "purity_weight",
+    "classifier",
+    "loss",
+    "sampler",
+    "lr",
+    "warm_start",
+)
+COMMON = {
+    "blocks": 2,
+    "hidden_layers": 1,
+    "clusters": 500,
+    "centre_std": 0.05,
+    "q": 2.0,
+    "proportion": 0.3,
+    "balance_momentum": 0.7,
+    "flow_lr": 0.2,
+    "batch_size": 128,
+    "epochs": 150,
+    "eval_every": 5,
+    "z": "features",
+    "second_branch": "random",
+    "loss_counts": "stage",
+    "cluster_prior": "frequency",
+    "flow_select": "purity",
+    "log_scale_limit": 0.0,
+    "standardize": False,
+    "heads": "separate",
+    "routing": "density",
+}
+SIZE = {"rows": 2634, "width": 64, "num_classes": 20, "mean_square": 200.0}
+
+
+def test_every_published_configuration_stands_in_the_table():
+    assert set(PRESETS) == {"small", "latent", *TABLE}
+
+
+@pytest.mark.parametrize("preset", TABLE)
+def test_published_preset_is_that_of_the_table_whatever_the_data(preset):
+    for size in (SIZE, {"rows": 115_846, "width": 2048, "num_classes": 1000, "mean_square": 1.0}):
+        settings = asdict(resolve(preset, {}, **size))
+        assert {name: settings[name] for name in COLUMNS} == dict(zip(COLUMNS, TABLE[preset], strict=True))
+        assert {name: settings[name] for name in COMMON} == COMMON
+
+
+def test_small_follows_the_size_of_the_data():
+    settings = resolve("small", {}, **SIZE)
+    assert settings.clusters == 20
+    assert settings.centre_std == pytest.approx(0.05 * np.sqrt(32))
+    assert settings.flow_batch_size == 2634 // 8
+    assert settings.likelihood_weight == pytest.approx(2 * 32 * 20 / 1000)
+    assert settings.q == 1.0
+    assert settings.lr == pytest.approx(4 / 200)
+    assert (settings.warm_start, settings.second_branch) == (True, "zero")
+    assert (settings.standardize, settings.log_scale_limit, settings.flow_select) == (True, 5.0, "held_out")
+
+
+@pytest.mark.parametrize(
+    ("size", "name", "value"),
+    [
+        ({"rows": 200, "num_classes": 50}, "clusters", 10),  # at least 20 rows each
+        ({"rows": 30}, "clusters", 2),
+        ({"rows": 10**6}, "flow_batch_size", 1024),
+        ({"rows": 9}, "flow_batch_size", 2),
+        ({"width": 2048}, "centre_std", 0.05),
+        ({"width": 512}, "centre_std", 0.1),
+        ({"width": 2048, "num_classes": 1000}, "likelihood_weight", 2.0),
+        ({"mean_square": 1e-9}, "lr", 10.0),
+    ],
+)
+def test_small_has_the_worked_values(size, name, value):
+    assert getattr(resolve("small", {}, **SIZE | size), name) == pytest.approx(value)
+
+
+def test_latent_is_small_without_routing():
+    small, latent = (asdict(resolve(preset, {}, **SIZE)) for preset in ("small", "latent"))
+    changed = {name: latent[name] for name in small if latent[name] != small[name]}
+    assert changed == {"proportion": 1.0, "heads": "shared", "z": "latent", "cluster_prior": "balanced"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_explicit_value_wins_over_the_preset(preset):
+    given = {"depth": 2, "lr": 0.5, "warm_start": False, "select_on": "last", "clusters": 7, "q": 0.0, "z": "none"}
+    settings = resolve(preset, {"epochs": "auto"} | given, **SIZE)
+    assert {name: getattr(settings, name) for name in given} == given
+    assert settings.epochs == 150
+    assert fitted(preset="small", clusters=7, q=0.0, epochs=0).settings_.clusters == 7
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in fields(Settings)])
+def test_auto_leaves_every_setting_to_the_preset(name):
+    assert resolve("small", {name: "auto"}, **SIZE) == resolve("small", {}, **SIZE)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("preset", value) for value in ("official", "auto", None)],
+        *[("depth", value) for value in (-1, 1.5, "deep", True, None, np.nan)],
+        *[("proportion", value) for value in (0, 1.1, -0.3, "a third")],
+        *[("flow_lr", value) for value in (0, -1, np.inf, np.nan)],
+        *[("lr", value) for value in (0.0, "high")],
+        *[("clusters", value) for value in (0, 2.5)],
+        *[("flow_batch_size", value) for value in (0, 1)],  # one row has no variance
+        *[(name, 0) for name in ("batch_size", "blocks", "patience", "eval_every", "flow_epochs", "centre_std")],
+        *[(name, -1) for name in ("q", "hidden_layers", "epochs", "log_scale_limit")],
+        *[(f"{name}_weight", -0.5) for name in ("likelihood", "balance", "purity")],
+        *[("balance_momentum", value) for value in (1.0, -0.1, None)],
+        *[("standardize", value) for value in (1, "yes")],
+        *[("warm_start", value) for value in (0, None)],
+        *[
+            (name, "other")
+            for name in (
+                "routing",
+                "flow_select",
+                "heads",
+                "classifier",
+                "loss",
+                "sampler",
+                "loss_counts",
+                "cluster_prior",
+                "z",
+                "second_branch",
+                "select_on",
+            )
+        ],
+    ],
+)
+def test_value_that_is_not_allowed_is_refused_by_its_name(name, value):
+    with pytest.raises(ConfigError, match=rf"dlsa\.{name}: .*expected"):
+        DLSA(**FAST | {name: value}).fit(X, Y)
+
+
+@pytest.mark.parametrize("number", [2.0, np.int64(2)], ids=["float", "int64"])
+def test_whole_numbers_of_any_type_count_as_such(number):
+    settings = resolve("small", {"depth": number, "clusters": number}, **SIZE)
+    assert (settings.depth, settings.clusters) == (2, 2)
+    assert fitted(depth=number, epochs=0).depth_ == 2
+
+
+def test_cosine_classifier_has_no_silent_branch():
+    """Cosine weights count by direction alone, and zero has none."""
+    settings = resolve("small", {"classifier": "cosine"}, **SIZE)
+    assert settings.second_branch == "random"
+    with pytest.raises(ConfigError, match=r"dlsa\.second_branch: zero given with dlsa\.classifier: cosine"):
+        resolve("small", {"classifier": "cosine", "second_branch": "zero"}, **SIZE)
+    model = fitted(classifier="cosine", loss="ce")
+    assert np.abs(model.scores(TEST[0])).max() <= 32
+
+
+# ----------------------------------------------------------------------------------------------------------- storage
+
+STORED = [
+    {"depth": 2},
+    {"depth": 0},
+    {"preset": "latent"},
+    {"depth": 2, "heads": "shared", "routing": "random"},
+    {"classifier": "cosine", "loss": "ce", "z": "none"},
+    {"depth": 2, "standardize": False, "head": COSINE},
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("settings", STORED, ids=range(len(STORED)))
+def test_stored_chain_gives_identical_routes_and_scores_and_the_same_bytes_twice(settings, dtype, tmp_path):
+    rows = TEST[0].astype(dtype)
+    model = DLSA(**FAST | {"head": START} | settings).fit(X.astype(dtype), Y, VAL[0].astype(dtype), VAL[1])
+    digest = save_chain(tmp_path / "chain.pt", model.chain_, {"split": "abc"})
+    assert save_chain(tmp_path / "again.pt", model.chain_, {"split": "abc"}) == digest
+    chain, meta = load_chain(tmp_path / "chain.pt")
+    assert meta == {"split": "abc"}
+    assert chain.settings == model.settings_
+    x = torch.from_numpy(rows)
+    found, expected = chain.routing(x), model.trace(rows)
+    for name in ("route", "log_density", "cluster"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+    assert chain.scores(x).tobytes() == model.scores(rows).tobytes()
+    for kept, stored in zip(model.chain_.levels, chain.levels, strict=True):
+        assert (stored.threshold, stored.epoch, stored.rule) == (kept.threshold, kept.epoch, kept.rule)
+    assert save_chain(tmp_path / "third.pt", chain, meta) == digest
+    assert (tmp_path / "chain.pt").read_bytes() == (tmp_path / "third.pt").read_bytes()
+
+
+def test_proportion_one_survives_storage(tmp_path):
+    model = fitted(preset="latent", epochs=0)
+    save_chain(tmp_path / "chain.pt", model.chain_, {})
+    chain, _ = load_chain(tmp_path / "chain.pt")
+    assert chain.levels[0].threshold == -np.inf
+
+
+def test_missing_or_damaged_chain_is_refused(tmp_path, deep):
+    path = tmp_path / "chain.pt"
+    with pytest.raises(ArtifactError, match=r"chain\.pt is missing.*train_dlsa"):
+        load_chain(path)
+    save_chain(path, deep.chain_, {})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="damaged"):
+        load_chain(path)

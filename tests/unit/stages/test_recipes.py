@@ -1,0 +1,137 @@
+"""Recipes: every one is valid, named, and lies over params.yaml without losing anything else of it."""
+
+import copy
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from longtail.core.config import load_params, parse_yaml
+from longtail.core.errors import ConfigError
+from stages import recipe
+from tests.imports import ROOT
+
+
+@pytest.fixture
+def params(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path / "params.yaml"
+
+
+def values(path: Path) -> dict:
+    return dict(recipe.flat(parse_yaml(path.read_text())))
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_recipe_applies_says_what_it_changes_and_changes_nothing_else(params, name):
+    before = values(params)
+    lines = recipe.apply(name, params)
+    load_params(params)
+    after, wanted = values(params), dict(recipe.flat(recipe.read_recipe(name)["params"]))
+    assert lines and {line.split(":")[0] for line in lines} == {key for key in after if after[key] != before[key]}
+    assert {key: after[key] for key in wanted} == wanted
+    assert {key: after[key] for key in before if key not in wanted} == {
+        key: before[key] for key in before if key not in wanted
+    }
+    assert after.keys() == before.keys()
+    assert recipe.apply(name, params) == [], "once is enough"
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_recipe_names_its_source_and_the_number_that_it_aims_at(name):
+    content = recipe.read_recipe(name)
+    assert re.search(r"\b20[12]\d\b", content["source"])
+    assert any(character.isdigit() for character in content["aim"]) and ":" in content["aim"]
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_nothing_of_another_recipe_is_left(name):
+    """Each after each; one that names no dataset sets its groups alone."""
+    shipped = parse_yaml((ROOT / "params.yaml").read_text())
+    changes = recipe.read_recipe(name)["params"]
+    alone = copy.deepcopy(shipped)
+    recipe.overlay(alone, recipe.whole(changes))
+    for other in recipe.names():
+        both = copy.deepcopy(shipped) | {"seed": 7}
+        both["runtime"]["workers"] = 1
+        recipe.overlay(both, recipe.whole(recipe.read_recipe(other)["params"]))
+        recipe.overlay(both, recipe.whole(changes))
+        compared = set(alone) - {"seed", "runtime"} if "dataset" in changes else set(changes)
+        assert {key: both[key] for key in compared} == {key: alone[key] for key in compared}, other
+        assert (both["seed"], both["runtime"]["workers"]) == (7, 1)
+
+
+def test_recipe_on_edited_params_gives_the_published_setting_and_keeps_seed_and_runtime(params):
+    text = params.read_text().replace("val_per_class: 10 ", "val_per_class: 25 ").replace("seed: 0\n", "seed: 5\n")
+    params.write_text(text.replace("per_class: auto  ", "per_class: 30  ").replace("threads: 1", "threads: 4"))
+    assert values(params)["train.per_class"] == 30
+    lines = recipe.apply("cifar100_lt_fsgl", params)
+    after = values(params)
+    assert (after["train.per_class"], after["val_per_class"]) == ("auto", 0)
+    assert (after["seed"], after["runtime.threads"]) == (5, 4)
+    assert "train.per_class: 30 -> auto" in lines
+
+
+def test_comments_and_order_of_params_survive(params):
+    comments = [line.partition("#")[2] for line in params.read_text().splitlines() if "#" in line]
+    keys = list(values(params))
+    recipe.apply("cifar100_lt_ldam_drw", params)
+    assert [line.partition("#")[2] for line in params.read_text().splitlines() if "#" in line] == comments
+    assert list(values(params)) == keys
+
+
+def test_params_that_a_recipe_does_not_change_keep_their_bytes(params):
+    before = params.read_text().splitlines()
+    lines = recipe.apply("imagenet_lt_dlsa_paco", params)
+    changed = [(old, new) for old, new in zip(before, params.read_text().splitlines(), strict=True) if old != new]
+    assert lines == ["dlsa.preset: small -> imagenet_lt_paco"]
+    assert len(changed) == 1 and "preset: imagenet_lt_paco" in changed[0][1]
+
+
+def test_show_changes_nothing(params, capsys):
+    before = params.read_bytes()
+    recipe.main(["cifar10_lt_bns_ipdpp", "--show"])
+    assert params.read_bytes() == before
+    output = capsys.readouterr().out
+    assert "ipdpp 76.4" in output and "pretrain.method: none -> bns" in output
+
+
+def test_list_names_every_recipe_with_its_aim(params, capsys):
+    recipe.main([])
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == recipe.names()
+
+
+def test_unknown_recipe_is_refused_with_the_known_ones(params):
+    with pytest.raises(ConfigError, match=r"recipe: 'magic' given, one of cifar100_lt50_fsgl, .* allowed"):
+        recipe.apply("magic", params)
+
+
+def test_recipe_with_an_unknown_key_is_refused_and_params_stay(params, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "RECIPES", tmp_path / "recipes")
+    (tmp_path / "recipes").mkdir()
+    before = params.read_bytes()
+    for content, message in (
+        ("source: x\naim: y\nparams: {train: {epoch: 3}}", r"train\.epoch: unknown key \(did you mean train\.epochs"),
+        ("source: x\naim: y\nparams: {imb_factor: 0.01}", "imb_factor: 0.01 given"),
+        ("source: x\nparams: {}", "aim, params, source expected"),
+    ):
+        (tmp_path / "recipes/bad.yaml").write_text(content)
+        with pytest.raises(ConfigError, match=message):
+            recipe.apply("bad", params)
+        assert params.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["train: {", "- a list", "train: {epoch: 3}"])
+def test_damaged_params_end_in_one_sentence_and_stay(params, content):
+    params.write_text(content)
+    with pytest.raises(ConfigError, match=r"params\.yaml|train\.epoch: unknown key"):
+        recipe.apply("cifar100_lt_ce", params)
+    assert params.read_text() == content
+
+
+def test_missing_params_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"params\.yaml is missing"):
+        recipe.apply("cifar100_lt_ce", Path("params.yaml"))

@@ -1,9 +1,7 @@
-"""BNS pretraining, its linear probe, and finetuning on IP-DPP subsets, stage by stage."""
+"""The stage finetune_ipdpp: byte-stable, resumable, its draws, and every key matters."""
 
-import contextlib
-import importlib
+import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,6 @@ from longtail.artifacts.features import read_features, write_features
 from longtail.artifacts.head_files import read_head
 from longtail.artifacts.predictions import read_predictions
 from longtail.augment.transforms import Transform
-from longtail.core.config import Train
 from longtail.core.errors import ArtifactError, ConfigError, DataError, TrainingError
 from longtail.data.manifest import read_manifest
 from longtail.methods.ipdpp.finetuning import label_log_probability
@@ -25,20 +22,18 @@ from longtail.methods.ipdpp.information import Information
 from longtail.methods.ipdpp.selection_file import read_selection
 from longtail.methods.ipdpp.structured import RankOneKDPP
 from longtail.models.classifier import Classifier, LinearHead
-from longtail.models.factory import create_backbone
-from longtail.models.stored import load_backbone, save_backbone
-from longtail.train import loop as trainer
-from longtail.train.batches import Batch, open_part
+from longtail.models.stored import load_backbone
+from longtail.train.batches import open_part
 from longtail.train.extract import outputs
-from longtail.train.objective import Moment, Setting
 from stages.common import PREPARED
 from stages.split_file import read_split
-from tests.conftest import merged, write_params
-from tests.pipeline.test_stages import refused, write_foreign, write_image
+from tests.conftest import write_params
+from tests.pipeline.helpers import BEFORE, interrupt_save, known, refused, write_foreign, write_image
 
 CPU = torch.device("cpu")
-BEFORE = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
-OUTPUTS = (
+
+
+IPDPP_OUTPUTS = (
     "models/ipdpp.pt",
     "models/ipdpp_selection.h5",
     "data/ipdpp_subset.csv",
@@ -58,51 +53,20 @@ KINDS: dict[str, dict] = {
 }
 
 
-@pytest.fixture(scope="module")
-def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits with every stage up to ``extract_features``, made once."""
-    folder = tmp_path_factory.mktemp("digits")
-    write_params(folder, {"train": {"epochs": 10}})
-    with contextlib.chdir(folder):
-        for name in BEFORE:
-            importlib.import_module(f"stages.{name}").main()
-    return folder
-
-
-@pytest.fixture
-def trained(tmp_path, stage, trained_digits: Path) -> Path:
-    """The working folder, in which ``finetune_ipdpp`` can start."""
-    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
 def finetune(stage, folder: Path, **changes) -> dict[str, bytes]:
     write_params(folder, {"train": {"epochs": 10}, "ipdpp": changes})
     stage("finetune_ipdpp")
-    return {name: (folder / name).read_bytes() for name in OUTPUTS}
-
-
-_KNOWN: dict[str, dict[str, bytes]] = {}
-
-
-def known(key: str, compute) -> dict[str, bytes]:
-    """What ``compute`` gives, from the first time that it was asked for: stages give the same bytes in every folder."""
-    if key not in _KNOWN:
-        _KNOWN[key] = compute()
-    return _KNOWN[key]
+    return {name: (folder / name).read_bytes() for name in IPDPP_OUTPUTS}
 
 
 def draws(folder: Path):
     return read_selection(folder / "models/ipdpp_selection.h5", "finetune_ipdpp")
 
 
-# The stage finetune_ipdpp
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_finetuning_writes_the_same_bytes_twice_and_no_path(trained, stage, kind):
     first = finetune(stage, trained, **KINDS[kind])
-    for name in OUTPUTS:
+    for name in IPDPP_OUTPUTS:
         (trained / name).unlink()
     assert finetune(stage, trained, **KINDS[kind]) == first
     assert not any(str(trained).encode() in content for content in first.values())
@@ -285,9 +249,6 @@ def test_image_files_are_finetuned(tmp_path, stage, freeze):
     assert len(read_predictions(Path("metrics/predictions/ipdpp.h5"), "x").label) == 9
 
 
-# Errors of finetune_ipdpp
-
-
 def test_foreign_features_are_refused_by_finetuning(trained, stage):
     write_foreign(trained / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
     write_foreign(trained / "features", "test", np.repeat([0, 1, 2], 5))
@@ -349,43 +310,13 @@ def test_image_files_that_are_gone_are_named_before_training_also_with_a_frozen_
         path.unlink() if damage == "removed" else path.write_bytes(path.read_bytes() + b"0")
     refused(DataError, lambda: stage("finetune_ipdpp"), "class0", "data_root" if damage == "removed" else "changed")
     assert not list((tmp_path / ".scratch").rglob("*.pt"))
-    assert not any((tmp_path / name).exists() for name in OUTPUTS)
+    assert not any((tmp_path / name).exists() for name in IPDPP_OUTPUTS)
 
 
 def test_diverging_finetuning_ends_with_its_name_and_leaves_no_output(trained, stage):
     write_params(trained, {"train": {"epochs": 10}, "ipdpp": {"lr": 1e30, "optimizer": "sgd"}})
     refused(TrainingError, lambda: stage("finetune_ipdpp"), "ipdpp: loss or weights", "lr")
-    assert not any((trained / name).exists() for name in OUTPUTS)
-
-
-def test_selection_and_predictions_of_another_split_are_refused_by_evaluate(tmp_path, pipeline, stage):
-    pipeline()
-    names = ("models/ipdpp_selection.h5", "metrics/predictions/ipdpp.h5", "metrics/predictions/ipdpp_uniform.h5")
-    old = {name: Path(name).read_bytes() for name in names}
-    write_params(tmp_path, {"imb_factor": 50})
-    pipeline()
-    for name in names:
-        new = Path(name).read_bytes()
-        Path(name).write_bytes(old[name])
-        refused(ArtifactError, lambda: stage("evaluate"), name, "another split", "dvc repro finetune_ipdpp")
-        Path(name).write_bytes(new)
-    stage("evaluate")
-
-
-# Resume of finetune_ipdpp
-
-
-def interrupt_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """KeyboardInterrupt right after the ``number``-th checkpoint of the training loop."""
-    original, calls = trainer._save, []
-
-    def interrupted(*arguments: object) -> None:
-        original(*arguments)
-        calls.append(arguments)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer, "_save", interrupted)
+    assert not any((trained / name).exists() for name in IPDPP_OUTPUTS)
 
 
 @pytest.mark.parametrize("freeze", ["none", "encoder"])
@@ -394,7 +325,7 @@ def test_interrupted_finetuning_goes_on_and_gives_the_same_bytes(trained, stage,
     """Four epochs each of ipdpp (saves 1 to 4) and of its control (5 to 8), two a round."""
     whole = known(f"freeze {freeze}", lambda: finetune(stage, trained, freeze=freeze))
     write_params(trained, {"train": {"epochs": 10}, "ipdpp": {"freeze": freeze}})
-    for name in OUTPUTS:
+    for name in IPDPP_OUTPUTS:
         (trained / name).unlink(missing_ok=True)
     with monkeypatch.context() as patch:
         interrupt_save(patch, save)
@@ -429,81 +360,12 @@ def test_unfinished_finetuning_of_other_parameters_or_features_is_not_resumed(tr
     finetune(stage, trained, k="11*n_min")
     path = trained / "features/features_train.h5"
     ours = read_features(path)
-    import dataclasses
 
     write_features(path, dataclasses.replace(ours, features=2 * ours.features))
     finetune(stage, trained)
     assert "resuming" not in capsys.readouterr().out
 
 
-# pretrain.method: bns and its probe
-
-BNS = {"pretrain": {"method": "bns", "epochs": 3}}
-
-
-def pretrained(stage, folder: Path, *changes: dict) -> dict[str, bytes]:
-    write_params(folder, BNS, *changes)
-    for name in BEFORE[:3]:
-        stage(name)
-    return {name: (folder / name).read_bytes() for name in ("models/pretrained.pt", "metrics/curves/pretrain.tsv")}
-
-
-@pytest.mark.parametrize("variant", ["code", "paper"])
-def test_pretraining_writes_the_same_bytes_twice_and_exports_the_backbone_alone(tmp_path, stage, variant):
-    change = {"pretrain": {"bns": {"variant": variant}}}
-    first = pretrained(stage, tmp_path, change)
-    assert pretrained(stage, tmp_path, change) == first
-    tensors, meta, _ = load_checkpoint(Path("models/pretrained.pt"), "pretrain")
-    assert all(name.startswith("backbone.") for name in tensors)
-    assert meta["pretrain"] == "bns"
-    table = pd.read_csv("metrics/curves/pretrain.tsv", sep="\t")
-    assert list(table["epoch"]) == [1, 2, 3] and {"loss", "positive_similarity"} <= set(table.columns)
-
-
-def test_pretraining_starts_from_the_seeded_weights_and_moves_them(tmp_path, stage):
-    pretrained(stage, tmp_path, {"pretrain": {"method": "none"}})
-    seeded = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
-    assert Path("metrics/curves/pretrain.tsv").read_text().split() == ["epoch", "lr", "loss"]
-    pretrained(stage, tmp_path, {"pretrain": {"lr": 1e-12, "weight_decay": 0.0}})
-    still = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
-    weights = [name for name in seeded if name.endswith("weight")]
-    assert all(torch.allclose(seeded[name], still[name], atol=1e-6) for name in weights)
-    pretrained(stage, tmp_path)
-    moved = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
-    assert not any(torch.allclose(seeded[name], moved[name], atol=1e-4) for name in weights)
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"normalize": "none"}], ids=str)
-def test_every_choice_beside_the_keys_of_pretraining_reaches_the_weights(tmp_path, stage, change):
-    first = pretrained(stage, tmp_path)["models/pretrained.pt"]
-    assert pretrained(stage, tmp_path, change)["models/pretrained.pt"] != first
-
-
-PRETRAIN_KEYS = {
-    "optimizer": "sgd",
-    "weight_decay": 0.5,
-    "warmup_epochs": 2,
-    "schedule": "constant",
-    "lr": 0.02,
-    "batch_size": 64,
-    "epochs": 2,
-    "precision": "bf16",
-    "augment": "crop",
-    "jitter_strength": 0.5,
-    "fixed_order": True,
-    "drop_last": False,
-}
-METHOD_KEYS = {
-    "bns": {
-        "variant": "paper",
-        "temperature": 0.7,
-        "projector_hidden": 8,
-        "projector_dim": 4,
-        "extra_positives": 3,
-        "negatives": 9,
-    },
-    "moco": {"temperature": 0.5, "queue": 10, "dim": 5, "momentum": 0.5, "splits": 2},
-}
 IPDPP_KEYS = {
     "scale": "n2",
     "k": 5,
@@ -524,88 +386,6 @@ IPDPP_KEYS = {
     "sampler": "feature_kdpp",
     "drop_last": True,
 }
-STEP_KEYS = {"milestones": [1], "gamma": 0.5}
-TRAIN_KEYS = {"optimizer": "adamw", "drop_last": False, "augment": "simclr_noflip", "schedule": "cosine_per_step"}
-
-
-@pytest.mark.parametrize("key", PRETRAIN_KEYS)
-def test_every_key_of_pretraining_reaches_the_weights(tmp_path, stage, key):
-    first = known("pretrain", lambda: pretrained(stage, tmp_path))["models/pretrained.pt"]
-    assert pretrained(stage, tmp_path, {"pretrain": {key: PRETRAIN_KEYS[key]}})["models/pretrained.pt"] != first
-
-
-@pytest.mark.parametrize(("method", "key"), [(method, key) for method, keys in METHOD_KEYS.items() for key in keys])
-def test_every_key_of_a_method_of_pretraining_reaches_the_weights(tmp_path, stage, method, key):
-    of_method = {"variant": "paper"} if key in ("extra_positives", "negatives") else {}
-    base = {"pretrain": {"method": method, method: of_method}}
-    first = known(f"pretrain {base}", lambda: pretrained(stage, tmp_path, base))["models/pretrained.pt"]
-    changed = pretrained(stage, tmp_path, base, {"pretrain": {method: {key: METHOD_KEYS[method][key]}}})
-    assert changed["models/pretrained.pt"] != first
-
-
-@pytest.mark.parametrize("method", ["rotation", "moco"])
-def test_self_supervised_pretraining_moves_every_tensor_of_the_backbone_and_knows_no_label(tmp_path, stage, method):
-    """Weights and batch-norm buffers are other ones, the file holds nothing but the backbone, and the head that follows
-    starts as it does without pretraining."""
-    change = {"pretrain": {"method": method}}
-    pretrained(stage, tmp_path, {"pretrain": {"method": "none"}})
-    seeded = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
-    first = pretrained(stage, tmp_path, change)
-    moved, meta, _ = load_checkpoint(Path("models/pretrained.pt"), "pretrain")
-    assert moved.keys() == seeded.keys() and meta["pretrain"] == method
-    assert not [name for name in moved if torch.equal(moved[name], seeded[name])]
-    assert pretrained(stage, tmp_path, change) == first
-    heads = {}
-    for chosen in ("none", method):
-        still = {"lr": 1e-30, "weight_decay": 0.0, "epochs": 1}
-        write_params(tmp_path, {"pretrain": {"method": chosen, "epochs": 1}, "train": still})
-        for name in ("pretrain", "train_backbone"):
-            stage(name)
-        _, heads[chosen], _, _ = load_backbone(Path("models/backbone.pt"), "train_backbone")
-    for name, tensor in heads["none"].items():
-        assert torch.equal(tensor, heads[method][name]), name
-
-
-def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_path, stage):
-    from longtail.methods.objectives.pretraining import PRETRAINING
-
-    labels = torch.arange(12) % 3
-    images = torch.rand(2, 12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = {}
-    for name in ("rotation", "moco"):
-        kind = PRETRAINING[name]
-        for order in (labels, labels.flip(0)):
-            torch.manual_seed(0)
-            objective = kind(Setting(3, np.array([4, 4, 4]), 16, 2, 0))
-            model = Classifier(create_backbone("resnet8", in_channels=3, width=4), objective.create_head())
-            objective.attach(model)
-            batch = Batch(tuple(images[: kind.views]), order, torch.arange(12))
-            found.setdefault(name, []).append(objective.loss(model, batch, Moment(0, 2, 0, 1))[0].item())
-    assert all(one == other for one, other in found.values())
-
-
-def test_momentum_of_pretraining_counts_with_sgd(tmp_path, stage):
-    sgd = {"pretrain": {"optimizer": "sgd"}}
-    first = pretrained(stage, tmp_path, sgd)["models/pretrained.pt"]
-    assert pretrained(stage, tmp_path, sgd, {"pretrain": {"momentum": 0.5}})["models/pretrained.pt"] != first
-
-
-@pytest.mark.parametrize("key", STEP_KEYS)
-@pytest.mark.parametrize("group", ["pretrain", "train", "ipdpp"])
-def test_drops_of_the_rate_reach_every_training(trained, stage, group, key):
-    """Three epochs: the milestones by default are the second, and the last finds the rate a hundredth of the first."""
-    curve = {"pretrain": "pretrain", "train": "train_backbone", "ipdpp": "finetune_ipdpp"}[group]
-    step = {"schedule": "step", "epochs": 3, "warmup_epochs": 0, "lr": 1e-3}
-    rates = []
-    for change in ({}, {key: STEP_KEYS[key]}):
-        write_params(
-            trained, {"pretrain": {"method": "rotation"}} if group == "pretrain" else {}, {group: step | change}
-        )
-        stage(curve)
-        rates.append(pd.read_csv(f"metrics/curves/{curve}.tsv", sep="\t")["lr"].tolist()[:3])
-    plain, changed = (np.array(lr) / 1e-3 for lr in rates)
-    assert plain == pytest.approx([1, 1, 1e-4], rel=1e-6)
-    assert changed == pytest.approx([1, 0.01, 0.01] if key == "milestones" else [1, 1, 0.25], rel=1e-6)
 
 
 @pytest.mark.parametrize("key", IPDPP_KEYS)
@@ -634,139 +414,3 @@ def test_every_key_of_finetuning_reaches_the_predictions(trained, stage, key):
 def test_keys_of_finetuning_that_need_another_key_reach_the_predictions(trained, stage, base, change):
     first, changed = finetune(stage, trained, **base), finetune(stage, trained, **base, **change)
     assert changed["metrics/predictions/ipdpp.h5"] != first["metrics/predictions/ipdpp.h5"]
-
-
-@pytest.mark.parametrize("key", TRAIN_KEYS)
-def test_new_keys_of_training_reach_the_backbone(tmp_path, stage, key):
-    found = []
-    for change in ({}, {key: TRAIN_KEYS[key]}):
-        write_params(tmp_path, {"train": {"epochs": 2} | change})
-        for name in BEFORE[:4]:
-            stage(name)
-        found.append(load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0])
-    assert any(not torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
-
-
-@pytest.mark.parametrize(("augment", "matters"), [("simclr_noflip", True), ("crop", False)])
-def test_strength_of_the_jitter_matters_to_simclr_alone(tmp_path, stage, augment, matters):
-    found = []
-    for strength in (1.0, 2.0):
-        write_params(tmp_path, {"train": {"epochs": 2, "augment": augment, "jitter_strength": strength}})
-        for name in BEFORE[:4]:
-            stage(name)
-        found.append(Path("models/backbone.pt").read_bytes())
-    assert (found[0] != found[1]) == matters
-
-
-def test_probe_sees_plain_images_and_every_one_of_them_by_default(tmp_path, stage):
-    pretrained(stage, tmp_path, {"train": {"frozen": True, "epochs": 30, "batch_size": 64}})
-    stage("train_backbone")
-    assert load_checkpoint(Path("models/backbone.pt"), "train_backbone")[1]["transform"]["policy"] == "none"
-    dropping = Path("models/backbone.pt").read_bytes()
-    write_params(tmp_path, BNS, {"train": {"frozen": True, "epochs": 30, "batch_size": 64, "drop_last": True}})
-    stage("train_backbone")
-    assert Path("models/backbone.pt").read_bytes() != dropping
-
-
-def test_pretrained_weights_of_another_split_or_other_channels_are_refused(tmp_path, stage):
-    pretrained(stage, tmp_path)
-    write_params(tmp_path, BNS, {"split_seed": 7})
-    stage("subsample")
-    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.pt", "dvc repro pretrain")
-    write_params(tmp_path, {"split_seed": 7})
-    stage("pretrain")
-    meta = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[1]
-    backbone = create_backbone("resnet8", in_channels=3)
-    save_backbone(Path("models/pretrained.pt"), backbone, meta | {"channels": 3})
-    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.pt", "dvc repro pretrain")
-
-
-def test_linear_probe_leaves_the_pretrained_backbone_as_it_is_with_its_statistics(tmp_path, stage, capsys):
-    pretrained(stage, tmp_path, {"train": {"frozen": True}})
-    stage("train_backbone")
-    assert "train.per_class: 10 images of each class at most, 70 of 304 images" in capsys.readouterr().out
-    before = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
-    after = load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0]
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    write_params(tmp_path, BNS, {"train": {"frozen": True, "bn_mode": "train"}})
-    stage("train_backbone")
-    drifted = load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0]
-    moved = {name for name in before if not torch.equal(before[name], drifted[name])}
-    assert moved == {name for name in before if "running" in name or "num_batches" in name}
-
-
-@pytest.mark.parametrize(
-    ("train", "used"),
-    [
-        ({}, 304),
-        ({"frozen": True}, 70),
-        ({"frozen": True, "per_class": "all"}, 304),
-        ({"per_class": 3}, 27),
-        ({"per_class": 1000}, 304),
-    ],
-    ids=str,
-)
-def test_per_class_trains_on_a_balanced_subset(tmp_path, stage, monkeypatch, train, used):
-    seen = []
-    from stages import train_backbone
-
-    def spy(model, objective, images, *rest):
-        seen.append(images.labels)
-        return trainer.train(model, objective, images, *rest)
-
-    monkeypatch.setattr(train_backbone, "train", spy)
-    write_params(tmp_path, {"train": merged({"epochs": 1, "batch_size": 16}, train)})
-    for name in BEFORE[:4]:
-        stage(name)
-    counts = np.bincount(read_manifest(PREPARED).labels[read_split()[0].train])
-    size = train.get("per_class", 10 if train.get("frozen") else "all")
-    expected = counts if size == "all" else np.minimum(counts, size)
-    assert np.array_equal(np.bincount(seen[0]), expected) and len(seen[0]) == used
-
-
-@pytest.mark.parametrize(
-    ("counts", "size", "total"),
-    [
-        ([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50], 100, 933),
-        ([int(500 * 0.01 ** (c / 99)) for c in range(100)], 50, 3446),
-    ],
-)
-def test_probe_is_trained_on_the_published_number_of_images(counts, size, total):
-    from stages.train_backbone import subset
-
-    labels = np.repeat(np.arange(len(counts)), counts)
-    shuffled = np.random.default_rng(0).permutation(len(labels))
-    config = Train(frozen=True, per_class=size)
-    chosen = subset(shuffled, labels, config, seed=0)
-    assert len(chosen) == len(set(chosen)) == total
-    assert np.array_equal(np.bincount(labels[chosen]), np.minimum(counts, size))
-    assert not np.array_equal(chosen, subset(shuffled, labels, config, seed=1))
-
-
-def test_interrupted_pretraining_goes_on_and_gives_the_same_bytes(tmp_path, stage, monkeypatch, capsys):
-    whole = pretrained(stage, tmp_path)
-    with monkeypatch.context() as patch:
-        interrupt_save(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            stage("pretrain")
-    capsys.readouterr()
-    assert pretrained(stage, tmp_path) == whole
-    assert "resuming after epoch 2" in capsys.readouterr().out
-
-
-def test_pretraining_on_image_files(tmp_path, stage):
-    root = tmp_path / "pictures"
-    for label, count in enumerate((8, 4)):
-        for number in range(count):
-            write_image(root / f"train/class{label}/{number}.png", label, number, (40, 36))
-        write_image(root / f"test/class{label}/0.png", label, 100, (40, 36))
-    base = {"dataset": "image_folder", "data_root": str(root), "imb_type": "natural", "val_per_class": 0}
-    change = {**base, "image_size": 32, "storage": "paths", "pretrain": {"batch_size": 4, "epochs": 1}}
-    first = pretrained(stage, tmp_path, change)
-    assert pretrained(stage, tmp_path, change) == first
-
-
-def test_diverging_pretraining_ends_with_its_name_and_leaves_no_output(tmp_path, stage):
-    diverging = {"pretrain": {"lr": 1e30, "optimizer": "sgd", "weight_decay": 1.0}}
-    refused(TrainingError, lambda: pretrained(stage, tmp_path, diverging), "pretrain (bns)", "lr")
-    assert not Path("models/pretrained.pt").exists()

@@ -67,7 +67,7 @@ def main() -> None:
     found = read_feature_set()
     if found.train.foreign:
         raise ArtifactError(
-            "features/features_train.h5 is from elsewhere: IP-DPP finetuning needs images; make our own features with "
+            "features/features_train.h5 is third-party: IP-DPP finetuning needs images; make our own features with "
             "`dvc repro -f extract_features`"
         )
     images = PreparedImages(context)

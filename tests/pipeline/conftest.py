@@ -16,8 +16,8 @@ from tests.conftest import REPAIRS, write_params
 from tests.imports import ROOT
 from tests.pipeline.helpers import BEFORE, write_image
 
-CARRIED = ("stages", "longtail", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", ".dvc/config",
-           ".dvc/.gitignore", ".dvc/plots")  # fmt: skip
+CARRIED = ("stages", "longtail", "dvc.yaml", "metrics/dvc.yaml", "params.yaml", ".dvcignore", ".gitignore",
+           ".dvc/config", ".dvc/.gitignore", ".dvc/plots")  # fmt: skip
 BIN = Path(sys.executable).parent
 
 

@@ -152,7 +152,7 @@ def test_foreign_features_in_place_of_ours_run_dlsa_and_a_table_of_its_own(repro
         output = reproduced.dvc("repro", "-s", "evaluate")
         assert stages_run(output) == ["evaluate"]
         assert set(summary(reproduced)) == {"dlsa_control", "dlsa"}
-        assert f"foreign features: {', '.join(REPAIRS)}, ipdpp_uniform, ipdpp not run on them and left out" in output
+        assert f"left out since not run on them: {', '.join(REPAIRS)}, ipdpp_uniform, ipdpp" in output
         table = [line.split()[0] for line in output.splitlines() if line]
         assert {"METHOD", "dlsa_control", "dlsa"} <= set(table) and not set(REPAIRS) & set(table)
         assert stages_run(reproduced.dvc("repro")) == []

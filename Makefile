@@ -10,10 +10,10 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
 repro: $(READY)
 	$(RUN) dvc repro
-	@$(RUN) python -m longtail.evaluation.report metrics/summary.json
+	@$(RUN) python -m stages.table
 
 table: $(READY)
-	@$(RUN) python -m longtail.evaluation.report metrics/summary.json
+	@$(RUN) python -m stages.table
 
 test: lint
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -29,7 +29,7 @@ from benchmarks.timing import alternate, ratios, spread, table
 from longtail.augment.transforms import CONSTANTS, RANDAUGMENT, Transform, crop_batch, normalizer
 from longtail.core.config import Runtime
 from longtail.data.samplers import create_sampler
-from longtail.methods.objectives.cross_entropy import CrossEntropy
+from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import MemoryImages

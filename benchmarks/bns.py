@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from benchmarks.common import ROOT, machine
 from benchmarks.timing import ratios, spread, table
-from longtail.methods.objectives.bns import bns_loss
+from longtail.methods.pretraining.bns.objective import bns_loss
 
 CLASSES = 10
 TEMPERATURE = 0.5

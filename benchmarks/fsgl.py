@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
-from longtail.methods.objectives.fsgl import FSGL, Mixed
+from longtail.methods.objectives.fsgl.objective import FSGL, Mixed
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch

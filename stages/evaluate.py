@@ -1,8 +1,8 @@
 """Measure every method on the test split: summary, details, per-class table and plot tables."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,123 +15,148 @@ from longtail.core.errors import ArtifactError
 from longtail.evaluation import plot_tables
 from longtail.evaluation.metrics import DETAIL_KEYS, SUMMARY_KEYS, select_keys, summarize
 from longtail.evaluation.report import format_table
-from longtail.methods.dlsa import tables as dlsa_tables
-from longtail.methods.dlsa.routing_file import RoutingFile, read_routing
-from longtail.methods.ipdpp import tables as ipdpp_tables
-from longtail.methods.ipdpp.selection_file import SelectionFile, read_selection
-from stages.common import CLASS_COUNTS, DLSA_ROUTING, HEADS, IPDPP_SELECTION, PREDICTIONS, params, run
+from longtail.evaluation.shots import Shots
+from longtail.methods.heads import HEADS
+from longtail.methods.stage_methods import STAGE_METHODS, StageMethod
+from stages.context import Context, run
+from stages.paths import CLASS_COUNTS, METRICS, MODELS, PLOTS, PREDICTIONS
+from stages.paths import HEADS as HEAD_FILES
 
-METRICS = Path("metrics")
-PLOTS = METRICS / "plots"
-SIZE = ("backbone", "parameters", "macs")  # remarks of the stage-1 head on the network below all methods
+SIZE = ("backbone", "parameters", "macs")  # notes of the stage-1 head about the network, printed below the table
 
 
-class Method(NamedTuple):
-    """A row of the table: its prediction table, the stage that makes it, and whether it has a head file."""
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: its name, and the stage that writes its predictions."""
 
     name: str
     made_by: str
-    has_head: bool = False
 
 
-METHODS = (
-    Method("joint", "rebalance@joint", has_head=True),
-    Method("ncm", "rebalance@ncm", has_head=True),
-    Method("crt", "rebalance@crt", has_head=True),
-    Method("tau", "rebalance@tau", has_head=True),
-    Method("lws", "rebalance@lws", has_head=True),
-    Method("logit_adjustment", "rebalance@logit_adjustment", has_head=True),
-    Method("dlsa_control", "train_dlsa"),
-    Method("dlsa", "train_dlsa"),
-    Method("ipdpp_uniform", "finetune_ipdpp"),
-    Method("ipdpp", "finetune_ipdpp"),
-)
+def table_rows() -> list[Row]:
+    """All registered rows, in the order of the table."""
+    heads = [Row(name, f"rebalance@{name}") for name in HEADS.names()]
+    return heads + [Row(name, entry.stage) for entry in STAGE_METHODS.entries().values() for name in entry.rows]
+
+
+def main() -> None:
+    shots = Context("evaluate").group(Shots)
+    tables = read_tables()
+    first = next(iter(tables.values()))
+    class_counts = read_class_counts(first)
+    counts, names = first.train_counts, class_counts["name"].tolist()
+    heads = read_heads(tables)
+
+    measures = {name: summarize(table, counts, shots) for name, table in tables.items()}
+    summary = {name: select_keys(row, SUMMARY_KEYS) for name, row in measures.items()}
+    details = {name: select_keys(row, DETAIL_KEYS) for name, row in measures.items()}
+    notes = {name: dict(head.notes) for name, head in heads.items()}
+    size = {key: notes["joint"].pop(key) for key in SIZE if key in notes.get("joint", {})}
+    every_table = list(tables.values())
+    plots = {
+        "accuracy_by_group": plot_tables.accuracy_by_group(summary),
+        "class_profile": plot_tables.class_profile(class_counts),
+        "head_curves": plot_tables.head_curves(heads),
+        "tau_curve": plot_tables.tau_curve(heads.get("tau"), counts, shots),
+        "confusion": plot_tables.confusion(every_table, names, counts),
+        "reliability": plot_tables.reliability(every_table),
+        "weight_norm": plot_tables.weight_norm(heads, names, counts),
+    }
+    for name, entry in STAGE_METHODS.entries().items():
+        control, method = entry.rows
+        module, table = entry.load_tables(), tables.get(method)
+        artifact = read_artifact(entry, table) if table is not None else None
+        plots |= module.plot_tables(artifact, table, names, shots)
+        numbers = module.diagnostics(artifact, table, shots) if table is not None else {}
+        write_json(METRICS / f"{name}.json", numbers)
+        if artifact is not None:
+            notes |= notes_of(method, control, artifact.notes)
+
+    write_csv(METRICS / "per_class.csv", plot_tables.per_class(every_table, names, counts, shots))
+    for name, plot in plots.items():
+        write_csv(PLOTS / f"{name}.csv", plot)
+    selection = {name: {key: _as_number(value) for key, value in chosen.items()} for name, chosen in notes.items()}
+    write_json(METRICS / "selection.json", selection | ({"backbone": size} if size else {}))
+    write_json(METRICS / "details.json", details)
+    write_json(METRICS / "summary.json", summary)
+    print(format_table(summary, {name for name, row in details.items() if row.get("uncalibrated")}, size))
 
 
 def read_tables() -> dict[str, Predictions]:
-    """All prediction tables, proven to be about the same images.
+    """All prediction tables, checked to be about the same images.
 
-    With foreign features, whose users run the methods they want by hand, the other tables are left out.
+    With third-party features, only the tables of methods that were run on them are used.
     """
-    found = {m: read_predictions(p, m.made_by) for m in METHODS if (p := PREDICTIONS / f"{m.name}.h5").is_file()}
-    foreign = {method: table for method, table in found.items() if not table.split_digest}
+    rows = table_rows()
+    found = {row: read_predictions(p, row.made_by) for row in rows if (p := PREDICTIONS / f"{row.name}.h5").is_file()}
+    foreign = {row: table for row, table in found.items() if not table.split_digest}
     if foreign:
-        left_out = ", ".join(method.name for method in METHODS if method not in foreign)
-        print(f"foreign features: {left_out} not run on them and left out" if left_out else "foreign features")
+        left_out = ", ".join(row.name for row in rows if row not in foreign)
+        print("third-party features" + (f": left out since not run on them: {left_out}" if left_out else ""))
         found = foreign
     tables: dict[str, Predictions] = {}
-    for method in foreign or METHODS:
-        path = PREDICTIONS / f"{method.name}.h5"
-        table = found[method] if method in found else read_predictions(path, method.made_by)
+    for row in foreign or rows:
+        path = PREDICTIONS / f"{row.name}.h5"
+        table = found[row] if row in found else read_predictions(path, row.made_by)
         first = next(iter(tables.values()), table)
-        if table.method != method.name:
-            raise ArtifactError(f"{path} holds the predictions of {table.method}; run `dvc repro {method.made_by}`")
+        if table.method != row.name:
+            raise ArtifactError(f"{path} holds the predictions of {table.method}; run `dvc repro {row.made_by}`")
         if table.split_digest != first.split_digest:
-            raise ArtifactError(_other(path, method, "belongs to another split", first))
+            raise ArtifactError(_other(path, row, "belongs to another split", first))
         if table.num_classes != first.num_classes or not np.array_equal(table.index, first.index):
-            raise ArtifactError(_other(path, method, "holds other images or classes", first))
+            raise ArtifactError(_other(path, row, "holds other images or classes", first))
         if not np.array_equal(table.label, first.label):
-            raise ArtifactError(_other(path, method, "holds other labels", first))
+            raise ArtifactError(_other(path, row, "holds other labels", first))
         if not np.array_equal(table.train_counts, first.train_counts):
-            raise ArtifactError(_other(path, method, "was made from other training rows", first))
-        tables[method.name] = table
+            raise ArtifactError(_other(path, row, "was made from other training rows", first))
+        tables[row.name] = table
     return tables
 
 
-def _other(path: Path, method: Method, what: str, first: Predictions) -> str:
-    return f"{path} {what} than the table of {first.method}; run `dvc repro {method.made_by}`"
+def _other(path: Path, row: Row, what: str, first: Predictions) -> str:
+    return f"{path} {what} than the table of {first.method}; run `dvc repro {row.made_by}`"
 
 
 def read_heads(tables: dict[str, Predictions]) -> dict[str, HeadFile]:
-    """The head files of the methods at hand that have one."""
+    """The head files of the heads among the methods."""
     heads: dict[str, HeadFile] = {}
-    for method in METHODS:
-        if method.has_head and method.name in tables:
-            path = HEADS / f"{method.name}.h5"
-            heads[method.name] = read_head(path, method.made_by)
-            _same_split(path, method.made_by, heads[method.name].split_digest, tables[method.name])
+    for name in HEADS.names():
+        if name in tables:
+            path, maker = HEAD_FILES / f"{name}.h5", f"rebalance@{name}"
+            heads[name] = read_head(path, maker)
+            _require_same_split(path, maker, heads[name].split_digest, tables[name])
     return heads
 
 
-def read_flows(tables: dict[str, Predictions]) -> RoutingFile | None:
-    """What DLSA's flows said of every row; None where DLSA is not among the methods."""
-    if "dlsa" not in tables:
-        return None
-    routing = read_routing(DLSA_ROUTING, "train_dlsa")
-    table, test = tables["dlsa"], routing.parts["test"]
-    _same_split(DLSA_ROUTING, "train_dlsa", routing.split_digest, table)
-    pairs = ((test.index, table.index), (test.label, table.label), (routing.train_counts, table.train_counts))
-    if not all(np.array_equal(ours, theirs) for ours, theirs in pairs):
-        raise ArtifactError(f"{DLSA_ROUTING} holds other rows than the predictions; run `dvc repro train_dlsa`")
-    return routing
+def read_artifact(entry: StageMethod, table: Predictions) -> Any:
+    """The artifact of a method, checked to belong to its predictions."""
+    path, module = MODELS / entry.artifact, entry.load_tables()
+    artifact = module.read(path, entry.stage)
+    _require_same_split(path, entry.stage, artifact.split_digest, table)
+    if not module.matches(artifact, table):
+        raise ArtifactError(f"{path} holds other rows than the predictions; run `dvc repro {entry.stage}`")
+    return artifact
 
 
-def read_draws(tables: dict[str, Predictions]) -> SelectionFile | None:
-    """What IP-DPP finetuning was trained on; None where it is not among the methods."""
-    if "ipdpp" not in tables:
-        return None
-    draws = read_selection(IPDPP_SELECTION, "finetune_ipdpp")
-    _same_split(IPDPP_SELECTION, "finetune_ipdpp", draws.split_digest, tables["ipdpp"])
-    if not np.array_equal(draws.train_counts, tables["ipdpp"].train_counts):
-        raise ArtifactError(f"{IPDPP_SELECTION} is of other training rows; run `dvc repro finetune_ipdpp`")
-    return draws
-
-
-def notes_of(method: str, control: str, notes: Mapping[str, Scalar]) -> dict[str, dict[str, Scalar]]:
-    """What a method and its control chose, from notes in which the control's begin with ``control_``."""
+def notes_of(method: str, control: str, notes: dict[str, Scalar]) -> dict[str, dict[str, Scalar]]:
+    """What a method and its control chose."""
     return {
         control: {key.removeprefix("control_"): v for key, v in notes.items() if key.startswith("control_")},
         method: {key: value for key, value in notes.items() if not key.startswith("control_")},
     }
 
 
-def _same_split(path: Path, made_by: str, split_digest: str, table: Predictions) -> None:
+def _as_number(value: Scalar) -> Scalar:
+    return int(value) if isinstance(value, bool) else value
+
+
+def _require_same_split(path: Path, made_by: str, split_digest: str, table: Predictions) -> None:
     if split_digest != table.split_digest:
         raise ArtifactError(f"{path} belongs to another split than the predictions; run `dvc repro {made_by}`")
 
 
 def read_class_counts(table: Predictions) -> pd.DataFrame:
-    """label, name, train, val and test of each class; for foreign features as far as the predictions tell."""
+    """label, name, train, val and test of each class; for third-party features as far as the predictions tell."""
     test = np.bincount(table.label, minlength=table.num_classes)
     if not table.split_digest:
         label = np.arange(table.num_classes)
@@ -144,62 +169,6 @@ def read_class_counts(table: Predictions) -> pd.DataFrame:
         if not np.array_equal(counts[part], expected):
             raise ArtifactError(f"{CLASS_COUNTS} counts other {part} images than the predictions; run `dvc repro`")
     return counts
-
-
-def main() -> None:
-    """Run the stage."""
-    shots = params().shots
-    tables = read_tables()
-    first = next(iter(tables.values()))
-    class_counts = read_class_counts(first)
-    counts, names = first.train_counts, class_counts["name"].tolist()
-    heads, flows, draws = read_heads(tables), read_flows(tables), read_draws(tables)
-
-    measures = {name: summarize(table, counts, shots) for name, table in tables.items()}
-    summary = {name: select_keys(row, SUMMARY_KEYS) for name, row in measures.items()}
-    details = {name: select_keys(row, DETAIL_KEYS) for name, row in measures.items()}
-    notes = {name: head.notes for name, head in heads.items()}
-    notes |= notes_of("dlsa", "dlsa_control", flows.notes) if flows else {}
-    notes |= notes_of("ipdpp", "ipdpp_uniform", draws.notes) if draws else {}
-    selection = {
-        name: {key: int(value) if isinstance(value, bool) else value for key, value in chosen.items()}
-        for name, chosen in notes.items()
-    }
-    size = {key: selection["joint"].pop(key) for key in SIZE if key in selection.get("joint", {})}
-    selection |= {"backbone": size} if size else {}
-    every_table = list(tables.values())
-    plots = {
-        "accuracy_by_group": plot_tables.accuracy_by_group(summary),
-        "class_profile": plot_tables.class_profile(class_counts),
-        "head_curves": plot_tables.head_curves(heads),
-        "tau_curve": plot_tables.tau_curve(heads.get("tau"), counts, shots),
-        "confusion": plot_tables.confusion(every_table, names, counts),
-        "reliability": plot_tables.reliability(every_table),
-        "weight_norm": plot_tables.weight_norm(heads, names, counts),
-    }
-    diagnostics = {}
-    if flows is None:
-        plots |= dlsa_tables.empty_plot_tables()
-    else:
-        plots |= dlsa_tables.plot_tables_of(flows, tables["dlsa"], shots)
-        diagnostics = dlsa_tables.diagnostics(flows, tables["dlsa"], shots)
-
-    selected = {}
-    if draws is None:
-        plots |= ipdpp_tables.empty_plot_tables()
-    else:
-        plots |= ipdpp_tables.plot_tables_of(draws, names, shots)
-        selected = ipdpp_tables.diagnostics(draws, shots)
-
-    write_csv(METRICS / "per_class.csv", plot_tables.per_class(every_table, names, counts, shots))
-    for name, table in plots.items():
-        write_csv(PLOTS / f"{name}.csv", table)
-    write_json(METRICS / "dlsa.json", diagnostics)
-    write_json(METRICS / "ipdpp.json", selected)
-    write_json(METRICS / "selection.json", selection)
-    write_json(METRICS / "details.json", details)
-    write_json(METRICS / "summary.json", summary)
-    print(format_table(summary, {name for name, row in details.items() if row.get("uncalibrated")}, size))
 
 
 if __name__ == "__main__":

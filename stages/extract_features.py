@@ -6,37 +6,33 @@ from longtail.artifacts.features import Features, write_features
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.augment.transforms import Transform
 from longtail.core.errors import ArtifactError
-from longtail.data.manifest import read_manifest, read_pixels
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone
-from longtail.train.batches import open_part
 from longtail.train.extract import outputs
-from longtail.train.runtime import set_up
-from stages.common import BACKBONE, HEAD, PREPARED, features_file, params, run
-from stages.split_file import read_split
+from stages.context import Context, run
+from stages.data import PreparedImages
+from stages.paths import BACKBONE, HEAD, features_file
 
 
 def main() -> None:
-    p = params()
-    device = set_up(p.runtime)
-    manifest = read_manifest(PREPARED)
-    split, split_digest = read_split()
+    context = Context("extract_features")
+    device = context.device
+    images = PreparedImages(context)
     backbone, head, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
-    if meta["split_digest"] != split_digest:
+    if meta["split_digest"] != images.split_digest:
         raise ArtifactError(f"{BACKBONE} was trained on another split; make it again with `dvc repro train_backbone`")
     transform = Transform.from_meta(meta["transform"])
-    pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
     backbone.to(device)
     for part in ("train", "val", "test"):
-        index = getattr(split, part)
-        images = open_part(manifest, PREPARED, p.data_root, index, transform, device, p.runtime.workers, pixels)
+        index = getattr(images.split, part)
+        rows = images.open(index, transform)
         content = Features(
-            features=outputs(backbone, images, backbone.num_features, f"features of {part}", p.runtime.progress),  # type: ignore[arg-type]
-            labels=manifest.labels[index],
+            features=outputs(backbone, rows, backbone.num_features, f"features of {part}", context.runtime.progress),  # type: ignore[arg-type]
+            labels=images.manifest.labels[index],
             index=index,
-            num_classes=manifest.info.num_classes,
-            dataset=manifest.info.dataset,
-            split_digest=split_digest,
+            num_classes=images.info.num_classes,
+            dataset=images.info.dataset,
+            split_digest=images.split_digest,
             backbone_digest=backbone_digest,
             transform=json.dumps(meta["transform"], sort_keys=True),
         )
@@ -47,7 +43,7 @@ def main() -> None:
         weight=head["weight"].numpy(),
         bias=head["bias"].numpy() if "bias" in head else None,
         scale=meta["head_scale"],
-        split_digest=split_digest,
+        split_digest=images.split_digest,
         backbone_digest=backbone_digest,
         notes={"epoch": meta["chosen_epoch"], "select": meta["select"]}
         | ({"selected_on": "val"} if meta["select"] == "best_val" else {})

@@ -1,58 +1,110 @@
-"""Repair the classifier: ``python -m stages.rebalance METHOD`` writes its head and its predictions."""
+"""Fit one head: ``python -m stages.rebalance METHOD`` writes the head and its predictions."""
 
 import importlib
+import inspect
 import sys
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+
+from longtail.artifacts.digest import Scalar
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.artifacts.predictions import build_predictions, write_predictions
 from longtail.core.errors import ConfigError
+from longtail.core.params import Group
 from longtail.core.seeds import derive_seed
-from stages.common import HEADS, PREDICTIONS, params, run
-from stages.inputs import read_feature_set
-from stages.repairs.base import Inputs
+from longtail.methods.heads import HEADS, HeadEntry
+from stages.context import Context, run
+from stages.features import FeatureSet, read_feature_set
+from stages.paths import HEADS as HEAD_FILES
+from stages.paths import PREDICTIONS
 
-METHODS = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A fitted head and its scores.
+
+    Attributes:
+        kind: of the head file: ``linear``, ``cosine``, ``unit`` or ``ncm``.
+        weight, bias: (C, D) and (C,) or None.
+        scores: (M, C) of the test rows.
+        arrays, notes: further arrays of the head file, and what was chosen.
+    """
+
+    kind: str
+    weight: np.ndarray
+    bias: np.ndarray | None
+    scores: np.ndarray
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: dict[str, Scalar] = field(default_factory=dict)
 
 
 def main(method: str) -> None:
-    if method not in METHODS:
-        raise ConfigError(f"method: {method!r} given, one of {', '.join(METHODS)} allowed")
-    p = params()
-    found = read_feature_set()
-    train, test = found.train, found.test
-    seed = derive_seed(p.seed, "rebalance", method) % 2**31
-    inputs = Inputs(p, train, found.val, test, found.head, found.head_notes, seed)
-    repair = importlib.import_module(f"stages.repairs.{method}").fit(inputs)
+    HEADS.module(method)  # refuses an unknown name
+    context = Context("rebalance", method)
+    entry = HEADS.get(method)
+    params = context.group(entry.params)
+    features = read_feature_set()
+    if getattr(params, "select", "last") == "best_val" and features.rows("val")[0] is None:
+        raise ConfigError(
+            f"{method}.select must be last, got best_val: the split has no validation images; set val_per_class above 0"
+        )
+    seed = derive_seed(context.seed, "rebalance", method) % 2**31
+    if getattr(params, "mode", "cached") == "online":
+        online = importlib.import_module("stages.online_heads")
+        head: FittedHead = FittedHead(**online.fit(context, method, params, features, seed))
+    else:
+        head = fit(context, entry, params, features, seed)
+    test = features.test
     write_head(
-        HEADS / f"{method}.h5",
+        HEAD_FILES / f"{method}.h5",
         HeadFile(
             method=method,
-            kind=repair.kind,
-            weight=repair.weight,
-            bias=repair.bias,
+            kind=head.kind,
+            weight=head.weight,
+            bias=head.bias,
             scale=1.0,
             split_digest=test.split_digest,
             backbone_digest=test.backbone_digest,
-            extra=repair.extra,
-            notes=repair.notes,
+            extra=head.arrays,
+            notes=head.notes,
         ),
     )
     predictions = build_predictions(
         method,
-        repair.scores,
+        head.scores,
         test.labels,
         test.index,
-        likelihood=repair.likelihood,
-        selected_on_test=repair.selected_on_test,
+        likelihood=entry.likelihood,
+        selected_on_test=entry.selects_on(params) == "test",
         split_digest=test.split_digest,
-        train_counts=found.train_counts,
+        train_counts=features.train_counts,
     )
     write_predictions(PREDICTIONS / f"{method}.h5", predictions)
-    remarks = ", ".join(f"{name} {value}" for name, value in repair.notes.items())
+    remarks = ", ".join(f"{name} {value}" for name, value in head.notes.items())
     print(f"{method}: {len(test.labels)} test images" + (f" ({remarks})" if remarks else ""))
+
+
+def fit(context: Context, entry: HeadEntry, params: Group, features: FeatureSet, seed: int) -> FittedHead:
+    """Fit the estimator on the stored features."""
+    taken = inspect.signature(entry.estimator).parameters
+    offered: dict[str, Any] = {**vars(params), **entry.arguments(params)}
+    offered |= {"head": features.head, "progress": context.runtime.progress, "random_state": seed}
+    if "device" in taken:
+        offered["device"] = str(context.device)
+    estimator: Any = entry.estimator(**{name: value for name, value in offered.items() if name in taken})
+    rows = list(features.rows("train"))
+    if "X_val" in inspect.signature(estimator.fit).parameters:
+        rows += features.rows(entry.selects_on(params))
+    estimator.fit(*rows)
+    kind, weight, bias = estimator.stored_form()
+    notes = dict(features.head_notes) if entry.is_stage1 else entry.notes(estimator, params)
+    scores = estimator.scores(features.test.features)
+    return FittedHead(kind, weight, bias, scores, entry.arrays(estimator, params), notes)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit(f"usage: python -m stages.rebalance {{{','.join(METHODS)}}}")
+        sys.exit(f"usage: python -m stages.rebalance {{{','.join(HEADS.available())}}}")
     run(lambda: main(sys.argv[1]))

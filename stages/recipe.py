@@ -10,14 +10,14 @@ recipe before it is left. One that does not sets the groups that it names, likew
 import argparse
 import io
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from longtail.artifacts.atomic import atomic_open
-from longtail.core.config import Params, bind, load_params, parse_yaml
 from longtail.core.errors import ConfigError
-from stages.common import run
+from longtail.core.yaml import parse_yaml, read_yaml
+from longtail.params import check_params, defaults
+from stages.context import run
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 KEYS = {"source", "aim", "params"}
@@ -63,8 +63,9 @@ def overlay(params: dict[str, Any], changes: dict[str, Any]) -> None:
 
 def whole(changes: dict[str, Any]) -> dict[str, Any]:
     """``changes`` laid over the defaults that they start from."""
-    defaults = {key: value for key, value in asdict(Params()).items() if key not in KEPT}
-    start = {key: value for key, value in defaults.items() if "dataset" in changes or key in changes}
+    start = {
+        key: value for key, value in defaults().items() if key not in KEPT and ("dataset" in changes or key in changes)
+    }
     overlay(start, changes)
     return start
 
@@ -78,7 +79,7 @@ def apply(name: str, path: Path, show: bool = False) -> list[str]:
     from ruamel.yaml import YAML  # not on every machine that only runs stages
 
     recipe = read_recipe(name)
-    load_params(path)
+    check_params(read_yaml(path))
     text = path.read_text(encoding="utf-8")
     before = dict(flat(parse_yaml(text)))
     yaml = YAML()
@@ -87,7 +88,7 @@ def apply(name: str, path: Path, show: bool = False) -> list[str]:
     stream = io.StringIO()
     yaml.dump(document, stream)
     changed = parse_yaml(stream.getvalue())
-    bind(Params, changed)
+    check_params(changed)
     if not show:
         with atomic_open(path) as file:
             file.write(stream.getvalue())

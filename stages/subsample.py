@@ -5,21 +5,23 @@ import pandas as pd
 
 from longtail.artifacts.tables import write_csv
 from longtail.data.manifest import read_manifest
+from longtail.data.params import SplitParams
 from longtail.data.splits import make_split
-from stages.common import CLASS_COUNTS, PREPARED, SPLIT, SPLIT_COLUMNS, params, run
+from stages.context import Context, run
+from stages.paths import CLASS_COUNTS, PREPARED, SPLIT, SPLIT_COLUMNS
 
 
 def main() -> None:
-    p = params()
+    params = Context("subsample").top_level(SplitParams)
     manifest = read_manifest(PREPARED)
     split = make_split(
         manifest.labels,
         manifest.parts,
         manifest.class_names,
-        imb_type=p.imb_type,
-        imb_factor=p.imb_factor,
-        val_per_class=p.val_per_class,
-        split_seed=p.split_seed,
+        imb_type=params.imb_type,
+        imb_factor=params.imb_factor,
+        val_per_class=params.val_per_class,
+        split_seed=params.split_seed,
     )
     parts = {"train": split.train, "val": split.val, "test": split.test}
     index = np.concatenate(list(parts.values()))
@@ -29,7 +31,7 @@ def main() -> None:
     counts = {name: np.bincount(manifest.labels[rows], minlength=num_classes) for name, rows in parts.items()}
     write_csv(CLASS_COUNTS, pd.DataFrame({"label": range(num_classes), "name": manifest.class_names, **counts}))
     train = counts["train"]
-    print(f"train {train.sum()} images ({train.max()} to {train.min()} a class), ", end="")
+    print(f"train {train.sum()} images ({train.max()} to {train.min()} per class), ", end="")
     print(f"val {len(split.val)}, test {len(split.test)}")
 
 

@@ -1,54 +1,43 @@
 """Train DLSA and its control, the same head without a flow: the chain, the routes, and both prediction tables."""
 
-import dataclasses
-import time
 from typing import Any
 
 import numpy as np
 
 from longtail.artifacts.digest import Scalar, file_digest
 from longtail.artifacts.predictions import build_predictions, write_predictions
-from longtail.artifacts.scratch import Scratch, code_digest
-from longtail.artifacts.tables import write_json
 from longtail.core.seeds import derive_seed
 from longtail.methods.dlsa.chain import unique_heads
 from longtail.methods.dlsa.estimator import DLSA
 from longtail.methods.dlsa.routing_file import RoutedPart, RoutingFile, write_routing
+from longtail.methods.dlsa.settings import DlsaParams
 from longtail.methods.dlsa.stored import save_chain
 from longtail.train.checkpointing import Stash
-from longtail.train.runtime import describe, peak_memory, set_up
-from stages.common import COST, DLSA_MODEL, DLSA_ROUTING, PREDICTIONS, SCRATCH, params, run
-from stages.inputs import FeatureSet, read_feature_set
+from stages.context import Context, run
+from stages.features import FeatureSet, read_feature_set
+from stages.paths import DLSA_MODEL, DLSA_ROUTING, PREDICTIONS
 
 
 def main() -> None:
-    start = time.perf_counter()
-    p = params()
-    device = set_up(p.runtime)
+    context = Context("train_dlsa")
+    params = context.group(DlsaParams)
     found = read_feature_set()
-    identity = {
-        "params": repr((p.seed, p.dlsa)),
-        "inputs": [file_digest(path) for path in found.files],
-        "code": code_digest("longtail", "stages"),
-        "runtime": describe(p.runtime, device),
-    }
-    given = dataclasses.asdict(p.dlsa) | {
+    given = vars(params) | {
         "head": found.head,
-        "device": str(device),
-        "progress": p.runtime.progress,
-        "random_state": derive_seed(p.seed, "train_dlsa") % 2**31,
+        "device": str(context.device),
+        "progress": context.runtime.progress,
+        "random_state": derive_seed(context.seed, "train_dlsa") % 2**31,
     }
-    with Scratch(SCRATCH / "train_dlsa", identity) as scratch:
-        stash = Stash(scratch.folder, p.runtime.checkpoint_every)
+    with context.scratch([file_digest(path) for path in found.files]) as scratch:
+        stash = Stash(scratch.folder, context.runtime.checkpoint_every)
         rows = [*found.rows("train"), *found.rows("val"), *found.rows("test")]
         control = DLSA(**given | {"depth": 0}).fit(*rows, stash=stash, label="dlsa_control")  # type: ignore[arg-type]
         if found.rows("val")[0] is not None and control.start_ is not None:
-            given["head"] = control.start_  # where none was given, it is the same one, fitted once
+            given["head"] = control.start_  # where none was given, both start from the same head, fitted once
         dlsa = DLSA(**given).fit(*rows, stash=stash, label="dlsa")  # type: ignore[arg-type]
         write(found, control, dlsa)
         scratch.clear()
-    cost = {"seconds": round(time.perf_counter() - start, 3), "peak_memory_bytes": peak_memory(device)}
-    write_json(COST / "train_dlsa.json", cost)
+    context.write_cost()
 
 
 def write(found: FeatureSet, control: DLSA, dlsa: DLSA) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from longtail.augment.autoaugment import autoaugment_batch, cutout_batch, randaugment_batch
+from longtail.augment.policies import MEMORY_POLICIES, PATH_POLICIES
 from longtail.augment.simclr import simclr_batch
 from longtail.core.errors import ConfigError
 from longtail.data.manifest import DatasetInfo
@@ -28,8 +29,6 @@ CONSTANTS = {
 }
 SIMCLR, MOCO = ("simclr", "simclr_noflip"), ("moco", "moco_noflip")
 AUTOMATIC = ("autoaugment", "randaugment")
-MEMORY_POLICIES = ("none", "crop", "crop_flip", "cutout", "sim", *AUTOMATIC, *SIMCLR, *MOCO)
-PATH_POLICIES = ("none", "resized_crop", "resized_crop_jitter", "sim", *AUTOMATIC, *SIMCLR, *MOCO)
 # What auto means by style: for digits (a mirrored digit is none), for other sets in memory, and for files.
 STYLES = {
     "plain": ("crop", "crop_flip", "resized_crop_jitter"),

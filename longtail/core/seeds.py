@@ -1,8 +1,18 @@
 """Independent random streams, addressed by name instead of by order of use."""
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
+
+from longtail.core.params import Group, key
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedParams(Group):
+    """The one seed of everything but the split."""
+
+    seed: int = key(0, "seed of everything but the split; each stage derives its own", low=0, high=2**63 - 1)
 
 
 def derive_seed(*parts: int | str) -> int:

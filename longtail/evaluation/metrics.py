@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from longtail.artifacts.predictions import Predictions
-from longtail.core.config import Shots
 from longtail.core.errors import DataError
+from longtail.evaluation.shots import Shots
 
 GROUPS = ("many", "medium", "few")
 ECE_BINS = 15

@@ -13,8 +13,8 @@ import pandas as pd
 
 from longtail.artifacts.head_files import HeadFile
 from longtail.artifacts.predictions import Predictions
-from longtail.core.config import Shots
 from longtail.evaluation.metrics import GROUPS, class_accuracy, group_means, group_of, percent, reliability_bins
+from longtail.evaluation.shots import Shots
 
 SPLITS = ("train", "val", "test")
 

@@ -1,30 +1,12 @@
-"""The table METHOD x (all, many, medium, few, macro, ECE), as plain text.
+"""The table METHOD x (all, many, medium, few, macro, ECE), as plain text."""
 
-``python -m longtail.evaluation.report metrics/summary.json`` prints it.
-"""
-
-import argparse
-import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from longtail.artifacts.digest import Scalar
 from longtail.artifacts.tables import read_json
-from longtail.core.errors import LongtailError
 
 COLUMNS = {"all": "all", "many": "many", "medium": "medium", "few": "few", "macro": "macro", "ece": "ECE"}
-METHOD_ORDER = (
-    "joint",
-    "ncm",
-    "crt",
-    "tau",
-    "lws",
-    "logit_adjustment",
-    "dlsa_control",
-    "dlsa",
-    "ipdpp_uniform",
-    "ipdpp",
-)
 _LOWER_IS_BETTER = {"ece"}
 
 
@@ -33,15 +15,12 @@ def format_table(
     uncalibrated: Collection[str] = (),
     size: Mapping[str, Scalar] | None = None,
 ) -> str:
-    """Aligned text table of ``{METHOD: {all, many, ...}}`` in percent: known methods in their usual
-    order, then others as given.
+    """Aligned text table of ``{METHOD: {all, many, ...}}`` in percent, in the order given.
 
     ``+`` marks the best value of a column, ``*`` a method that was selected on the test split, ``~`` the ECE of the
     ``uncalibrated`` methods (neither competes for ``+``), ``-`` an empty group. ``size``, if given, is the ``backbone``
     below all methods, its ``parameters`` and its multiply-accumulates of an image (``macs``), both with its own head.
     """
-    known = [name for name in METHOD_ORDER if name in summary]
-    summary = {name: summary[name] for name in (*known, *(name for name in summary if name not in METHOD_ORDER))}
     competing = {name: row for name, row in summary.items() if not row.get("selected_on_test")}
     best = {}
     for key in COLUMNS:
@@ -97,25 +76,3 @@ def read_size(selection_path: Path) -> dict[str, Scalar]:
     if not selection_path.exists():
         return {}
     return read_json(selection_path, made_by="evaluate").get("backbone", {})
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Print the table of a summary file; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m longtail.evaluation.report", description=__doc__)
-    parser.add_argument("summary", type=Path, help="for example metrics/summary.json")
-    path: Path = parser.parse_args(arguments).summary
-    if not path.exists():
-        print(f"{path} does not exist; run `dvc repro` to make it", file=sys.stderr)
-        return 1
-    try:
-        summary = read_json(path, made_by="evaluate")
-        uncalibrated = read_uncalibrated(path.with_name("details.json"))
-        print(format_table(summary, uncalibrated, read_size(path.with_name("selection.json"))))
-    except LongtailError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

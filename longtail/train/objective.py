@@ -8,7 +8,7 @@ they are trained, checkpointed and resumed without a word from the method, and n
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -62,27 +62,13 @@ class Objective(nn.Module):
 
     Attributes:
         views: augmented views of each image in a batch.
-        augment, second_augment: style of the augmentation that ``auto`` means (a key of
-            ``longtail.augment.transforms.STYLES``), and of that of the second view, which is the first's where empty.
-        options: names of the parameters that ``__init__`` takes besides the setting.
-        group: name of a group of parameters whose keys ``__init__`` takes too.
     """
 
     views: int = 1
-    augment: str = "plain"
-    second_augment: str = ""
-    options: tuple[str, ...] = ()
-    group: str = ""
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.setting = setting
-
-    @classmethod
-    def create(cls, setting: Setting, params: Any) -> Self:
-        """The objective with what it takes of ``params``, ``train`` or ``pretrain``."""
-        own = {option: getattr(params, option) for option in cls.options}
-        return cls(setting, **own, **(vars(getattr(params, cls.group)) if cls.group else {}))
 
     def create_head(self) -> nn.Module:
         """The head that the model carries and that predicts."""

@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 import torch
 
-from longtail.core.config import Runtime
 from longtail.core.errors import ConfigError
+from longtail.train.params import RuntimeParams as Runtime
 
 
 def set_up(runtime: Runtime) -> torch.device:

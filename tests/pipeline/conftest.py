@@ -1,5 +1,7 @@
-"""A repository of its own for the tests through the real dvc: the code of this checkout, fast parameters, one repro."""
+"""Folders in which stages can start, and a repository of its own for the tests through the real dvc."""
 
+import contextlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import write_params
+from tests.conftest import REPAIRS, write_params
 from tests.imports import ROOT
+from tests.pipeline.helpers import BEFORE, write_image
 
 CARRIED = ("stages", "longtail", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", ".dvc/config",
            ".dvc/.gitignore", ".dvc/plots")  # fmt: skip
@@ -90,3 +93,66 @@ def clone(tmp_path: Path) -> Callable[[Project], Project]:
         return Project(tmp_path / "clone")
 
     return make
+
+
+@pytest.fixture
+def image_root(tmp_path: Path) -> Path:
+    """Four classes, naturally long-tailed, files of unequal size, test not balanced."""
+    root = tmp_path / "images"
+    for label, (train, test) in enumerate([(24, 6), (12, 4), (6, 3), (2, 2)]):
+        for part, count in (("train", train), ("test", test)):
+            for number in range(count):
+                name = root / part / f"class {label}" / f"{number:03d}.jpg"
+                write_image(name, label, number + 1000 * (part == "test"), (40 + number % 3, 44))
+    return root
+
+
+@pytest.fixture
+def list_root(image_root: Path) -> Path:
+    for part in ("train", "test"):
+        rows = [
+            f"{path.relative_to(image_root).as_posix()} {label}"
+            for label in range(4)
+            for path in sorted((image_root / part / f"class {label}").iterdir())
+        ]
+        (image_root / f"{part}.txt").write_text("\n".join(rows) + "\n")
+    return image_root
+
+
+@pytest.fixture(scope="module")
+def repaired_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits with every stage but ``train_dlsa`` and ``evaluate``, made once."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_params(folder)
+    with contextlib.chdir(folder):
+        for name in ("prepare", "subsample", "pretrain", "train_backbone", "extract_features"):
+            importlib.import_module(f"stages.{name}").main()
+        for method in REPAIRS:
+            importlib.import_module("stages.rebalance").main(method)
+        importlib.import_module("stages.finetune_ipdpp").main()
+    return folder
+
+
+@pytest.fixture
+def repaired(tmp_path, stage, repaired_digits: Path) -> Path:
+    """The working folder, in which ``train_dlsa`` can start and ``evaluate`` after it."""
+    shutil.copytree(repaired_digits, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits with every stage up to ``extract_features``, made once."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_params(folder, {"train": {"epochs": 10}})
+    with contextlib.chdir(folder):
+        for name in BEFORE:
+            importlib.import_module(f"stages.{name}").main()
+    return folder
+
+
+@pytest.fixture
+def trained(tmp_path, stage, trained_digits: Path) -> Path:
+    """The working folder, in which ``finetune_ipdpp`` can start."""
+    shutil.copytree(trained_digits, tmp_path, dirs_exist_ok=True)
+    return tmp_path

@@ -1,1 +1,34 @@
-"""Where images come from: one module a kind of source, each with a function that returns a Source."""
+"""Where images come from. One module per dataset source; each declares its entry as ``SOURCE``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longtail.core.registry import Registry
+
+if TYPE_CHECKING:
+    from longtail.data.params import DatasetParams
+    from longtail.data.sources.base import Source
+
+
+@dataclass(frozen=True)
+class SourceEntry:
+    """A dataset source.
+
+    Attributes:
+        load: (parameters, folder for downloads) -> all labeled images.
+        needs_data_root: whether ``data_root`` must be given.
+        reads_data_root: whether ``data_root`` has any effect.
+        has_val: parameters -> whether the source has validation images of its own; None if only the images can tell.
+    """
+
+    load: Callable[[DatasetParams, Path], Source]
+    needs_data_root: bool = False
+    reads_data_root: bool = True
+    has_val: Callable[[DatasetParams], bool | None] = lambda params: False
+
+
+SOURCES: Registry[SourceEntry] = Registry("longtail.data.sources", "SOURCE", "dataset")

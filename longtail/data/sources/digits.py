@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from longtail.data.sources import SourceEntry
 from longtail.data.sources.base import Source
 
 
@@ -14,3 +15,6 @@ def load() -> Source:
     labels = digits.target.astype(np.int64)
     names = tuple(str(name) for name in digits.target_names)
     return Source(class_names=names, labels=labels, parts=np.full(len(labels), "pool"), images=images)
+
+
+SOURCE = SourceEntry(load=lambda params, downloads: load(), reads_data_root=False)

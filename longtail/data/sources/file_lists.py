@@ -3,11 +3,16 @@
 import gzip
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from longtail.core.errors import DataError
+from longtail.data.sources import SourceEntry
 from longtail.data.sources.base import Source
+
+if TYPE_CHECKING:
+    from longtail.data.params import DatasetParams
 
 MAX_DIGITS = 9
 
@@ -80,3 +85,12 @@ def _class_names(known: np.ndarray, labels: np.ndarray, paths: list[str]) -> tup
     _, first = np.unique(labels, return_index=True)
     folders = [Path(paths[row]).parent.name for row in first]
     return tuple(folders) if len(set(folders)) == len(known) and all(folders) else tuple(str(label) for label in known)
+
+
+def _load(params: "DatasetParams", downloads: Path) -> Source:
+    root = Path(str(params.data_root))
+    lists = {part: root / name for part, name in vars(params.lists).items() if name is not None}
+    return load(root, lists, params.relabel)
+
+
+SOURCE = SourceEntry(load=_load, needs_data_root=True, has_val=lambda params: params.lists.val is not None)

@@ -6,6 +6,18 @@ Shape legend of the package: N rows, d features, C classes, K clusters, L levels
 import importlib
 from typing import Any
 
+from longtail.methods.dlsa.settings import DlsaParams
+from longtail.methods.stage_methods import StageMethod
+
+METHOD = StageMethod(
+    stage="train_dlsa",
+    rows=("dlsa_control", "dlsa"),
+    params=DlsaParams,
+    rank=10,
+    artifact="dlsa_routing.h5",
+    tables="longtail.methods.dlsa.tables",
+)
+
 _HOME = {"DLSA": "estimator", "PRESETS": "settings", "Settings": "settings"}
 
 __all__ = ["DLSA", "PRESETS", "Settings"]

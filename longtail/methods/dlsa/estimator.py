@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from longtail.core.errors import ConfigError, DataError
+from longtail.core.params import keys_of
 from longtail.methods.dlsa.chain import Chain, Routing, fit_chain
 from longtail.methods.dlsa.flow_training import Rows
 from longtail.methods.dlsa.settings import Settings, resolve
@@ -186,7 +187,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
 
     def _resolve(self, X: np.ndarray) -> Settings:
         """The settings for training rows X (N, d)."""
-        given = {name: getattr(self, name) for name in Settings.__dataclass_fields__}
+        given = {name: getattr(self, name) for name in keys_of(Settings)}
         unit_input = self.head is not None and as_linear_head(self.head).unit_input
         mean_square = 1.0 if unit_input else float(np.einsum("ij,ij->i", X, X, dtype=np.float64).mean())
         return resolve(self.preset, given, len(X), X.shape[1], len(self.classes_), mean_square)

@@ -5,77 +5,82 @@ Every field may be ``auto``; then the preset decides, and the preset ``small`` d
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import Any, ClassVar, Literal, get_type_hints
 
-import numpy as np
-
-from longtail.core.errors import ConfigError
+from longtail.core.params import Auto, Group, key, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Every choice made.
+class Settings(Group):
+    """Every choice of DLSA. The defaults are the released ones."""
 
-    Attributes:
-        depth: number of flow filters; 0 is the control, one head for all rows.
-        proportion: share of a stage's training rows that its filter keeps; 1 keeps every row, so nothing is routed.
-        routing: ``density``, or ``random`` with the same shares (a control).
-        standardize: features to zero mean and unit variance before the flow.
-        flow_epochs, flow_batch_size, flow_lr: SGD without momentum at a constant rate.
-        blocks, hidden_layers, log_scale_limit: of the flow; 0 leaves the log-scale unbounded, as released.
-        clusters, centre_std: number and spread of the fixed centres.
-        q: exponent of the class weights.
-        likelihood_weight, balance_weight, purity_weight: of the three losses.
-        balance_momentum: of the running mean posterior.
-        flow_select: the epoch kept: ``held_out`` (log-likelihood of held-out rows, which also stops the training),
-            ``purity`` (the released count of pure clusters), or ``last``.
-        patience: epochs that a group's held-out log-likelihood may go without a new best.
-        heads: ``separate``, one for each route, or ``shared``, one for all with a correction for each route.
-        classifier, loss, sampler: ``linear | cosine``, ``bsm | ce``, ``shuffle | class_aware``.
-        loss_counts: class counts of the balanced softmax: ``all`` rows, or those of the head's own ``stage`` (as
-            released; the regular classifier always takes all).
-        cluster_prior: class shares of a cluster's rows by ``frequency``, or ``balanced``: classes weigh the same.
-        z: what the second branch sees beside the cluster prior: ``features``, ``latent`` or ``none``.
-        warm_start: the first branch starts from the given head.
-        second_branch: starts at ``zero`` or ``random``.
-        epochs, batch_size, lr: of the heads; SGD without momentum at a constant rate.
-        eval_every, select_on: epochs between checks, and the rows that choose the epoch: ``val``, ``test`` or ``last``.
-    """
+    path: ClassVar[str] = "dlsa"
 
-    depth: int = 1
-    proportion: float = 0.3
-    routing: Literal["density", "random"] = "density"
-    standardize: bool = False
-    flow_epochs: int = 50
-    flow_batch_size: int = 1024
-    flow_lr: float = 0.2
-    blocks: int = 2
-    hidden_layers: int = 1
-    log_scale_limit: float = 0.0
-    clusters: int = 500
-    centre_std: float = 0.05
-    q: float = 2.0
-    likelihood_weight: float = 2.0
-    balance_weight: float = 1.0
-    purity_weight: float = 0.02
-    balance_momentum: float = 0.7
-    flow_select: Literal["held_out", "purity", "last"] = "purity"
-    patience: int = 5
-    heads: Literal["separate", "shared"] = "separate"
-    classifier: Literal["linear", "cosine"] = "linear"
-    loss: Literal["bsm", "ce"] = "bsm"
-    sampler: Literal["shuffle", "class_aware"] = "shuffle"
-    loss_counts: Literal["stage", "all"] = "stage"
-    cluster_prior: Literal["frequency", "balanced"] = "frequency"
-    z: Literal["features", "latent", "none"] = "features"
-    warm_start: bool = False
-    second_branch: Literal["zero", "random"] = "random"
-    epochs: int = 150
-    batch_size: int = 128
-    lr: float = 1e-2
-    eval_every: int = 5
-    select_on: Literal["val", "test", "last"] = "val"
+    depth: int = key(1, "number of flow filters; 0 is the control, one head for all rows", low=0, high=100)
+    proportion: float = key(
+        0.3,
+        "share of a level's training rows that its filter keeps; 1 keeps every row, so nothing is routed",
+        above=0,
+        high=1,
+    )
+    routing: Literal["density", "random"] = key("density", "`random` routes the same shares at random (a control)")
+    standardize: bool = key(False, "features to zero mean and unit variance before the flow")
+    flow_epochs: int = key(50, "epochs of a flow; SGD without momentum at a constant rate", low=1)
+    flow_batch_size: int = key(1024, "pairs per step of a flow", low=2)
+    flow_lr: float = key(0.2, "learning rate of a flow", above=0)
+    blocks: int = key(2, "blocks of the flow", low=1, high=100)
+    hidden_layers: int = key(1, "hidden layers per block", low=0, high=100)
+    log_scale_limit: float = key(0.0, "soft bound of the log-scale; 0 leaves it unbounded, as released", low=0)
+    clusters: int = key(500, "number of fixed centers", low=1)
+    centre_std: float = key(0.05, "spread of the fixed centers", above=0)
+    q: float = key(2.0, "exponent of the class weights of the likelihood", low=0, high=10)
+    likelihood_weight: float = key(2.0, "weight of the likelihood loss", low=0)
+    balance_weight: float = key(1.0, "weight of the balance loss", low=0)
+    purity_weight: float = key(0.02, "weight of the purity loss", low=0)
+    balance_momentum: float = key(0.7, "momentum of the running mean posterior", low=0, below=1)
+    flow_select: Literal["held_out", "purity", "last"] = key(
+        "purity",
+        "epoch kept: `held_out` (log-likelihood of held-out rows, which also stops the training), `purity` (the "
+        "released "
+        "count of pure clusters), or `last`",
+    )
+    patience: int = key(5, "epochs that a group's held-out log-likelihood may go without a new best", low=1)
+    heads: Literal["separate", "shared"] = key(
+        "separate", "one head per route, or one `shared` head with a correction per route"
+    )
+    classifier: Literal["linear", "cosine"] = key("linear", "kind of the branches of a head")
+    loss: Literal["bsm", "ce"] = key("bsm", "balanced softmax, or cross-entropy")
+    loss_counts: Literal["stage", "all"] = key(
+        "stage",
+        "class counts of the balanced softmax: of `all` rows, or of the rows of the head's own level (`stage`, as "
+        "released; "
+        "the regular classifier always takes all)",
+    )
+    sampler: Literal["shuffle", "class_aware"] = key("shuffle", "how the heads draw rows")
+    cluster_prior: Literal["frequency", "balanced"] = key(
+        "frequency", "class shares of a cluster's rows, or with every class weighted the same (`balanced`)"
+    )
+    z: Literal["features", "latent", "none"] = key(
+        "features", "what the second branch of a head sees beside the cluster prior"
+    )
+    warm_start: bool = key(False, "the first branch starts from the stage-1 head")
+    second_branch: Literal["zero", "random"] = key("random", "initial weights of the second branch")
+    epochs: int = key(150, "epochs of a head; SGD without momentum at a constant rate", low=0)
+    batch_size: int = key(128, "rows per step of a head", low=1)
+    lr: float = key(1e-2, "learning rate of the heads", above=0)
+    eval_every: int = key(5, "epochs between checks of a head", low=1)
+    select_on: Literal["val", "test", "last"] = key(
+        "val", "rows that choose the epoch; `test` marks the result as tuned on test"
+    )
+
+    def check(self) -> None:
+        if self.classifier == "cosine":
+            self.require(
+                "second_branch",
+                self.second_branch != "zero",
+                "random with dlsa.classifier: cosine, whose weights count by direction only",
+            )
 
 
 _PACO = {"depth": 3, "warm_start": True, "lr": 1e-4}
@@ -96,10 +101,52 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 PRESETS = ("small", "latent", *PUBLISHED)
 
-_ABOVE_ZERO = ("flow_lr", "lr", "centre_std", "batch_size", "flow_batch_size", "clusters", "blocks", "patience",
-               "eval_every", "flow_epochs")  # fmt: skip
-_AT_LEAST_ZERO = ("depth", "q", "likelihood_weight", "balance_weight", "purity_weight", "hidden_layers", "epochs",
-                  "log_scale_limit")  # fmt: skip
+
+def _or_auto() -> list[tuple[str, Any, Any]]:
+    """Every key of :class:`Settings`, which may also be ``auto``."""
+    hints = get_type_hints(Settings)
+    return [
+        (spec.name, hints[spec.name] | Auto, field(default="auto", metadata=spec.metadata)) for spec in fields(Settings)
+    ]
+
+
+def _check_contradictions(params: Any) -> None:
+    given = {name: value for name, value in vars(params).items() if name != "preset" and value != "auto"}
+    base = Settings(**PUBLISHED.get(params.preset, {}))
+    if given.get("classifier", base.classifier) == "cosine":
+        params.require(
+            "second_branch",
+            given.get("second_branch") != "zero",
+            "random with dlsa.classifier: cosine, whose weights count by direction only",
+        )
+
+
+DlsaParams: Any = make_dataclass(
+    "DlsaParams",
+    [
+        (
+            "preset",
+            str,
+            key(
+                "small",
+                "`small` (settings by the size of the data), `latent` (without routing), or a published "
+                "configuration; it "
+                "decides every key that is `auto`",
+                choices=lambda: PRESETS,
+            ),
+        ),
+        *_or_auto(),
+    ],
+    bases=(Group,),
+    namespace={
+        "__module__": __name__,
+        "path": "dlsa",
+        "check": _check_contradictions,
+        "__doc__": "DLSA: the preset decides what is `auto`.",
+    },
+    frozen=True,
+    kw_only=True,
+)
 
 
 def small(rows: int, width: int, num_classes: int) -> Settings:
@@ -139,56 +186,16 @@ def resolve(
         ConfigError: names the setting, its value and what is allowed.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"dlsa.preset: {preset!r} given, one of {', '.join(PRESETS)} expected")
+        raise refuse("dlsa.preset", f"one of {', '.join(PRESETS)}", preset)
     base = Settings(**PUBLISHED.get(preset, {}))
     if preset not in PUBLISHED:
         base = small(rows, width, num_classes)
     if preset == "latent":
         base = replace(base, proportion=1.0, heads="shared", z="latent", cluster_prior="balanced")
-    chosen = {name: _plain(value) for name, value in given.items() if not (isinstance(value, str) and value == "auto")}
-    settings = replace(base, **chosen)
+    chosen = {name: value for name, value in given.items() if not (isinstance(value, str) and value == "auto")}
+    cosine = chosen.get("classifier", base.classifier) == "cosine"
+    settings = replace(base, **({"second_branch": "random"} if cosine else {}) | chosen)
     if preset not in PUBLISHED and "lr" not in chosen:
         longest = max(mean_square, width if settings.z == "latent" else 0, 1e-12)
         settings = replace(settings, lr=min(10.0, 4.0 / longest))
-    if settings.classifier == "cosine" and "second_branch" not in chosen:
-        settings = replace(settings, second_branch="random")
-    _check(settings)
     return settings
-
-
-def _plain(value: Any) -> Any:
-    """NumPy scalars as Python's, and whole floats as whole numbers."""
-    value = value.item() if isinstance(value, np.generic) else value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _check(settings: Settings) -> None:
-    hints = get_type_hints(Settings)
-    for spec in fields(Settings):
-        value, hint = getattr(settings, spec.name), hints[spec.name]
-        if get_origin(hint) is Literal:
-            if value not in get_args(hint):
-                raise ConfigError(f"dlsa.{spec.name}: {value!r} given, one of {', '.join(get_args(hint))} expected")
-        elif isinstance(value, bool) != (hint is bool) or not isinstance(value, int | float):
-            raise ConfigError(
-                f"dlsa.{spec.name}: {value!r} given, {'true or false' if hint is bool else 'a number'} expected"
-            )
-        elif not math.isfinite(value) or (hint is int and value != int(value)):
-            raise ConfigError(f"dlsa.{spec.name}: {value!r} given, a finite {'whole ' * (hint is int)}number expected")
-    for name in _ABOVE_ZERO:
-        if not getattr(settings, name) > 0:
-            raise ConfigError(f"dlsa.{name}: {getattr(settings, name)} given, above 0 expected")
-    if settings.flow_batch_size < 2:
-        raise ConfigError(f"dlsa.flow_batch_size: {settings.flow_batch_size} given, at least 2 expected")
-    for name in _AT_LEAST_ZERO:
-        if getattr(settings, name) < 0:
-            raise ConfigError(f"dlsa.{name}: {getattr(settings, name)} given, at least 0 expected")
-    if not 0 < settings.proportion <= 1:
-        raise ConfigError(f"dlsa.proportion: {settings.proportion} given, above 0 and at most 1 expected")
-    if not 0 <= settings.balance_momentum < 1:
-        raise ConfigError(f"dlsa.balance_momentum: {settings.balance_momentum} given, at least 0 and below 1 expected")
-    if settings.classifier == "cosine" and settings.second_branch == "zero":
-        raise ConfigError(
-            "dlsa.second_branch: zero given with dlsa.classifier: cosine, "
-            "whose weights count by direction alone; random expected"
-        )

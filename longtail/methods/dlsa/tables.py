@@ -5,15 +5,18 @@ Conventions are those of ``plot_tables``; shares and accuracies are in percent. 
 Shape legend: N rows, L levels, E epochs, C classes, K clusters.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from sklearn.metrics import normalized_mutual_info_score
 
 from longtail.artifacts.predictions import Predictions
-from longtail.core.config import Shots
 from longtail.evaluation.metrics import GROUPS, group_of, percent
 from longtail.evaluation.plot_tables import SPLITS
-from longtail.methods.dlsa.routing_file import RoutingFile
+from longtail.evaluation.shots import Shots
+from longtail.methods.dlsa.routing_file import RoutingFile, read_routing
 
 LOSSES = ("likelihood", "purity", "balance")
 COLUMNS = {
@@ -25,8 +28,24 @@ COLUMNS = {
 }
 
 
-def plot_tables_of(routing: RoutingFile, table: Predictions, shots: Shots) -> dict[str, pd.DataFrame]:
-    """The tables by the name of their plot."""
+def read(path: Path, made_by: str) -> RoutingFile:
+    """The routes and histories of the flows, verified."""
+    return read_routing(path, made_by)
+
+
+def matches(routing: RoutingFile, table: Predictions) -> bool:
+    """Whether the routed test rows are those of the predictions."""
+    test = routing.parts["test"]
+    pairs = ((test.index, table.index), (test.label, table.label), (routing.train_counts, table.train_counts))
+    return all(np.array_equal(routed, predicted) for routed, predicted in pairs)
+
+
+def plot_tables(
+    routing: RoutingFile | None, table: Predictions | None, names: Sequence[str], shots: Shots
+) -> dict[str, pd.DataFrame]:
+    """The tables by the name of their plot; without rows where DLSA was not run."""
+    if routing is None or table is None:
+        return {name: pd.DataFrame(columns=columns) for name, columns in COLUMNS.items()}
     return {
         "dlsa_likelihood": likelihood_curves(routing, shots),
         "dlsa_losses": flow_losses(routing),
@@ -34,11 +53,6 @@ def plot_tables_of(routing: RoutingFile, table: Predictions, shots: Shots) -> di
         "dlsa_routes": route_shares(routing, shots),
         "dlsa_route_accuracy": route_accuracy(routing, table, shots),
     }
-
-
-def empty_plot_tables() -> dict[str, pd.DataFrame]:
-    """The same without rows, where DLSA was not run."""
-    return {name: pd.DataFrame(columns=columns) for name, columns in COLUMNS.items()}
 
 
 def likelihood_curves(routing: RoutingFile, shots: Shots) -> pd.DataFrame:

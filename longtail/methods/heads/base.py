@@ -223,6 +223,10 @@ class LinearFormMixin:
     def _block_scores(self, X: np.ndarray) -> np.ndarray:
         return linear_scores(X, self.weight_, self.bias_, self.unit_input_)
 
+    def stored_form(self) -> tuple[str, np.ndarray, np.ndarray | None]:
+        """Kind, weight (C, D) and bias (C,) or None, as a head file holds them."""
+        return "unit" if self.unit_input_ else "linear", self.weight_, self.bias_
+
     def _set_linear_form(self, start: LinearHead, weight: np.ndarray, bias: np.ndarray | None) -> Self:
         self.linear_head_, self.unit_input_ = start, start.unit_input
         self.weight_, self.bias_ = weight, bias

@@ -7,13 +7,16 @@ Deviations: features are stored ones, while the official code sends augmented im
 statistics keep moving; the last epoch is kept by default, the official code keeps the best on its val split.
 """
 
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from longtail.core.seeds import generator
+from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, LinearHead, seed_of
+from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
 from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, LinearScorer
 from longtail.train.device import to_device
 
@@ -92,3 +95,19 @@ def initial_head(num_classes: int, num_features: int, seed: int, dtype: DTypeLik
     stream, bound = generator(seed, "crt", "initial head"), num_features**-0.5
     weight = stream.uniform(-bound, bound, (num_classes, num_features)).astype(dtype)
     return LinearHead(weight, stream.uniform(-bound, bound, num_classes).astype(dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CRTParams(HeadTrainingParams):
+    """cRT."""
+
+    path: ClassVar[str] = "crt"
+
+
+HEAD = HeadEntry(
+    estimator=CRT,
+    params=CRTParams,
+    rank=20,
+    notes=lambda head, params: selection_notes(params, head.selected_epoch_),
+    arrays=lambda head, params: history_arrays(head.history_),
+)

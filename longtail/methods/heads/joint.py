@@ -1,9 +1,12 @@
 """Joint: the stage-1 head as it is, the baseline of every repair (Kang et al., ICLR 2020, section 4)."""
 
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from longtail.core.params import Group
+from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin
 
 
@@ -21,3 +24,13 @@ class Joint(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         X, y = self._check_training(X, y)
         start = self._starting_head(self.head, X, y)
         return self._set_linear_form(start, start.effective_weight(), start.bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointParams(Group):
+    """The stage-1 head as it is: nothing to set."""
+
+    path: ClassVar[str] = "joint"
+
+
+HEAD = HeadEntry(estimator=Joint, params=JointParams, rank=0, is_stage1=True)

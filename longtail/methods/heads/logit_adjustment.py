@@ -4,11 +4,13 @@ Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, sect
 the prior in its loss (balanced softmax) the prior counts twice.
 """
 
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from longtail.core.errors import ConfigError
+from longtail.core.params import Group, key
+from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin
 
 
@@ -27,8 +29,7 @@ class LogitAdjustment(LikelihoodMixin, LinearFormMixin, HeadClassifier):
 
         Raises DataError where the head does not match them, ConfigError for an adjustment below 0.
         """
-        if not self.adjustment >= 0:
-            raise ConfigError(f"adjustment must be at least 0, got {self.adjustment!r}")
+        LogitAdjustmentParams(adjustment=self.adjustment)  # checks the value
         X, y = self._check_training(X, y)
         start = self._starting_head(self.head, X, y)
         prior = np.bincount(y) / len(y)
@@ -36,3 +37,26 @@ class LogitAdjustment(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         return self._set_linear_form(
             start, start.effective_weight(), shift if start.bias is None else start.bias + shift
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitAdjustmentParams(Group):
+    """Post-hoc logit adjustment."""
+
+    path: ClassVar[str] = "logit_adjustment"
+
+    adjustment: float = key(
+        1.0,
+        "factor of the log prior that is subtracted from the stage-1 logits. A head trained with `balanced_softmax` or "
+        "`logit_adjustment` has it built in already",
+        low=0,
+        high=10,
+    )
+
+
+HEAD = HeadEntry(
+    estimator=LogitAdjustment,
+    params=LogitAdjustmentParams,
+    rank=50,
+    notes=lambda head, params: {"adjustment": params.adjustment},
+)

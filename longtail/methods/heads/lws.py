@@ -7,11 +7,15 @@ optimiser and rate are cRT's.
 Deviation: stored features instead of augmented images (see cRT). Of a cosine head the scaled quantity is scale * cos.
 """
 
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from longtail.core.params import key
+from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, row_blocks, seed_of, unit_rows
+from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
 from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, ScaleScorer
 from longtail.train.device import to_device
 
@@ -113,3 +117,21 @@ def _resident_rows(scorer: ScaleScorer, X: np.ndarray, unit_input: bool, keep_lo
         block = unit_rows(X[rows]) if unit_input else X[rows]
         fixed_logits[rows] = scorer.fixed_logits(to_device(block, device))
     return fixed_logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class LWSParams(HeadTrainingParams):
+    """LWS."""
+
+    path: ClassVar[str] = "lws"
+
+    epochs: int = key(5, "passes over the training rows, with a cosine rate", low=1)
+
+
+HEAD = HeadEntry(
+    estimator=LWS,
+    params=LWSParams,
+    rank=40,
+    notes=lambda head, params: selection_notes(params, head.selected_epoch_),
+    arrays=lambda head, params: history_arrays(head.history_) | {"scales": head.scales_},
+)

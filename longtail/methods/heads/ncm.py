@@ -9,16 +9,16 @@ to a row is done in the dtype of the features.
 """
 
 from collections.abc import Iterator
-from typing import Self
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from longtail.core.errors import ConfigError
+from longtail.core.params import Group, key
+from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import NORM_FLOOR, HeadClassifier, unit_rows
 
-FEATURES = ("cl2n", "l2n", "un")
-DISTANCES = ("l2", "cos", "true_cosine")
 CACHED_BYTES = 2**20
 
 
@@ -40,10 +40,7 @@ class NCM(HeadClassifier):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """X (N, D) features, y (N,) labels."""
-        if self.feature not in FEATURES:
-            raise ConfigError(f"feature must be one of {', '.join(FEATURES)}, got {self.feature!r}")
-        if self.distance not in DISTANCES:
-            raise ConfigError(f"distance must be one of {', '.join(DISTANCES)}, got {self.distance!r}")
+        NCMParams(feature=self.feature, distance=self.distance)  # type: ignore[arg-type]  # checks the values
         X, y = self._check_training(X, y)
         counts = np.bincount(y)
         if self.feature == "un":
@@ -54,6 +51,9 @@ class NCM(HeadClassifier):
             sums = self._class_sums(X, y, self.mean_ if self.feature == "cl2n" else np.zeros_like(self.mean_))
         self.centroids_ = sums / counts[:, None]
         return self
+
+    def stored_form(self) -> tuple[str, np.ndarray, np.ndarray | None]:
+        return "ncm", self.centroids_, None
 
     def _class_sums(self, X: np.ndarray, y: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
         """(C, D) float64: per-class sums of the rows, or, given ``shift`` (D,), of the unit vectors along X - shift."""
@@ -129,3 +129,27 @@ def _squared_norms(rows: np.ndarray) -> np.ndarray:
 
 def _norms(rows: np.ndarray) -> np.ndarray:
     return np.sqrt(_squared_norms(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NCMParams(Group):
+    """Nearest class mean."""
+
+    path: ClassVar[str] = "ncm"
+
+    feature: Literal["un", "l2n", "cl2n"] = key(
+        "cl2n", "`un`: features as they are; `l2n`: unit length; `cl2n`: centered, then unit length"
+    )
+    distance: Literal["l2", "cos", "true_cosine"] = key(
+        "l2", "`l2`; `cos`: the released scaled dot product; `true_cosine`"
+    )
+
+
+HEAD = HeadEntry(
+    estimator=NCM,
+    params=NCMParams,
+    rank=10,
+    likelihood=False,
+    notes=lambda ncm, params: {"feature": params.feature, "distance": params.distance},
+    arrays=lambda ncm, params: {"mean": ncm.mean_},
+)

@@ -8,11 +8,13 @@ here tau is the argmax on held-out rows, the smallest on ties. Zero rows are lef
 """
 
 import warnings
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from longtail.core.errors import ConfigError
+from longtail.core.params import Auto, Group, key, only_with
+from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import (
     HeadClassifier,
     LinearFormMixin,
@@ -25,6 +27,24 @@ from longtail.methods.heads.base import (
 )
 
 WITHOUT_SELECTION = 1.0  # unit rows: the parameter-free member of the family
+
+
+@dataclass(frozen=True, kw_only=True)
+class TauParams(Group):
+    """tau-normalization."""
+
+    path: ClassVar[str] = "tau"
+
+    value: float | Auto = key("auto", "tau. auto: selected from 0, `grid_step`, ..., `grid_max`", low=0, high=10)
+    grid_max: float = key(2.0, "largest tau of the grid", low=0, high=10, unused=only_with(value="auto"))
+    grid_step: float = key(0.1, "step of the grid", above=0, high=10, unused=only_with(value="auto"))
+    select_on: Literal["val", "test"] = key(
+        "val",
+        "part that tau is selected on. Without val, a fifth of the training features is held out for it. `test` "
+        "marks the "
+        "result as tuned on test",
+        unused=only_with(value="auto"),
+    )
 
 
 class TauNorm(LinearFormMixin, HeadClassifier):
@@ -94,15 +114,10 @@ class TauNorm(LinearFormMixin, HeadClassifier):
         return self._set_linear_form(start, tau_normalised(start, self.tau_), None)
 
     def _grid(self) -> np.ndarray:
+        TauParams(value=self.tau, grid_max=self.grid_max, grid_step=self.grid_step)  # type: ignore[arg-type]  # checks them
         if self.tau == "auto":
-            if not (self.grid_max >= 0 and self.grid_step > 0):
-                raise ConfigError(
-                    f"grid_max must be >= 0 and grid_step > 0, got grid_max={self.grid_max}, grid_step={self.grid_step}"
-                )
             points = int(np.floor(self.grid_max / self.grid_step + 1e-9)) + 1
             return np.round(np.arange(points) * self.grid_step, 12)
-        if isinstance(self.tau, str) or not (np.isfinite(self.tau) and self.tau >= 0):
-            raise ConfigError(f"tau must be 'auto' or a finite number >= 0, got {self.tau!r}")
         return np.array([float(self.tau)])
 
 
@@ -144,3 +159,26 @@ def _divisors(head: LinearHead, grid: np.ndarray) -> np.ndarray:
     rows = unit_rows(head.weight) if head.kind == "cosine" else head.weight
     norms = np.linalg.norm(rows.astype(np.float64), axis=1)
     return np.where(norms == 0, 1.0, norms) ** grid[:, None]
+
+
+def _curve(tau: TauNorm, params: "TauParams") -> dict[str, np.ndarray]:
+    return {"curve/tau": tau.tau_grid_, "curve/class_accuracy": tau.class_accuracy_}
+
+
+def _selects_on(params: "TauParams") -> str:
+    return params.select_on if params.value == "auto" else "val"
+
+
+HEAD = HeadEntry(
+    estimator=TauNorm,
+    params=TauParams,
+    rank=30,
+    likelihood=False,
+    arguments=lambda params: {"tau": params.value},
+    selects_on=_selects_on,
+    notes=lambda tau, params: {
+        "tau": tau.tau_,
+        "selected_on": "test" if _selects_on(params) == "test" else tau.selected_on_,
+    },
+    arrays=_curve,
+)

@@ -15,6 +15,18 @@ drawing, so it follows a different distribution and sometimes returns fewer than
 import importlib
 from typing import Any
 
+from longtail.methods.ipdpp.params import IpdppParams
+from longtail.methods.stage_methods import StageMethod
+
+METHOD = StageMethod(
+    stage="finetune_ipdpp",
+    rows=("ipdpp_uniform", "ipdpp"),
+    params=IpdppParams,
+    rank=20,
+    artifact="ipdpp_selection.h5",
+    tables="longtail.methods.ipdpp.tables",
+)
+
 _HOME = {
     "DPPyKDPP": "dense",
     "IPDPPSampler": "sampler",

@@ -7,13 +7,15 @@ Shape legend: N training images, C classes, R rounds.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from longtail.core.config import Shots
+from longtail.artifacts.predictions import Predictions
 from longtail.evaluation.metrics import GROUPS, group_means, group_of, percent
-from longtail.methods.ipdpp.selection_file import SelectionFile
+from longtail.evaluation.shots import Shots
+from longtail.methods.ipdpp.selection_file import SelectionFile, read_selection
 
 BINS = 20
 POINTS = 60  # of a class and round in ``ipdpp_inclusion``
@@ -25,18 +27,27 @@ COLUMNS = {
 }
 
 
-def plot_tables_of(selection: SelectionFile, names: Sequence[str], shots: Shots) -> dict[str, pd.DataFrame]:
-    """The tables by the name of their plot; ``names`` (C,) of the classes."""
+def read(path: Path, made_by: str) -> SelectionFile:
+    """The draws of all rounds, verified."""
+    return read_selection(path, made_by)
+
+
+def matches(selection: SelectionFile, table: Predictions) -> bool:
+    """Whether the draws are from the training images of the predictions."""
+    return np.array_equal(selection.train_counts, table.train_counts)
+
+
+def plot_tables(
+    selection: SelectionFile | None, table: Predictions | None, names: Sequence[str], shots: Shots
+) -> dict[str, pd.DataFrame]:
+    """The tables by the name of their plot; without rows where IP-DPP was not run. ``names``: (C,) class names."""
+    if selection is None:
+        return {name: pd.DataFrame(columns=columns) for name, columns in COLUMNS.items()}
     return {
         "ipdpp_probability": probability_histogram(selection, shots),
         "ipdpp_inclusion": inclusion_curves(selection, shots),
         "ipdpp_counts": subset_counts(selection, names),
     }
-
-
-def empty_plot_tables() -> dict[str, pd.DataFrame]:
-    """The same without rows, where IP-DPP was not run."""
-    return {name: pd.DataFrame(columns=columns) for name, columns in COLUMNS.items()}
 
 
 def probability_histogram(selection: SelectionFile, shots: Shots) -> pd.DataFrame:
@@ -111,7 +122,9 @@ def subset_counts(selection: SelectionFile, names: Sequence[str]) -> pd.DataFram
     return pd.concat(frames, ignore_index=True)
 
 
-def diagnostics(selection: SelectionFile, shots: Shots) -> dict[str, int | float | dict[str, float]]:
+def diagnostics(
+    selection: SelectionFile, table: Predictions, shots: Shots
+) -> dict[str, int | float | dict[str, float]]:
     """Numbers of the last round, of each group with a drawn class, and of neighbouring rounds.
 
     images: size of the subset. rounds: how often it was drawn. classes_drawn: classes of which not all were kept.

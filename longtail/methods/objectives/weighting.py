@@ -14,19 +14,18 @@ Images of a batch may be mixed among themselves, each with its own share and par
 row then counts for both labels, by their shares. CutMix counts pixels, as Yun et al. do.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from longtail.augment.mixing import cutmix, draw_boxes, draw_shares, kept_share, mixup
-from longtail.core.errors import ConfigError
-from longtail.data.effective_number import BETA, class_weights
+from longtail.data.effective_number import class_weights
+from longtail.methods.objectives.params import WeightingParams
 from longtail.models.classifier import Classifier
 from longtail.train.batches import Batch
 from longtail.train.objective import Moment, Objective, Setting
-
-RULES = ("none", "resample", "reweight", "drw")
-MIXES = ("none", "mixup", "cutmix")
 
 
 class Weighted(Objective):
@@ -36,34 +35,19 @@ class Weighted(Objective):
 
     Args:
         setting: the task.
-        rule: one of RULES.
-        drw_epoch: of ``drw``; auto is 80 % of the epochs: 160 of 200, the first drop of the released rate.
-        beta: of the effective number.
-        mix, mix_alpha: one of MIXES, and the parameter of the beta distribution of the shares.
+        weighting: keys of ``WeightingParams``.
 
     Raises:
         ConfigError: a value that is not allowed.
     """
 
-    options: tuple[str, ...] = ("rule", "drw_epoch", "beta", "mix", "mix_alpha")
-
-    def __init__(
-        self,
-        setting: Setting,
-        rule: str = "none",
-        drw_epoch: int | str = "auto",
-        beta: float = BETA,
-        mix: str = "none",
-        mix_alpha: float = 1.0,
-    ) -> None:
+    def __init__(self, setting: Setting, **weighting: Any) -> None:
         super().__init__(setting)
-        for key, value, allowed in (("rule", rule, RULES), ("mix", mix, MIXES)):
-            if value not in allowed:
-                raise ConfigError(f"train.{key}: {value!r} given, one of {', '.join(allowed)} expected")
-        self.rule, self.mix, self.mix_alpha = rule, mix, mix_alpha
+        self.weighting = WeightingParams(**weighting)
+        drw_epoch = self.weighting.drw_epoch
         self.drw_epoch = setting.epochs * 8 // 10 if isinstance(drw_epoch, str) else drw_epoch
         self.weights: Tensor
-        self.register_buffer("weights", torch.from_numpy(class_weights(setting.counts, beta)).float())
+        self.register_buffer("weights", torch.from_numpy(class_weights(setting.counts, self.weighting.beta)).float())
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of each row: (B, C) float32, (B,) int64 -> (B,)."""
@@ -71,7 +55,7 @@ class Weighted(Objective):
 
     def weights_in(self, epoch: int) -> Tensor | None:
         """(C,) weights of a 0-based epoch, or None where all classes count alike."""
-        counts = self.rule == "reweight" or (self.rule == "drw" and epoch >= self.drw_epoch)
+        counts = self.weighting.rule == "reweight" or (self.weighting.rule == "drw" and epoch >= self.drw_epoch)
         return self.weights if counts else None
 
     def total(self, logits: Tensor, labels: Tensor, weights: Tensor | None, shares: Tensor | None = None) -> Tensor:
@@ -80,7 +64,7 @@ class Weighted(Objective):
 
     def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
         (images,), labels, shares = batch.views, batch.labels, None
-        if self.mix != "none":
+        if self.weighting.mix != "none":
             images, labels, shares = self.mixed(images, labels)
         logits = model(images).float()
         if shares is not None:
@@ -90,9 +74,9 @@ class Weighted(Objective):
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mixed images (B, channels, H, W), and for both of their sources (2B,) labels and shares."""
-        share = draw_shares(len(images), self.mix_alpha, images.device)
+        share = draw_shares(len(images), self.weighting.mix_alpha, images.device)
         partner = torch.randperm(len(images), device=images.device)
-        if self.mix == "mixup":
+        if self.weighting.mix == "mixup":
             images = mixup(images, images[partner], share)
         else:
             box = draw_boxes(share, *images.shape[2:])

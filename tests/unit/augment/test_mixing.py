@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from longtail.augment.mixing import boxes, cutmix, draw_boxes, draw_shares, kept_share, mixup
 from longtail.core.errors import ConfigError
-from longtail.methods.objectives.cross_entropy import CrossEntropy
-from longtail.methods.objectives.focal import Focal
-from longtail.methods.objectives.rotation import draw_turns, rotate
+from longtail.methods.objectives.ce.objective import CrossEntropy
+from longtail.methods.objectives.focal.objective import Focal
+from longtail.methods.pretraining.rotation.objective import draw_turns, rotate
 from longtail.train.batches import Batch
 from longtail.train.objective import Moment, Setting
 

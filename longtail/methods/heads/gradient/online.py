@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from longtail.core.config import HeadTraining, Runtime
 from longtail.core.seeds import derive_seed
 from longtail.data.samplers import create_sampler
-from longtail.methods.objectives.cross_entropy import CrossEntropy
+from longtail.methods.heads.gradient.params import HeadTrainingParams as HeadTraining
+from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier
 from longtail.train.batches import ImageSet
 from longtail.train.extract import outputs
 from longtail.train.loop import Settings, train
 from longtail.train.objective import Setting
+from longtail.train.params import RuntimeParams as Runtime
 from longtail.train.schedule import create_schedule
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from longtail.core.errors import ConfigError
 from longtail.data.samplers import PowerSampler, SquareRootSampler
-from longtail.methods.objectives.fsgl import (
+from longtail.methods.objectives.fsgl.objective import (
     FSGL,
     Mixed,
     distance,

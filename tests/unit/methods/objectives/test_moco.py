@@ -10,7 +10,7 @@ from torch import nn
 
 from longtail.core.errors import ConfigError
 from longtail.methods.objectives.contrast import Projector, unit_rows
-from longtail.methods.objectives.moco import MoCo, in_shuffled_parts, moco_logits
+from longtail.methods.pretraining.moco.objective import MoCo, in_shuffled_parts, moco_logits
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from longtail.core.errors import ConfigError, DataError
 from longtail.data.effective_number import class_weights, effective_number
 from longtail.data.samplers import EffectiveNumberSampler
-from longtail.methods.objectives.cross_entropy import ClassBalanced, CrossEntropy
-from longtail.methods.objectives.focal import Focal, focal
-from longtail.methods.objectives.ldam import LDAM, margins
-from longtail.methods.objectives.logit_adjustment import BalancedSoftmax, LogitAdjustment
+from longtail.methods.objectives.ce.objective import ClassBalanced, CrossEntropy
+from longtail.methods.objectives.focal.objective import Focal, focal
+from longtail.methods.objectives.ldam.objective import LDAM, margins
+from longtail.methods.objectives.logit_adjustment.objective import BalancedSoftmax, LogitAdjustment
 from longtail.methods.objectives.weighting import Weighted, weighted_mean
 from longtail.models.classifier import CosineHead, LinearHead
 from longtail.train.batches import Batch

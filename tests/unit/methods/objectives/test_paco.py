@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from longtail.core.errors import ConfigError
 from longtail.methods.objectives.contrast import unit_rows
-from longtail.methods.objectives.paco import PaCo, floored_log_prior, paco_loss
+from longtail.methods.objectives.paco.objective import PaCo, floored_log_prior, paco_loss
 from longtail.models.classifier import Classifier, LinearHead
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch

@@ -1,0 +1,329 @@
+"""Parameters: declared once as dataclass fields, bound strictly, checked wherever an object of them is made.
+
+A group of parameters is a frozen dataclass below :class:`Group`. Each field is a :func:`key` (default, meaning, allowed
+range) or a nested :func:`group`. The same declaration serves the loader of params.yaml, the library's own checks (an
+object of a group checks itself when it is made) and the reference tables of the docs.
+
+Every error has one form: ``KEY must be EXPECTED, got GIVEN``.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+
+from longtail.core.errors import ConfigError
+
+Auto = Literal["auto"]
+T = TypeVar("T", bound="Group")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What is declared of one parameter.
+
+    Attributes:
+        meaning: one line for the reference tables.
+        low, high: smallest and largest allowed number.
+        above: numbers must be larger than this.
+        below: numbers must be smaller than this.
+        choices: names that a text value may have, as a function, so that a registry is read only when it is needed.
+        pattern: regular expression of a text value, with its description.
+        unused: given the group, why this parameter has no effect; empty if it has one.
+        hint: given a refused value, a remark that is appended to the error.
+    """
+
+    meaning: str = ""
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: Callable[[], Iterable[str]] | None = None
+    pattern: tuple[str, str] | None = None
+    unused: "Callable[[Any], str] | None" = None
+    hint: Callable[[Any], str] | None = None
+
+
+def key(
+    default: Any,
+    meaning: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Callable[[], Iterable[str]] | None = None,
+    pattern: tuple[str, str] | None = None,
+    unused: Callable[[Any], str] | None = None,
+    hint: Callable[[Any], str] | None = None,
+) -> Any:
+    """Declare a parameter of a group; see :class:`Key`. Ranges apply to numbers only, not to ``auto``."""
+    return field(
+        default=default, metadata={"key": Key(meaning, low, high, above, below, choices, pattern, unused, hint)}
+    )
+
+
+def group(kind: "type[Group]", *, unused: Callable[[Any], str] | None = None) -> Any:
+    """Declare a nested group. ``unused`` says why all of it has no effect, as for a key."""
+    return field(default_factory=kind, metadata={"key": Key(unused=unused)})
+
+
+def only_with(**required: Any) -> Callable[[Any], str]:
+    """An ``unused`` rule: the parameter has an effect only while its siblings have one of the given values."""
+
+    def reason(owner: Any) -> str:
+        for name, values in required.items():
+            value = getattr(owner, name)
+            if value not in (values if isinstance(values, tuple) else (values,)):
+                return f"{name}: {show(value)}"
+        return ""
+
+    return reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Base of all groups of parameters.
+
+    An object checks itself when it is made: types (whole floats become ints, NumPy numbers become Python's), ranges and
+    names of each key, then :meth:`check`.
+
+    Attributes:
+        path: the group's place in params.yaml, for example ``train.fsgl``; empty at the top level.
+    """
+
+    path: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for name, spec in keys_of(type(self)).items():
+            where = self.full_name(name)
+            value = _convert(hints[name], getattr(self, name), where, spec)
+            _check_range(spec, value, where)
+            object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that contradict each other. Groups override it."""
+
+    def modules(self) -> tuple[str, ...]:
+        """Full names of the modules that are imported for these values only, such as that of a chosen method."""
+        return ()
+
+    def inactive(self) -> str:
+        """Why no key of the group but the one that says so has an effect; empty if they do."""
+        return ""
+
+    def full_name(self, name: str) -> str:
+        """The full name of a key, for example ``crt.epochs``."""
+        return f"{self.path}.{name}" if self.path else name
+
+    def require(self, name: str, met: bool, expected: str) -> None:
+        """Raise a ConfigError about the key ``name`` unless ``met``."""
+        if not met:
+            raise refuse(self.full_name(name), expected, getattr(self, name))
+
+
+def refuse(name: str, expected: str, given: Any, remark: str = "") -> ConfigError:
+    """The error ``NAME must be EXPECTED, got GIVEN``."""
+    return ConfigError(f"{name} must be {expected}, got {show(given)}" + (f" ({remark})" if remark else ""))
+
+
+def show(value: Any) -> str:
+    """A value as it is written in params.yaml."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:g}"
+    return (
+        repr(value) if isinstance(value, str) and (not value or not re.fullmatch(r"[\w.*/+-]+", value)) else str(value)
+    )
+
+
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
+
+
+def keys_of(kind: Any) -> dict[str, Key]:
+    """The declared keys and nested groups of a group, in order."""
+    return {spec.name: spec.metadata.get("key", Key()) for spec in dataclasses.fields(kind)}
+
+
+def defaults_of(kind: type[Group]) -> dict[str, Any]:
+    """The defaults of all keys of a group; a nested group is a mapping."""
+    return {name: defaults_of(type(v)) if isinstance(v, Group) else v for name, v in vars(kind()).items()}
+
+
+def type_of(kind: type[Group], name: str) -> Any:
+    """The annotated type of a key."""
+    return _hints(kind)[name]
+
+
+def bind(kind: type[T], content: Any, allowed: Iterable[str] = ()) -> T:
+    """Make a group from a mapping, strictly. Keys that are left out keep their defaults.
+
+    Args:
+        kind: the group.
+        content: keys and values, as read from YAML.
+        allowed: further keys that others bind; they are passed over here.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range, or values that contradict each other.
+    """
+    if not isinstance(content, Mapping):
+        raise refuse(kind.path, "a group of keys", content)
+    hints, specs, others = _hints(kind), keys_of(kind), set(allowed)
+    values: dict[str, Any] = {}
+    for name, value in content.items():
+        if name in others:
+            continue
+        if name not in specs:
+            raise unknown_key(f"{kind.path}.{name}" if kind.path else str(name), str(name), [*specs, *others])
+        hint = hints[name]
+        values[name] = bind(hint, value) if isinstance(hint, type) and issubclass(hint, Group) else value
+    return kind(**values)
+
+
+def unknown_key(where: str, name: str, allowed: list[str]) -> ConfigError:
+    """The error about a key that does not exist, with the nearest one that does."""
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f" (did you mean {where.removesuffix(name)}{close[0]}?)" if close else ""
+    return ConfigError(f"{where} is not a key{hint}; allowed here: {', '.join(sorted(allowed)) or 'nothing'}")
+
+
+def check_given(owner: Group) -> None:
+    """Refuse a key that was given, so differs from its default, although the others make it have no effect.
+
+    Raises:
+        ConfigError: names the key, its default, and why it has no effect.
+    """
+    defaults = vars(type(owner)())
+    for name, spec in keys_of(type(owner)).items():
+        value = getattr(owner, name)
+        reason = (spec.unused(owner) if spec.unused else "") or owner.inactive()
+        for where, given, default in _given(owner.full_name(name), value, defaults[name]) if reason else ():
+            cause = _absolute(owner, reason)
+            raise refuse(where, f"{show(default)}, its default, since it has no effect with {cause}", given)
+        if isinstance(value, Group):
+            check_given(value)
+
+
+def _absolute(owner: Group, reason: str) -> str:
+    return owner.full_name(reason) if owner.path and re.match(r"\w+: ", reason) else reason
+
+
+def _given(where: str, value: Any, default: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf that differs from its default: full name, value, default."""
+    if isinstance(value, Group):
+        for name, inner in vars(value).items():
+            yield from _given(f"{where}.{name}", inner, getattr(default, name))
+    elif value != default:
+        yield where, value, default
+
+
+def _convert(hint: Any, value: Any, where: str, spec: Key) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Group):
+        if isinstance(value, hint):
+            return value
+        raise refuse(where, "a group of keys", value)
+    value = value.item() if isinstance(value, np.generic) else value
+    for option in typing.get_args(hint) if _is_union(hint) else (hint,):
+        accepted, converted = _accept(option, value)
+        if accepted:
+            if spec.choices and isinstance(converted, str) and converted not in (names := list(spec.choices())):
+                raise _no_choice(where, converted, names)
+            if spec.pattern and isinstance(converted, str) and not re.fullmatch(spec.pattern[0], converted):
+                raise refuse(where, spec.pattern[1], converted)
+            return converted
+    raise refuse(where, describe(hint, spec), value, spec.hint(value) if spec.hint else "")
+
+
+def _no_choice(where: str, value: str, names: list[str]) -> ConfigError:
+    close = difflib.get_close_matches(value, names, n=1)
+    return refuse(where, f"one of {', '.join(names)}", value, f"did you mean {close[0]}?" if close else "")
+
+
+def _accept(option: Any, value: Any) -> tuple[bool, Any]:
+    if typing.get_origin(option) is Literal:
+        return value in typing.get_args(option) and not isinstance(value, bool), value
+    if typing.get_origin(option) is list:
+        (inner,) = typing.get_args(option)
+        if not isinstance(value, list):
+            return False, value
+        items = [_accept(inner, item) for item in value]
+        return all(accepted for accepted, _ in items), [item for _, item in items]
+    if option is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
+        return number, float(value) if number else value
+    if option is int:
+        integer = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return integer and not isinstance(value, bool), int(value) if integer else value
+    return isinstance(value, option), value
+
+
+def _is_finite(value: int | float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def describe(hint: Any, spec: Key | None = None) -> str:
+    """What a type allows, in words."""
+    if _is_union(hint):
+        return " or ".join(describe(option, spec) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        options = [str(option) for option in typing.get_args(hint)]
+        return options[0] if len(options) == 1 else f"one of {', '.join(options)}"
+    if typing.get_origin(hint) is list:
+        return f"a list with each item {describe(typing.get_args(hint)[0])}"
+    if hint is str and spec is not None and spec.choices:
+        return f"one of {', '.join(spec.choices())}"
+    if hint is str and spec is not None and spec.pattern:
+        return spec.pattern[1]
+    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
+    return names[hint]
+
+
+def describe_range(spec: Key) -> str:
+    """The allowed range in words; empty without one."""
+    bounds = (("at least", spec.low), ("above", spec.above), ("at most", spec.high), ("below", spec.below))
+    return " and ".join(f"{word} {_short(bound)}" for word, bound in bounds if bound is not None)
+
+
+def _check_range(spec: Key, value: Any, where: str) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    inside = (
+        (spec.low is None or value >= spec.low)
+        and (spec.high is None or value <= spec.high)
+        and (spec.above is None or value > spec.above)
+        and (spec.below is None or value < spec.below)
+    )
+    if not inside:
+        raise refuse(where, describe_range(spec), value, spec.hint(value) if spec.hint else "")
+
+
+def _short(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def replace(owner: T, **changes: Any) -> T:
+    """A copy of a group with some values changed, checked again."""
+    return dataclasses.replace(owner, **changes)

@@ -1,0 +1,102 @@
+"""Parameters of the dataset and of its long-tailed split."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from longtail.core.errors import ConfigError
+from longtail.core.params import Auto, Group, group, key, only_with
+from longtail.data.sources import SOURCES
+
+FILES = ("image_folder", "file_lists")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListParams(Group):
+    """List files of ``dataset: file_lists``. Each line is ``relative/path label``; plain text or ``.gz``."""
+
+    path: ClassVar[str] = "lists"
+
+    train: str | None = key(None, "list of the training images; absolute, or relative to `data_root`")
+    val: str | None = key(None, "list of the validation images (optional)")
+    test: str | None = key(None, "list of the test images")
+
+
+def _ignores_data_root(params: "DatasetParams") -> str:
+    return "" if SOURCES.get(params.dataset).reads_data_root else f"dataset: {params.dataset}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetParams(Group):
+    """Which images, and in what form later stages see them."""
+
+    dataset: str = key("digits", "where the images come from", choices=SOURCES.available)
+    data_root: str | None = key(
+        None,
+        "folder of the images; for CIFAR the folder of torchvision's archive (default `data/raw`). Make it "
+        "absolute, or "
+        "queued runs will not find it",
+        unused=_ignores_data_root,
+    )
+    lists: ListParams = group(ListParams, unused=only_with(dataset="file_lists"))
+    image_size: int | Auto = key(
+        "auto",
+        "side in pixels. auto: the source's own if all images are squares of one size up to 64; otherwise 64 in memory "
+        "and 224 from files",
+        low=4,
+        high=4096,
+    )
+    storage: Literal["auto", "memory", "paths"] = key(
+        "auto",
+        "`memory`: one uint8 array; `paths`: files that loader workers decode. auto: memory if the median shorter "
+        "side is "
+        "at most 128 pixels and all images fit in 1 GiB",
+    )
+    relabel: bool = key(
+        False,
+        "number the labels that occur 0 to C-1; without it, gaps are refused",
+        unused=only_with(dataset="file_lists"),
+    )
+
+    def modules(self) -> tuple[str, ...]:
+        return (SOURCES.module(self.dataset),)
+
+    def check(self) -> None:
+        if SOURCES.get(self.dataset).needs_data_root and self.data_root is None:
+            raise ConfigError(f"data_root must be the folder of the images with dataset: {self.dataset}, got null")
+        if self.dataset == "file_lists":
+            for name in ("train", "test"):
+                self.lists.require(name, getattr(self.lists, name) is not None, "a list file with dataset: file_lists")
+
+
+def _explain_imbalance(value: Any) -> str:
+    meaning = "imb_factor is n_max / n_min, the largest class over the smallest"
+    if isinstance(value, float) and 0 < value < 1:
+        return f"{meaning}; papers that write {value:g} for n_min / n_max mean imb_factor: {1 / value:g}"
+    return meaning
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitParams(Group):
+    """How the long-tailed split is drawn."""
+
+    imb_type: Literal["exp", "step", "natural"] = key(
+        "exp",
+        "`exp`: n_k = n_max * rho^(-k/(C-1)), truncated; `step`: half the classes n_max, half n_max / rho; "
+        "`natural`: the "
+        "counts as they are",
+    )
+    imb_factor: float = key(
+        100.0,
+        "rho = n_max / n_min",
+        low=1,
+        high=1e6,
+        unused=only_with(imb_type=("exp", "step")),
+        hint=_explain_imbalance,
+    )
+    val_per_class: int = key(
+        10,
+        "images per class that are held out for selection *before* subsampling, at most a fifth of the class. 0: the "
+        "published split of LDAM-DRW, index for index. A val part of the dataset wins",
+        low=0,
+    )
+    split_seed: int = key(0, "seed of the split", low=0, high=2**32 - 1)

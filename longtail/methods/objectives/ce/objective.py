@@ -1,0 +1,7 @@
+"""Softmax cross-entropy, the stage-1 objective of Kang et al. 2020."""
+
+from longtail.methods.objectives.weighting import Weighted
+
+
+class CrossEntropy(Weighted):
+    """Plain cross-entropy; class weights as ``rule`` says."""

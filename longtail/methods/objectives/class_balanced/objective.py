@@ -1,0 +1,22 @@
+"""Class-balanced cross-entropy.
+
+Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from longtail.methods.objectives.ce.objective import CrossEntropy
+from longtail.train.objective import Setting
+
+
+class ClassBalanced(CrossEntropy):
+    """Cross-entropy weighted by the effective number in all epochs; with rule ``drw`` only in the late ones."""
+
+    def __init__(self, setting: Setting, **weighting: Any) -> None:
+        super().__init__(setting, **weighting)
+        self.always = self.weighting.rule in ("none", "resample")
+
+    def weights_in(self, epoch: int) -> Tensor | None:
+        return self.weights if self.always else super().weights_in(epoch)

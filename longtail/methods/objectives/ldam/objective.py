@@ -1,0 +1,56 @@
+"""Label-distribution-aware margins.
+
+Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, and its
+official code. With ``rule: drw`` it is LDAM-DRW.
+
+Deviation: the prediction head gives s * cos where the released network gives cos and the loss multiplies by s. The
+predicted classes are the same; the probabilities are those that were trained.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from longtail.core.params import refuse
+from longtail.methods.objectives.ldam import OBJECTIVE, LDAMParams
+from longtail.methods.objectives.weighting import Weighted
+from longtail.models.classifier import create_head
+from longtail.train.objective import Setting
+
+
+class LDAM(Weighted):
+    """Cross-entropy of s * (cos - m_y), with the margin m_k = margin * (n_min / n_k)^(1/4), on a cosine head.
+
+    Args:
+        setting: the task; its ``scale`` is s.
+        margin: key of ``LDAMParams``.
+        weighting: keys of ``WeightingParams``.
+
+    Raises:
+        ConfigError: a linear head.
+    """
+
+    def __init__(self, setting: Setting, margin: float = 0.5, **weighting: Any) -> None:
+        super().__init__(setting, **weighting)
+        if setting.head not in OBJECTIVE.heads:
+            raise refuse("train.head", "cosine (or auto) with train.objective: ldam", setting.head)
+        margin = LDAMParams(margin=margin).margin
+        self.margins: Tensor
+        self.register_buffer("margins", torch.from_numpy(margins(setting.counts, margin)).float())
+
+    def create_head(self) -> nn.Module:
+        setting = self.setting
+        return create_head("cosine", setting.num_features, setting.num_classes, setting.scale)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        of_label = F.one_hot(labels, logits.shape[1]) * self.margins
+        return super().losses(logits - self.setting.scale * of_label, labels)
+
+
+def margins(counts: np.ndarray, largest: float) -> np.ndarray:
+    """(C,) float64: largest * (n_min / n_k)^(1/4); an empty class has the largest."""
+    counts = np.maximum(np.asarray(counts, np.float64), 1)
+    return largest * (counts.min() / counts) ** 0.25

@@ -1,0 +1,34 @@
+"""Parameters of pretraining."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from longtail.core.params import key
+from longtail.methods.pretraining import METHODS
+from longtail.train.params import TrainingParams
+
+NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainParams(TrainingParams):
+    """Initial weights of the backbone. A method with parameters of its own has a group of its name in ``pretrain``."""
+
+    path: ClassVar[str] = "pretrain"
+
+    method: str = key(
+        NONE,
+        "`none`: seeded initial weights; `bns`: balanced negative sampling; `rotation`, `moco`: self-supervised, "
+        "without "
+        "labels",
+        choices=lambda: [NONE, *METHODS.available()],
+    )
+    fixed_order: bool = key(False, "use one order of the images for all epochs, as the released BNS does")
+    epochs: int = key(200, "passes over the training images", low=1)
+    batch_size: int = key(128, "images per step", low=2)
+
+    def modules(self) -> tuple[str, ...]:
+        return () if self.method == NONE else (METHODS.module(self.method), METHODS.get(self.method).module)
+
+    def inactive(self) -> str:
+        return "method: none" if self.method == NONE else ""

@@ -1,0 +1,86 @@
+"""The first stage: check all of params.yaml, and write the code digest of every stage.
+
+It always runs and takes a fraction of a second. DVC compares the digests, so a stage runs again when the code that it
+reaches for its parameters has changed.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from longtail.artifacts.atomic import atomic_open
+from longtail.core.yaml import read_yaml
+from stages.context import check_file, fingerprint_file, run
+from stages.fingerprints import Sources
+from stages.paths import PARAMS
+
+DAG = Path("dvc.yaml")
+
+
+def main() -> None:
+    content = read_yaml(PARAMS)
+    check_file(content)
+    sources = Sources()
+    for stage, argument in stages_of(read_yaml(DAG)):
+        with atomic_open(fingerprint_file(stage, argument)) as file:
+            file.write(sources.digest(entry_modules(stage, argument, content)) + "\n")
+    sources.save()
+
+
+def stages_of(dag: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and argument (or "") of every stage of dvc.yaml but this one, by their commands."""
+    for stage in dag["stages"].values():
+        command = stage.get("do", stage)["cmd"]
+        for item in stage.get("foreach", [""]):
+            words = command.replace("${item}", str(item)).split()
+            name = words[2].removeprefix("stages.")
+            if name != "check":
+                yield name, " ".join(words[3:])
+
+
+def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list[str]:
+    """The modules from which all code that a stage reaches can be found.
+
+    They are the stage's own module, and those that it imports by name for these parameters: chosen methods, and for
+    ``evaluate`` the registered rows of the table.
+    """
+    from longtail.methods.heads import HEADS
+    from longtail.methods.stage_methods import STAGE_METHODS
+
+    modules = [f"stages.{stage}"]
+    for group in _groups_of(stage, argument, content):
+        modules += group.modules()
+    if stage == "pretrain" and len(modules) > 1:
+        modules.append("stages.pretrain_training")
+    if stage == "rebalance":
+        modules.append(HEADS.module(argument))
+        if content.get(argument, {}).get("mode") == "online":
+            modules.append("stages.online_heads")
+    if stage == "evaluate":
+        modules += [HEADS.module(name) for name in HEADS.available()]
+        modules += [STAGE_METHODS.module(name) for name in STAGE_METHODS.available()]
+        modules += [entry.tables for entry in STAGE_METHODS.entries().values()]
+    return modules
+
+
+def _groups_of(stage: str, argument: str, content: Mapping[str, Any]) -> list[Any]:
+    """The groups of parameters whose values choose modules that the stage imports."""
+    from longtail.core.params import bind, keys_of
+    from longtail.data.params import DatasetParams
+    from longtail.methods.objectives import OBJECTIVES
+    from longtail.methods.objectives.params import TrainParams
+    from longtail.methods.pretraining import METHODS
+    from longtail.methods.pretraining.params import PretrainParams
+
+    if stage == "prepare":
+        top = {name: value for name, value in content.items() if name in keys_of(DatasetParams)}
+        return [bind(DatasetParams, top)]
+    if stage == "train_backbone":
+        return [bind(TrainParams, content.get("train", {}), OBJECTIVES.available())]
+    if stage == "pretrain":
+        return [bind(PretrainParams, content.get("pretrain", {}), METHODS.available())]
+    return []
+
+
+if __name__ == "__main__":
+    run(main)

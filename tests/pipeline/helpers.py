@@ -1,0 +1,92 @@
+"""What the tests of several stages share: pictures, foreign features, refusals, and what stages wrote."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from longtail.core.errors import LongtailError
+from longtail.train import loop as trainer
+from tests.conftest import write_params
+
+BEFORE = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
+OUTPUT_FOLDERS = ("data", "models", "features", "metrics")
+DLSA_OUTPUTS = ("models/dlsa.pt", "models/dlsa_routing.h5",
+                "metrics/predictions/dlsa_control.h5", "metrics/predictions/dlsa.h5")  # fmt: skip
+BNS = {"pretrain": {"method": "bns", "epochs": 3}}
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [
+        path
+        for name in OUTPUT_FOLDERS
+        for path in (folder / name).rglob("*")
+        if path.is_file() and "cost" not in path.parts
+    ]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def write_image(path: Path, label: int, number: int, size: tuple[int, int]) -> None:
+    """A noisy picture whose brightness and hue say its class."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([label, number])
+    colour = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [180, 180, 40]])[label]
+    Image.fromarray((colour + rng.integers(-30, 30, (*size, 3))).clip(0, 255).astype(np.uint8)).save(path, quality=95)
+
+
+def refused(error: type[LongtailError], call, *words: str) -> str:
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+    return message
+
+
+def write_foreign(folder: Path, part: str, labels: np.ndarray, name: str = "labels", width: int = 6) -> None:
+    features = np.random.default_rng(len(labels)).normal(size=(len(labels), width)) + 2 * labels[:, None]
+    folder.mkdir(exist_ok=True)
+    with h5py.File(folder / f"features_{part}.h5", "w") as file:
+        file["features"], file[name] = features.astype(np.float32), labels
+
+
+def dlsa_bytes(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in DLSA_OUTPUTS}
+
+
+def read_metrics(name: str) -> dict:
+    return json.loads(Path(f"metrics/{name}.json").read_text())
+
+
+_KNOWN: dict[str, dict[str, bytes]] = {}
+
+
+def known(key: str, compute) -> dict[str, bytes]:
+    """What ``compute`` gives, from the first time that it was asked for: stages give the same bytes in every folder."""
+    if key not in _KNOWN:
+        _KNOWN[key] = compute()
+    return _KNOWN[key]
+
+
+def interrupt_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """KeyboardInterrupt right after the ``number``-th checkpoint of the training loop."""
+    original, calls = trainer._save, []
+
+    def interrupted(*arguments: object) -> None:
+        original(*arguments)
+        calls.append(arguments)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "_save", interrupted)
+
+
+def pretrained(stage, folder: Path, *changes: dict) -> dict[str, bytes]:
+    write_params(folder, BNS, *changes)
+    for name in BEFORE[:3]:
+        stage(name)
+    return {name: (folder / name).read_bytes() for name in ("models/pretrained.pt", "metrics/curves/pretrain.tsv")}

@@ -1,0 +1,44 @@
+"""The stage prepare: bad input is refused by name."""
+
+import pytest
+
+from longtail.core.errors import ConfigError, DataError
+from tests.conftest import write_params
+from tests.pipeline.helpers import refused
+
+
+@pytest.mark.parametrize("value", [0.01, 0, -5, "abc", 1e9])
+def test_imb_factor_out_of_range_is_refused_before_work(tmp_path, stage, value):
+    write_params(tmp_path, {"imb_factor": value})
+    refused(ConfigError, lambda: stage("prepare"), "imb_factor")
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_data_root(tmp_path, stage):
+    write_params(tmp_path, {"dataset": "image_folder", "data_root": str(tmp_path / "nowhere")})
+    refused(DataError, lambda: stage("prepare"), "nowhere")
+    assert not (tmp_path / "data").exists()
+
+
+def test_unreadable_image_is_named(tmp_path, image_root, stage):
+    (image_root / "train/class 1/003.jpg").write_bytes(b"not a picture")
+    write_params(tmp_path, {"dataset": "image_folder", "data_root": str(image_root)})
+    refused(DataError, lambda: stage("prepare"), "class 1/003.jpg")
+
+
+@pytest.mark.parametrize("labels", ["0 1 2 7", "0 1 2 -1"])
+def test_labels_with_gaps_or_out_of_range_are_refused(tmp_path, list_root, stage, labels):
+    new = dict(zip("0123", labels.split(), strict=True))
+    for part in ("train", "test"):
+        lines = (list_root / f"{part}.txt").read_text().splitlines()
+        (list_root / f"{part}.txt").write_text("\n".join(line[:-1] + new[line[-1]] for line in lines))
+    settings = {
+        "dataset": "file_lists",
+        "data_root": str(list_root),
+        "lists": {"train": "train.txt", "test": "test.txt"},
+    }
+    write_params(tmp_path, settings)
+    refused(DataError, lambda: stage("prepare"), "train.txt")
+    if "7" in labels:
+        write_params(tmp_path, settings, {"relabel": True, "image_size": 16})
+        stage("prepare")

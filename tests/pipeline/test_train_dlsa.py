@@ -1,0 +1,264 @@
+"""The stage train_dlsa: byte-stable, resumable, and its numbers in the metrics."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.special import softmax
+
+from longtail.artifacts.features import read_features, write_features
+from longtail.artifacts.predictions import read_predictions
+from longtail.core.errors import ConfigError, TrainingError
+from longtail.methods.dlsa.routing_file import read_routing
+from longtail.methods.dlsa.settings import PUBLISHED, Settings
+from tests.conftest import METHODS, write_params
+from tests.pipeline.helpers import DLSA_OUTPUTS, dlsa_bytes, read_metrics, refused, write_foreign
+
+DLSA_KINDS = {
+    "default": {},
+    "deep": {"depth": 3},
+    "latent": {"preset": "latent"},
+    "shared": {"heads": "shared", "depth": 2, "sampler": "class_aware"},
+    "cosine": {"classifier": "cosine", "loss": "ce"},
+    "random": {"routing": "random", "flow_select": "purity"},
+}
+
+
+@pytest.mark.parametrize("kind", DLSA_KINDS)
+def test_dlsa_writes_the_same_bytes_twice_and_no_path(repaired, stage, kind):
+    write_params(repaired, {"dlsa": DLSA_KINDS[kind]})
+    stage("train_dlsa")
+    first = dlsa_bytes(repaired)
+    for name in first:
+        (repaired / name).unlink()
+    stage("train_dlsa")
+    assert dlsa_bytes(repaired) == first
+    for name, content in first.items():
+        assert str(repaired).encode() not in content, name
+
+
+@pytest.mark.parametrize("kind", DLSA_KINDS)
+def test_stored_dlsa_gives_the_routes_and_predictions_of_the_tables(repaired, stage, kind):
+
+    from longtail.methods.dlsa.stored import load_chain
+
+    write_params(repaired, {"dlsa": DLSA_KINDS[kind]})
+    stage("train_dlsa")
+    chain, meta = load_chain("models/dlsa.pt")
+    test = read_features("features/features_test.h5")
+    rows = torch.from_numpy(test.features)
+    table = read_predictions("metrics/predictions/dlsa.h5", "train_dlsa")
+    scores = chain.scores(rows)
+    np.testing.assert_array_equal(scores.argmax(axis=1), table.predicted)
+    np.testing.assert_allclose(softmax(scores.astype(np.float64), axis=1).max(axis=1), table.confidence, rtol=1e-5)
+    routing, found = read_routing("models/dlsa_routing.h5", "train_dlsa"), chain.routing(rows)
+    assert routing.depth == chain.depth == {"deep": 3, "shared": 2}.get(kind, 1)
+    np.testing.assert_array_equal(routing.parts["test"].route, found.route)
+    np.testing.assert_array_equal(routing.parts["test"].cluster, found.cluster)
+    np.testing.assert_array_equal(routing.parts["test"].log_likelihood, found.log_density)
+    np.testing.assert_array_equal(routing.thresholds, [level.threshold for level in chain.levels])
+    assert {name: part.index.tolist() for name, part in routing.parts.items()} == {
+        name: read_features(f"features/features_{name}.h5").index.tolist() for name in ("train", "val", "test")
+    }
+    assert meta["preset"] == DLSA_KINDS[kind].get("preset", "small")
+    assert meta["split_digest"] == routing.split_digest == test.split_digest
+
+
+def test_dlsa_and_its_control_without_an_epoch_are_the_stage_1_head(repaired, stage):
+    """Warm start, and a second branch of zeros."""
+    write_params(repaired, {"dlsa": {"epochs": 0}})
+    stage("train_dlsa")
+    joint = read_predictions("metrics/predictions/joint.h5", "rebalance@joint")
+    for name in ("dlsa_control", "dlsa"):
+        table = read_predictions(f"metrics/predictions/{name}.h5", "train_dlsa")
+        np.testing.assert_array_equal(table.predicted, joint.predicted)
+        np.testing.assert_allclose(table.confidence, joint.confidence, rtol=1e-4)
+        np.testing.assert_array_equal(table.index, joint.index)
+
+
+@pytest.mark.parametrize("preset", ["small", "latent", "imagenet_lt_paco"])
+def test_depth_0_is_the_control_and_evaluate_needs_no_flow(repaired, stage, preset):
+    write_params(repaired, {"dlsa": {"preset": preset, "depth": 0}})
+    stage("train_dlsa")
+    control, dlsa = (read_predictions(DLSA_OUTPUTS[i], "train_dlsa") for i in (2, 3))
+    for name in ("index", "label", "top_class", "top_probability", "label_log_probability"):
+        np.testing.assert_array_equal(getattr(dlsa, name), getattr(control, name))
+    stage("evaluate")
+    assert read_metrics("summary")["dlsa"] == read_metrics("summary")["dlsa_control"]
+    assert not [key for key in read_metrics("dlsa") if key.startswith("level")]
+    for name in ("likelihood", "losses", "clusters"):
+        assert pd.read_csv(f"metrics/plots/dlsa_{name}.csv").empty
+    routes = pd.read_csv("metrics/plots/dlsa_routes.csv")
+    assert set(routes["route"]) == {1} and set(routes["share"]) == {100.0}
+
+
+def test_dlsa_has_finite_numbers_plots_and_its_selection_in_the_metrics(repaired, stage):
+    write_params(repaired, {"dlsa": {"depth": 2}})
+    stage("train_dlsa")
+    stage("evaluate")
+    assert set(read_metrics("summary")) == set(METHODS)
+    assert {"level_1", "level_2", "route_1", "route_2", "route_3", "routing"} == set(read_metrics("dlsa"))
+    selection = read_metrics("selection")
+    assert selection["dlsa"]["depth"] == 2
+    assert [selection["dlsa"][f"flow_{level}_rule"] for level in (1, 2)] == ["held_out"] * 2
+    assert [selection["dlsa"][f"head_{route}_selected_on"] for route in (1, 2, 3)] == ["val"] * 3
+    for path in Path("metrics/plots").glob("dlsa_*.csv"):
+        frame = pd.read_csv(path)
+        assert len(frame) and not frame.isna().any().any(), path
+    assert set(pd.read_csv("metrics/plots/dlsa_likelihood.csv")["part"]) == {"train", "val", "test"}
+
+
+def test_epoch_of_the_control_is_reported_too(repaired, stage):
+    stage("train_dlsa")
+    stage("evaluate")
+    assert "val" in read_metrics("selection").get("dlsa_control", {}).values()
+
+
+def test_dlsa_selected_on_test_is_marked(repaired, stage, capsys):
+    write_params(repaired, {"dlsa": {"select_on": "test"}})
+    stage("train_dlsa")
+    stage("evaluate")
+    marked = {name for name, row in read_metrics("summary").items() if row.get("selected_on_test") == 1}
+    assert marked == {"dlsa", "dlsa_control"}
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert ["dlsa", "*"] in lines and ["dlsa_control", "*"] in lines
+    assert read_metrics("selection")["dlsa"]["head_1_selected_on"] == "test"
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_published_configuration_runs_on_small_data_with_its_own_values(repaired, stage, preset):
+    from longtail.methods.dlsa.stored import load_chain
+
+    write_params(repaired, {"dlsa": {"preset": preset, "epochs": 2, "flow_epochs": 2}})
+    stage("train_dlsa")
+    chain, meta = load_chain("models/dlsa.pt")
+    assert chain.settings == Settings(**{**PUBLISHED[preset], "epochs": 2, "flow_epochs": 2})
+    assert chain.depth == PUBLISHED[preset].get("depth", 1) and meta["preset"] == preset
+    stage("evaluate")
+    assert set(read_metrics("summary")) == set(METHODS)
+
+
+@pytest.mark.parametrize(("imb_factor", "chosen"), [(100, "last"), (10, "train_slice")])
+def test_dlsa_without_val_holds_out_training_rows_where_every_class_has_two(
+    tmp_path, pipeline, stage, imb_factor, chosen
+):
+    write_params(tmp_path, {"val_per_class": 0, "imb_factor": imb_factor})
+    pipeline()
+    counts = pd.read_csv("data/class_counts.csv")["train"]
+    assert (counts.min() == 1) == (chosen == "last")
+    selection = read_metrics("selection")["dlsa"]
+    assert selection["selected_on"] == chosen  # of the flow; the stage-1 head has seen all training rows
+    assert {selection["head_1_selected_on"], selection["head_2_selected_on"]} == {"last"}
+    routing = read_routing("models/dlsa_routing.h5", "train_dlsa")
+    assert set(routing.parts) == {"train", "test"}
+    np.testing.assert_array_equal(np.bincount(routing.parts["train"].label), counts)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, module: str, save: int) -> None:
+    """KeyboardInterrupt right after the ``save``-th checkpoint that ``longtail.methods.dlsa.MODULE`` writes."""
+    code = importlib.import_module(f"longtail.methods.dlsa.{module}")
+    original, calls = code._save, []
+
+    def interrupted(*arguments: object) -> None:
+        original(*arguments)
+        calls.append(arguments)
+        if len(calls) == save:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(code, "_save", interrupted)
+
+
+def count_saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The parts of which checkpoints are written from now on, one entry for each."""
+    saves: list[str] = []
+    for module in ("flow_training", "head_training"):
+        code = importlib.import_module(f"longtail.methods.dlsa.{module}")
+
+        def counted(run: object, stash: object, part: str, original=code._save) -> None:
+            saves.append(part)
+            original(run, stash, part)
+
+        monkeypatch.setattr(code, "_save", counted)
+    return saves
+
+
+@pytest.mark.parametrize(
+    ("module", "save", "resumed"),
+    [
+        ("head_training", 1, "dlsa_control head 1 of 1: resuming after epoch 1"),
+        ("head_training", 6, "dlsa_control head 1 of 1: resuming after epoch 6"),
+        ("flow_training", 2, "dlsa flow 1 of 2: resuming after epoch 2"),
+        ("flow_training", 4, "dlsa flow 2 of 2: resuming after epoch 1"),
+        ("head_training", 9, "dlsa head 1 of 3: resuming after epoch 3"),
+        ("head_training", 24, "dlsa head 3 of 3: resuming after epoch 6"),
+    ],
+)
+def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(repaired, stage, capsys, monkeypatch, module, save, resumed):
+    write_params(repaired, {"dlsa": {"depth": 2}})
+    with monkeypatch.context() as patch:
+        in_one_go = count_saves(patch)
+        stage("train_dlsa")
+    whole = dlsa_bytes(repaired)
+    for name in whole:
+        (repaired / name).unlink()
+    with monkeypatch.context() as patch:
+        saves = count_saves(patch)
+        with patch.context() as inner:
+            interrupt(inner, module, save)
+            with pytest.raises(KeyboardInterrupt):
+                stage("train_dlsa")
+        assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)
+        capsys.readouterr()
+        stage("train_dlsa")
+    assert resumed in capsys.readouterr().out
+    assert dlsa_bytes(repaired) == whole
+    assert saves == in_one_go, "no epoch is trained twice"
+    assert not list((repaired / ".scratch/train_dlsa").glob("*/*")), "scratch is cleared after success"
+
+
+def test_unfinished_dlsa_of_other_parameters_or_features_is_not_resumed(repaired, stage, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, "head_training", 8)
+        with pytest.raises(KeyboardInterrupt):
+            stage("train_dlsa")
+    write_params(repaired, {"dlsa": {"lr": 0.05}})
+    stage("train_dlsa")
+    write_params(repaired, {"seed": 1})
+    stage("train_dlsa")
+    write_params(repaired)
+    path = repaired / "features/features_train.h5"
+    ours = read_features(path)
+    write_features(path, dataclasses.replace(ours, features=2 * ours.features))
+    stage("train_dlsa")
+    write_foreign(repaired / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
+    write_foreign(repaired / "features", "test", np.repeat([0, 1, 2], 5))
+    stage("train_dlsa")
+    assert "resuming" not in capsys.readouterr().out
+
+
+def test_unfinished_dlsa_is_resumed_after_a_change_and_back(repaired, stage, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt(patch, "head_training", 8)
+        with pytest.raises(KeyboardInterrupt):
+            stage("train_dlsa")
+    write_params(repaired, {"dlsa": {"lr": 0.05}})
+    stage("train_dlsa")
+    write_params(repaired)
+    stage("train_dlsa")
+    assert "dlsa head 1 of 2: resuming after epoch 2" in capsys.readouterr().out
+
+
+def test_contradiction_in_dlsa_is_refused_before_training(repaired, stage):
+    write_params(repaired, {"dlsa": {"classifier": "cosine", "second_branch": "zero"}})
+    refused(ConfigError, lambda: stage("train_dlsa"), "dlsa.second_branch", "dlsa.classifier")
+    assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)
+
+
+def test_diverging_flow_ends_with_the_key_to_lower_and_no_output(repaired, stage):
+    write_params(repaired, {"dlsa": {"flow_lr": 1e9, "log_scale_limit": 0}})
+    refused(TrainingError, lambda: stage("train_dlsa"), "dlsa.flow_lr", "epoch 1")
+    assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)

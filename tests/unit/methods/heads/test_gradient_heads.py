@@ -1,0 +1,86 @@
+"""What cRT and LWS share: their training."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from longtail.core.errors import ConfigError, TrainingError
+from longtail.methods.heads import CRT, LWS
+from tests.unit.methods.heads.helpers import X, Y
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+def test_history_has_one_entry_per_epoch_and_the_last_rate_is_zero(kind, tail):
+    rows, y, rows_test, y_test, _ = tail
+    plain = kind(epochs=5, batch_size=64).fit(rows, y)
+    assert set(plain.history_) == {"epoch", "lr", "loss"}
+    assert plain.history_["epoch"] == [1, 2, 3, 4, 5]
+    assert plain.history_["lr"] == pytest.approx([0.180902, 0.130902, 0.069098, 0.019098, 0], abs=1e-6)
+    assert plain.history_["lr"][-1] == 0.0
+    assert plain.history_["loss"][-1] < plain.history_["loss"][0]
+    with_val = kind(epochs=5, batch_size=64).fit(rows, y, rows_test, y_test)
+    assert with_val.history_["val_accuracy"][-1] == pytest.approx(with_val.score(rows_test, y_test))
+    assert with_val.weight_.tobytes() == plain.weight_.tobytes()
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+def test_best_val_keeps_the_first_best_epoch(kind, tail):
+    rows, y, rows_test, y_test, _ = tail
+    many = y_test < 3  # balanced training gets worse on the head classes, so the best epoch is an early one
+    fitted = kind(epochs=6, batch_size=64, select="best_val").fit(rows, y, rows_test[many], y_test[many])
+    accuracies = fitted.history_["val_accuracy"]
+    assert fitted.selected_epoch_ == 1 + int(np.argmax(accuracies))
+    assert fitted.score(rows_test[many], y_test[many]) == pytest.approx(max(accuracies))
+    assert max(accuracies) > accuracies[-1]
+    assert kind(epochs=6, batch_size=64).fit(rows, y, rows_test, y_test).selected_epoch_ == 6
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+def test_batch_size_above_the_rows_becomes_their_number_with_a_message(kind, caplog):
+    rows, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
+    with caplog.at_level(logging.INFO, logger="longtail.methods.heads"):
+        clipped = kind(epochs=2).fit(rows, y)
+    assert "batch_size 512 exceeds the 30 rows and becomes 30" in caplog.text
+    assert clipped.weight_.tobytes() == kind(epochs=2, batch_size=30).fit(rows, y).weight_.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "name"), [(CRT, "crt"), (LWS, "lws")])
+def test_divergence_is_an_error_that_names_method_and_epoch(kind, name):
+    rows, y = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3
+    with pytest.raises(TrainingError, match=rf"{name}: training diverged in epoch 1 of 5"):
+        kind(epochs=5, batch_size=10, lr=1e38).fit(rows, y)
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_training_keeps_the_dtype_of_the_features(kind, dtype, tail):
+    rows, y, *_ = tail
+    fitted = kind(epochs=2, batch_size=64).fit(rows.astype(dtype), y)
+    assert fitted.weight_.dtype == fitted.bias_.dtype == fitted.scores(rows.astype(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+def test_features_are_left_untouched(kind, tail):
+    rows, y, *_ = tail
+    before = rows.tobytes()
+    kind(epochs=2, batch_size=64).fit(rows, y)
+    assert rows.tobytes() == before
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"lr": -1.0}, "lr must be a finite number >= 0, got -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number"),
+        ({"select": "best"}, "select must be one of last, best_val, got 'best'"),
+        ({"select": "best_val"}, "'best_val' needs X_val and y_val"),
+        ({"device": "abacus"}, "'abacus' is not a torch device"),
+    ],
+)
+def test_training_values_out_of_range_are_refused(kind, arguments, reason):
+    with pytest.raises(ConfigError, match=reason):
+        kind(**arguments).fit(X, Y)

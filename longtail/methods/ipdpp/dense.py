@@ -17,7 +17,12 @@ from numpy.typing import ArrayLike
 
 from longtail.core.errors import ConfigError, DataError
 from longtail.methods.ipdpp.checks import as_features, check_size
-from longtail.methods.ipdpp.spectrum import eigenvector_probability, gram_spectrum, log_elementary_symmetric, above_rounding
+from longtail.methods.ipdpp.spectrum import (
+    above_rounding,
+    eigenvector_probability,
+    gram_spectrum,
+    log_elementary_symmetric,
+)
 
 MAX_ITEMS = 2000
 MAX_LOG10 = 300.0  # for subsets and polynomials; float64 ends at 1e308
@@ -39,7 +44,9 @@ class DPPyKDPP:
 
     def __init__(self, k: int, *, kernel: ArrayLike | None = None, features: ArrayLike | None = None) -> None:
         if (kernel is None) == (features is None):
-            raise ConfigError(f"kernel or features must be given, got {'neither' if kernel is None else 'both'}")
+            raise ConfigError(
+                f"exactly one of kernel and features must be given, got {'neither' if kernel is None else 'both'}"
+            )
         matrix = as_features(features) if features is not None else _as_matrix(kernel)
         self.n, self.k = len(matrix), check_size(k, len(matrix))
         if self.n > MAX_ITEMS:

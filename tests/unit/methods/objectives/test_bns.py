@@ -11,7 +11,14 @@ from longtail.augment.transforms import Transform
 from longtail.core.errors import ConfigError
 from longtail.data.samplers import create_sampler
 from longtail.data.sources import digits
-from longtail.methods.pretraining.bns.objective import BNS, Projector, bns_loss, bns_loss_paper, bns_means, mean_similarities
+from longtail.methods.pretraining.bns.objective import (
+    BNS,
+    Projector,
+    bns_loss,
+    bns_loss_paper,
+    bns_means,
+    mean_similarities,
+)
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages

@@ -1,16 +1,20 @@
-"""AutoAugment, RandAugment and cutout of a whole batch as tensor code on the training device.
+"""AutoAugment, RandAugment and cutout for a whole batch, as tensor code on the training device.
 
-AutoAugment (Cubuk et al. 2019, the CIFAR-10 policy of the appendix), RandAugment (Cubuk et al. 2020) and cutout
-(DeVries & Taylor 2017). Operations, ranges of magnitude and distributions are those of torchvision's v2 transforms on
-uint8 tensors, with nearest neighbours and black outside the image. Every image has its own random parameters, all
-drawn before any pixel is read.
+Sources: AutoAugment (Cubuk et al. 2019, the CIFAR-10 policy in the appendix), RandAugment (Cubuk et al. 2020) and
+cutout (DeVries & Taylor 2017). Operations, magnitude ranges and distributions are those of torchvision's v2 transforms
+on uint8 tensors, with nearest-neighbor sampling and black outside the image. Each image has its own random parameters.
+All of them are drawn before any pixel is read.
 
-On the CPU the pixels equal torchvision's, with two exceptions. A point exactly between two pixels, as shears by 0.2 and
-a few other magnitudes have, may take the other one. And contrast may differ by one level, in fewer than one of 10,000
-values, in images that do not fill the processor's vectors evenly, whose last values torchvision rounds differently.
-Other devices may round mixtures in their own way.
+On the CPU the pixels equal torchvision's, with two exceptions:
 
-Nothing here makes the host wait for the device.
+- A point exactly halfway between two pixels may take the other pixel. This happens for shears by 0.2 and a few other
+  magnitudes.
+- Contrast may differ by one level, in fewer than one in 10,000 values. This happens if the image does not fill the
+  processor's vectors evenly, because torchvision rounds the last values differently.
+
+Other devices may round blended images differently.
+
+Nothing here makes the CPU wait for the GPU.
 """
 
 import math
@@ -23,14 +27,14 @@ from torch.nn import functional as F
 from longtail.augment.simclr import LUMA
 from longtail.core.errors import ConfigError
 
-# RandAugment draws from all but the last, which AutoAugment has too. Those from SHEAR_X to SHARPNESS have a sign.
+# RandAugment draws from all but INVERT, which only AutoAugment uses. SHEAR_X to SHARPNESS have a random sign.
 (IDENTITY, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE, BRIGHTNESS, COLOR, CONTRAST, SHARPNESS) = range(10)
 (POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE, INVERT) = range(10, 15)
 OPERATIONS = 15
 AUTOAUGMENT_BINS, RANDAUGMENT_BINS = 10, 31
-# A CPU takes a batch in parts of this many pixels (64 images of 32 x 32), whose intermediate results fit its cache.
+# On a CPU a batch is split into parts of this many pixels (64 images of 32 x 32), so that the work fits in the cache.
 CPU_PIXELS = 2**16
-# (operation, probability, bin of magnitude) twice for each sub-policy; bin 0 where an operation has no magnitude.
+# Two (operation, probability, magnitude bin) per subpolicy. The bin is 0 if the operation has no magnitude.
 CIFAR10_POLICY = (
     ((INVERT, 0.1, 0), (CONTRAST, 0.2, 6)),
     ((ROTATE, 0.7, 2), (TRANSLATE_X, 0.3, 9)),
@@ -61,11 +65,11 @@ CIFAR10_POLICY = (
 
 
 def autoaugment_batch(images: Tensor, generator: torch.Generator) -> Tensor:
-    """AutoAugment with the CIFAR-10 policy; each image draws its sub-policy, its two coins and its signs.
+    """Apply AutoAugment with the CIFAR-10 policy. Each image has its own subpolicy, coin flips and signs.
 
     Args:
         images: (B, channels, H, W) uint8, 1 or 3 channels.
-        generator: of the device of ``images``; its state decides everything random.
+        generator: on the device of ``images``; the source of all random numbers.
 
     Returns:
         (B, channels, H, W) uint8.
@@ -75,13 +79,13 @@ def autoaugment_batch(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def randaugment_batch(images: Tensor, generator: torch.Generator, num_ops: int = 2, magnitude: int = 9) -> Tensor:
-    """RandAugment; each image draws its operations and their signs.
+    """Apply RandAugment. Each image has its own operations and signs.
 
     Args:
         images: (B, channels, H, W) uint8, 1 or 3 channels.
-        generator: of the device of ``images``; its state decides everything random.
-        num_ops: operations an image, one after the other.
-        magnitude: bin of the magnitude of all of them, 0 to 30; shears, shifts, rotations, mixtures, posterize and
+        generator: on the device of ``images``; the source of all random numbers.
+        num_ops: operations per image, applied in order.
+        magnitude: magnitude bin for all operations, 0 to 30. Shears, translations, rotations, blends, posterize and
             solarize are strongest at 30.
 
     Returns:
@@ -95,27 +99,27 @@ def randaugment_batch(images: Tensor, generator: torch.Generator, num_ops: int =
 
 
 def cutout_batch(images: Tensor, generator: torch.Generator, length: int, fill: Tensor) -> Tensor:
-    """Cover one square in each image, its centre uniform over the pixels and the square clipped at the border.
+    """Cover one square in each image. Its center is uniform over the pixels, and the square is clipped at the border.
 
-    As in the published code, the square reaches from centre - length // 2 to centre + length // 2 without the end, so
-    that an odd length covers as much as the even one below it.
+    As in the published code, the square covers center - length // 2 (inclusive) to center + length // 2 (exclusive). An
+    odd length therefore covers as much as the next smaller even length.
 
     Args:
         images: (B, channels, H, W), uint8 or floating.
-        generator: of the device of ``images``.
+        generator: on the device of ``images``.
         length: side in pixels.
-        fill: (channels,) levels from 0 to 255 on the device of ``images``, rounded for uint8 images.
+        fill: (channels,) levels from 0 to 255, on the device of ``images``; rounded for uint8 images.
 
     Returns:
-        The shape and dtype of ``images``.
+        A tensor with the shape and dtype of ``images``.
 
     Raises:
         ConfigError: a negative ``length``.
     """
     if length < 0:
-        raise ConfigError(f"length: {length} given, a whole number of pixels from 0 up allowed")
+        raise ConfigError(f"length must be at least 0, got {length}")
     count, channels, height, width = images.shape
-    assert fill.shape == (channels,), "one level for each channel"
+    assert fill.shape == (channels,), "one level per channel"
     sides = [_cut(count, size, length // 2, generator) for size in (height, width)]
     hole = sides[0][:, None, :, None] & sides[1][:, None, None, :]
     levels = fill if images.is_floating_point() else fill.round()
@@ -123,21 +127,21 @@ def cutout_batch(images: Tensor, generator: torch.Generator, length: int, fill: 
 
 
 def _cut(count: int, size: int, half: int, generator: torch.Generator) -> Tensor:
-    """(count, size) bool, True from centre - half to centre + half - 1."""
-    centre = torch.randint(size, (count, 1), generator=generator, device=generator.device)
+    """Return (count, size) bool, True from center - half to center + half - 1 for a random center."""
+    center = torch.randint(size, (count, 1), generator=generator, device=generator.device)
     place = torch.arange(size, device=generator.device)
-    return (place >= centre - half) & (place < centre + half)
+    return (place >= center - half) & (place < center + half)
 
 
 # Random parameters
 
 
 def draw_autoaugment(count: int, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two operations for each of ``count`` images of ``height`` x ``width`` pixels, on the generator's device.
+    """Draw two operations for each of ``count`` images of ``height`` x ``width`` pixels, on the generator's device.
 
     Returns:
-        operation: (2, count) int64, IDENTITY where the coin leaves it out.
-        magnitude: (2, count) float32 with its sign, as in ``apply_operation``.
+        operation: (2, count) int64, IDENTITY if the coin flip skips it.
+        magnitude: (2, count) float32, signed, as in ``apply_operation``.
     """
     operations, probabilities, magnitudes = _cifar10_policy(height, width, generator.device)
     sub_policy = torch.randint(len(CIFAR10_POLICY), (count,), generator=generator, device=generator.device)
@@ -149,19 +153,21 @@ def draw_autoaugment(count: int, height: int, width: int, generator: torch.Gener
 def draw_randaugment(
     count: int, height: int, width: int, generator: torch.Generator, num_ops: int, magnitude: int
 ) -> tuple[Tensor, Tensor]:
-    """``num_ops`` operations for each of ``count`` images of ``height`` x ``width`` pixels, on the generator's device.
+    """Draw ``num_ops`` operations for each of ``count`` images of ``height`` x ``width`` pixels.
+
+    The tensors are on the generator's device.
 
     Returns:
         operation: (num_ops, count) int64.
-        magnitude: (num_ops, count) float32 with its sign, as in ``apply_operation``.
+        magnitude: (num_ops, count) float32, signed, as in ``apply_operation``.
 
     Raises:
         ConfigError: ``num_ops`` or ``magnitude`` out of range.
     """
     if num_ops < 0:
-        raise ConfigError(f"num_ops: {num_ops} given, a whole number from 0 up allowed")
+        raise ConfigError(f"num_ops must be at least 0, got {num_ops}")
     if not 0 <= magnitude < RANDAUGMENT_BINS:
-        raise ConfigError(f"magnitude: {magnitude} given, a whole number from 0 to {RANDAUGMENT_BINS - 1} allowed")
+        raise ConfigError(f"magnitude must be from 0 to {RANDAUGMENT_BINS - 1}, got {magnitude}")
     magnitudes = _randaugment_magnitudes(magnitude, height, width, generator.device)
     shape = (num_ops, count)
     operation = torch.randint(INVERT, shape, generator=generator, device=generator.device)
@@ -170,24 +176,24 @@ def draw_randaugment(
 
 
 def _with_sign(operation: Tensor, magnitude: Tensor, uniform: Tensor) -> Tensor:
-    """Half of the magnitudes of operations with a sign turned."""
+    """Flip the sign of half of the magnitudes, for operations that have one."""
     signed = (operation >= SHEAR_X) & (operation <= SHARPNESS)
     return torch.where(signed & (uniform < 0.5), -magnitude, magnitude)
 
 
 def magnitude_table(bins: int, height: int, width: int) -> Tensor:
-    """(OPERATIONS, bins) float32 without sign, from least to most; zeros where an operation has no magnitude."""
-    mixture = (0, 0.9)
+    """Return unsigned magnitudes from weakest to strongest, (OPERATIONS, bins) float32; 0 if there is none."""
+    blend = (0, 0.9)
     ends = {
         SHEAR_X: (0, 0.3),
         SHEAR_Y: (0, 0.3),
         TRANSLATE_X: (0, 150 / 331 * width),
         TRANSLATE_Y: (0, 150 / 331 * height),
         ROTATE: (0, 30),
-        BRIGHTNESS: mixture,
-        COLOR: mixture,
-        CONTRAST: mixture,
-        SHARPNESS: mixture,
+        BRIGHTNESS: blend,
+        COLOR: blend,
+        CONTRAST: blend,
+        SHARPNESS: blend,
         POSTERIZE: (8, 4),
         SOLARIZE: (1, 0),
     }
@@ -198,12 +204,12 @@ def magnitude_table(bins: int, height: int, width: int) -> Tensor:
     return table
 
 
-# Constants go to a device once for each size of image. A copy from pageable memory may be told not to wait.
+# Constants are copied to a device once per image size. The copies do not block.
 
 
 @lru_cache
 def _cifar10_policy(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Operation (int64), probability and magnitude (float32), each (2, sub-policies)."""
+    """Return operation (int64), probability and magnitude (float32), each (2, subpolicies)."""
     operation, probability, place = torch.tensor(CIFAR10_POLICY, dtype=torch.float32).permute(2, 1, 0)
     magnitude = magnitude_table(AUTOAUGMENT_BINS, height, width)[operation.long(), place.long()]
     operation, probability, magnitude = (
@@ -214,7 +220,7 @@ def _cifar10_policy(height: int, width: int, device: torch.device) -> tuple[Tens
 
 @lru_cache
 def _randaugment_magnitudes(place: int, height: int, width: int, device: torch.device) -> Tensor:
-    """(OPERATIONS,) float32."""
+    """Return the magnitude of each operation, (OPERATIONS,) float32."""
     return magnitude_table(RANDAUGMENT_BINS, height, width)[:, place].contiguous().to(device, non_blocking=True)
 
 
@@ -222,7 +228,7 @@ def _randaugment_magnitudes(place: int, height: int, width: int, device: torch.d
 
 
 def _apply(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
-    """One operation an image after the other: ``operation`` and ``magnitude`` are (steps, B)."""
+    """Apply each image's operations in order. ``operation`` and ``magnitude`` are (steps, B)."""
     part = max(1, CPU_PIXELS // math.prod(images.shape[2:])) if images.device.type == "cpu" else max(1, len(images))
     parts = []
     for pixels, *steps in zip(images.split(part), operation.split(part, 1), magnitude.split(part, 1), strict=True):
@@ -233,16 +239,24 @@ def _apply(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def apply_operation(images: Tensor, operation: Tensor, magnitude: Tensor) -> Tensor:
-    """One operation for each image, in three passes each of which leaves the images of the other two as they are.
+    """Apply one operation to each image.
+
+    There are three passes: warp, remap and mix. Each pass leaves an image unchanged if its operation is in another
+    pass.
 
     Args:
-        images: (B, channels, H, W) uint8, 1 or 3 channels; COLOR leaves one channel as it is.
+        images: (B, channels, H, W) uint8, 1 or 3 channels. COLOR does not change one-channel images.
         operation: (B,) int64, 0 to OPERATIONS - 1.
-        magnitude: (B,) float32. SHEAR_X, SHEAR_Y: pixels a pixel, about the upper left corner. TRANSLATE_X,
-            TRANSLATE_Y: pixels, cut to whole ones. ROTATE: degrees counterclockwise. BRIGHTNESS, COLOR, CONTRAST,
-            SHARPNESS: how much of the difference to black, gray, mean gray or smoothed is added to the image, from -1
-            up. POSTERIZE: bits kept, 0 to 8. SOLARIZE: the lowest level that is inverted, in 255ths. Unused by the
-            others.
+        magnitude: (B,) float32. Its meaning depends on the operation:
+
+            - SHEAR_X, SHEAR_Y: pixels per pixel, about the upper left corner.
+            - TRANSLATE_X, TRANSLATE_Y: pixels, truncated to whole pixels.
+            - ROTATE: degrees counterclockwise.
+            - BRIGHTNESS, COLOR, CONTRAST, SHARPNESS: fraction of the difference from black, gray, mean gray or the
+              smoothed image that is added to the image, at least -1.
+            - POSTERIZE: bits kept, 0 to 8.
+            - SOLARIZE: lowest level that is inverted, as a fraction of 255.
+            - Others: unused.
 
     Returns:
         (B, channels, H, W) uint8.
@@ -252,14 +266,14 @@ def apply_operation(images: Tensor, operation: Tensor, magnitude: Tensor) -> Ten
     strength = magnitude[:, None] * chosen
     pixels = warp(images.to(torch.float32, memory_format=torch.contiguous_format), strength)
     gray = _gray(pixels)
-    # A CPU is slower from float32 to uint8 at once.
+    # On a CPU, going through int16 is faster than converting float32 directly to uint8.
     return mix(remap(pixels, gray, chosen, strength), gray, strength).to(torch.int16).to(torch.uint8)
 
 
 def warp(pixels: Tensor, strength: Tensor) -> Tensor:
     """Shear, translate and rotate.
 
-    Places are rounded in the order of torchvision's, so that the same neighbour wins where two are equally near.
+    Coordinates are rounded in the same order as in torchvision, so that the same pixel wins if two are equally close.
 
     Args:
         pixels: (B, channels, H, W) float32.
@@ -273,7 +287,7 @@ def warp(pixels: Tensor, strength: Tensor) -> Tensor:
     cos, sin = angle.cos().float(), angle.sin().float()
     shear_x, shear_y = strength[:, SHEAR_X], strength[:, SHEAR_Y]
     shift_x, shift_y = strength[:, TRANSLATE_X].trunc(), strength[:, TRANSLATE_Y].trunc()
-    # Where each pixel comes from, counted from the centre of the image in halves of its sides.
+    # Source of each pixel, relative to the center of the image, in units of half its side.
     x = torch.arange(width, device=pixels.device, dtype=torch.float32) - (width - 1) / 2
     y = torch.arange(height, device=pixels.device, dtype=torch.float32)[:, None] - (height - 1) / 2
     from_x = torch.stack([cos, shear_x - sin, shear_x * (height / 2) - shift_x]).view(3, -1, 1, 1) / (width / 2)
@@ -285,7 +299,7 @@ def warp(pixels: Tensor, strength: Tensor) -> Tensor:
 
 
 def remap(pixels: Tensor, gray: Tensor, chosen: Tensor, strength: Tensor) -> Tensor:
-    """All operations that map levels to levels, with one table of 256 levels for each image and channel.
+    """Apply all operations that map levels to levels, with one 256-entry table per image and channel.
 
     Args:
         pixels: (B, channels, H, W) float32 whole levels.
@@ -310,7 +324,7 @@ def remap(pixels: Tensor, gray: Tensor, chosen: Tensor, strength: Tensor) -> Ten
     dropped_bits = 8 * chosen[:, POSTERIZE] - strength[:, POSTERIZE].to(torch.int32)
     table = ((table ^ 255 * solarized) >> dropped_bits << dropped_bits).to(torch.float32)
 
-    # One table for each channel.
+    # One table per channel.
     low, high = flat.amin(dim=2, keepdim=True), flat.amax(dim=2, keepdim=True)
     stretched = ((level - low) / ((high - low) * (1 / 255))).floor_()
     table = torch.where(chosen[:, AUTOCONTRAST] & (low < high), stretched, table)
@@ -321,26 +335,30 @@ def remap(pixels: Tensor, gray: Tensor, chosen: Tensor, strength: Tensor) -> Ten
 
 
 def _equalizing_table(index: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-    """Pillow's histogram equalisation: (B, channels, 256) float32 whole levels, and (B, channels, 1) bool where it is.
+    """Return Pillow's histogram equalization as a table, and a mask of the channels that it changes.
 
-    A level becomes the number of pixels below it, counted in steps of a 255th of the pixels below the highest level.
-    Channels with less than 255 of those stay as they are.
+    The step is 1/255 of the number of pixels below the highest level. A level is replaced by the number of pixels below
+    it, counted in steps. Channels with fewer than 255 pixels below the highest level are left unchanged.
 
     Args:
         index: (B, channels, H * W) int64 levels.
         high: (B, channels, 1) int64 highest level.
+
+    Returns:
+        table: (B, channels, 256) float32 whole levels.
+        changed: (B, channels, 1) bool.
     """
     one = torch.ones(1, device=index.device, dtype=torch.int32)
     counts = torch.zeros(*index.shape[:2], 256, device=index.device, dtype=torch.int32)
     counts.scatter_add_(2, index, one.expand_as(index))
     step = (index.shape[2] - counts.gather(2, high)) // 255
     below = counts.cumsum(dim=2, dtype=torch.int32).sub_(counts).add_(step // 2)
-    # Quotients up to a few hundred: float32 holds them apart from the next whole number for any step below 10,000.
+    # The quotients are at most a few hundred, so float32 never rounds them up to a whole number for steps below 10,000.
     return (below / step.clamp(min=1)).floor_().clamp_(max=255), step > 0
 
 
 def mix(pixels: Tensor, gray: Tensor, strength: Tensor) -> Tensor:
-    """Color and sharpness, which move an image away from its gray or smoothed picture or towards it.
+    """Apply color and sharpness, which move an image away from or toward its gray or smoothed version.
 
     Args:
         pixels: (B, channels, H, W) float32 whole levels, overwritten.
@@ -360,14 +378,17 @@ def mix(pixels: Tensor, gray: Tensor, strength: Tensor) -> Tensor:
 
 
 def _smooth(pixels: Tensor) -> Tensor:
-    """Whole levels of the 3 x 3 mean with weight 5 of 13 in the middle: (B, channels, H, W) -> H - 2 and W - 2."""
+    """Return the 3 x 3 weighted mean, rounded to whole levels. The middle pixel has weight 5/13.
+
+    The shape changes from (B, channels, H, W) to (B, channels, H - 2, W - 2).
+    """
     rows = (pixels[..., :-2, :] + pixels[..., 1:-1, :]).add_(pixels[..., 2:, :])
     box = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:])
     return box.add_(pixels[..., 1:-1, 1:-1], alpha=4).mul_(1 / 13).round_()
 
 
 def _gray(pixels: Tensor) -> Tensor:
-    """(B, channels, H, W) float32 -> (B, 1, H, W) float32 whole levels."""
+    """Convert (B, channels, H, W) float32 to gray, (B, 1, H, W) float32 whole levels."""
     if pixels.shape[1] == 1:
         return pixels
     red, green, blue = pixels.split(1, dim=1)

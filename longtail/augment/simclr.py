@@ -1,13 +1,13 @@
-"""SimCLR augmentation of a whole batch as tensor code on the training device.
+"""SimCLR augmentation for a whole batch, as tensor code on the training device.
 
-Steps and distributions are those of Chen et al. 2020 as the released BNS code configures them in torchvision: random
-resized crop, mirror, colour jitter, grayscale, Gaussian blur. Every image has its own random parameters, all drawn
-before any pixel is read.
+The steps are random resized crop, mirror, color jitter, grayscale and Gaussian blur. Steps and distributions are those
+of Chen et al. 2020, as configured in torchvision by the released BNS code. Each image has its own random parameters.
+All of them are drawn before any pixel is read.
 
 Deviation: torchvision rounds a uint8 or PIL image to whole levels after each step. Here the pixels stay float32 from
-the crop to the end, which agrees with torchvision on float images to about 1e-5 of the range (1e-4 at 224 pixels).
+the crop to the end. The result agrees with torchvision on float images to about 1e-5 of the range (1e-4 at 224 pixels).
 
-Nothing here makes the host wait for the device.
+Nothing here makes the CPU wait for the GPU.
 """
 
 import math
@@ -19,32 +19,32 @@ from torch.nn import functional as F
 
 from longtail.core.errors import ConfigError
 
-MAX_STRENGTH = 2.5  # hue then turns by up to half a circle
+MAX_STRENGTH = 2.5  # shifts the hue by up to half a turn
 CROP_ATTEMPTS = 10
 CROP_AREA = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
-JITTER = 0.8  # brightness, contrast and saturation, for each unit of strength
+JITTER = 0.8  # range of brightness, contrast and saturation per unit of strength
 JITTER_HUE = 0.2
 P_MIRROR, P_JITTER, P_GRAYSCALE = 0.5, 0.8, 0.2
 BLUR_SIGMA = (0.1, 2.0)
-NO_BLUR = 1e-3  # a sigma whose weights are 1 at the centre and 0 elsewhere
+NO_BLUR = 1e-3  # a sigma whose weights are 1 at the center and 0 elsewhere
 LUMA = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-# A CPU takes a batch in parts of this many pixels (128 images of 32 x 32), whose intermediate results fit its cache.
+# On a CPU a batch is split into parts of this many pixels (128 images of 32 x 32), so that the work fits in the cache.
 CPU_PIXELS = 2**17
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The random choices for B images.
+    """Random parameters for B images.
 
     Attributes:
-        top, left, height, width: (B,) int64, the crop in pixels.
+        top, left, height, width: (B,) int64, the crop window in pixels.
         mirror, jitter, grayscale: (B,) bool, whether the step is applied.
-        brightness, contrast, saturation: (B,) float32 factors, 1 changes nothing.
+        brightness, contrast, saturation: (B,) float32 factors; 1 means no change.
         hue: (B,) float32 shift in turns, in [-0.5, 0.5].
         order: (B, 4) int64, each row a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE.
-        sigma: (B,) float32 of the blur, in pixels.
+        sigma: (B,) float32, width of the blur in pixels.
     """
 
     top: Tensor
@@ -62,7 +62,7 @@ class Parameters:
     sigma: Tensor
 
     def split(self, size: int) -> list["Parameters"]:
-        """Parts of ``size`` images, the last one possibly smaller."""
+        """Split into parts of ``size`` images. The last part may be smaller."""
         parts = zip(*(values.split(size) for values in vars(self).values()), strict=True)
         return [Parameters(*part) for part in parts]
 
@@ -77,17 +77,17 @@ def simclr_batch(
     smallest_crop: float = CROP_AREA[0],
     p_blur: float = 1.0,
 ) -> Tensor:
-    """One augmented view of each of the images ``rows``.
+    """Return one augmented view of each image in ``rows``.
 
     Args:
-        images: (N, H, W, channels) uint8, the whole set; 1 or 3 channels. Saturation, hue and grayscale leave images
-            of one channel as they are.
-        rows: (B,) int64 which images, on the device of ``images``.
-        generator: of that device; its state decides everything random.
-        jitter_strength: s of ColorJitter(0.8s, 0.8s, 0.8s, 0.2s), 0 to 2.5; 0 is no jitter.
-        flip: whether half of the images are mirrored.
-        smallest_crop: share of the area that a window has at least.
-        p_blur: share of the images that are blurred.
+        images: (N, H, W, channels) uint8, the whole dataset; 1 or 3 channels. Saturation, hue and grayscale do not
+            change one-channel images.
+        rows: (B,) int64, which images to use, on the device of ``images``.
+        generator: on the same device; the source of all random numbers.
+        jitter_strength: s in ColorJitter(0.8s, 0.8s, 0.8s, 0.2s), 0 to 2.5; 0 means no jitter.
+        flip: mirror half of the images.
+        smallest_crop: smallest crop area, as a fraction of the image.
+        p_blur: probability that an image is blurred.
 
     Returns:
         (B, channels, H, W) float32 in [0, 255].
@@ -123,15 +123,15 @@ def draw_parameters(
     flip: bool,
     smallest_crop: float = CROP_AREA[0],
 ) -> Parameters:
-    """Random parameters of ``count`` images of ``height`` x ``width`` pixels, on the generator's device.
+    """Draw random parameters for ``count`` images of ``height`` x ``width`` pixels, on the generator's device.
 
-    The same state gives the same crops, orders and blurs whatever ``jitter_strength`` and ``flip`` are.
+    The same generator state gives the same crops, orders and blurs for any ``jitter_strength`` and ``flip``.
 
     Raises:
         ConfigError: ``jitter_strength`` out of range.
     """
     if not 0 <= jitter_strength <= MAX_STRENGTH:
-        raise ConfigError(f"jitter_strength: {jitter_strength} given, a number from 0 to {MAX_STRENGTH} allowed")
+        raise ConfigError(f"jitter_strength must be from 0 to {MAX_STRENGTH}, got {jitter_strength}")
     device = generator.device
     uniform = torch.rand(2 * CROP_ATTEMPTS + 14, count, generator=generator, device=device, dtype=torch.float32)
     area, ratio, place, steps, keys = uniform.split([CROP_ATTEMPTS, CROP_ATTEMPTS, 2, 8, 4])
@@ -159,11 +159,13 @@ def draw_parameters(
 def _draw_crop(
     pixels: Tensor, ratio: Tensor, place: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """torchvision's RandomResizedCrop.get_params: top, left, height and width (B,) int64.
+    """Do what torchvision's RandomResizedCrop.get_params does: return top, left, height and width, (B,) int64 each.
+
+    The first attempt that fits into the image is used. If none fits, the window is the largest central crop with an
+    allowed ratio.
 
     Args:
-        pixels: (attempts, B) areas of the windows; the first attempt that fits into the image counts, and where none
-            does, the largest central crop of an allowed ratio.
+        pixels: (attempts, B) areas of the windows in pixels.
         ratio: (attempts, B) uniform numbers.
         place: (2, B) uniform numbers.
     """
@@ -186,22 +188,22 @@ def _between(uniform: Tensor, low: float, high: float) -> Tensor:
 
 
 def resized_crop(images: Tensor, rows: Tensor, parameters: Parameters) -> Tensor:
-    """Cut the windows out and enlarge them to the size of the images, bilinear, then mirror.
+    """Crop the windows, enlarge them to the image size with bilinear interpolation, then mirror.
 
-    A window is never larger than the image, so that there is nothing to smooth against aliasing.
+    A window is never larger than the image, so no antialiasing is needed.
 
     Args:
         images: (N, H, W, channels) uint8.
         rows: (B,) int64.
 
     Returns:
-        (B, channels, H, W) float32 in [0, 255] but for rounding.
+        (B, channels, H, W) float32 in [0, 255], up to rounding.
     """
     height, width = images.shape[1:3]
     y = _source(parameters.top, parameters.height, height)
     x = _source(parameters.left, parameters.width, width)
     x = torch.where(parameters.mirror[:, None], x.flip(1), x)
-    # grid_sample counts from -1 to 1 between the outer edges of the outer pixels.
+    # In grid_sample, -1 and 1 are the outer edges of the outermost pixels.
     y, x = (2 * y + 1) / height - 1, (2 * x + 1) / width - 1
     grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=3)
     pixels = images[rows].permute(0, 3, 1, 2).to(torch.float32)
@@ -209,35 +211,35 @@ def resized_crop(images: Tensor, rows: Tensor, parameters: Parameters) -> Tensor
 
 
 def _source(start: Tensor, size: Tensor, length: int) -> Tensor:
-    """Where ``length`` output pixels lie in the input, by their centres: (B, length), inside the window."""
-    centre = torch.arange(length, device=start.device, dtype=torch.float32) + 0.5
-    inside = centre * (size[:, None] / length) - 0.5
+    """Return the input position of the centers of ``length`` output pixels, (B, length), within the window."""
+    center = torch.arange(length, device=start.device, dtype=torch.float32) + 0.5
+    inside = center * (size[:, None] / length) - 0.5
     return start[:, None] + torch.minimum(inside.clamp_(min=0), (size - 1)[:, None])
 
 
 def color_jitter(pixels: Tensor, parameters: Parameters) -> Tensor:
-    """Brightness, contrast, saturation and hue in each image's own order, where ``parameters.jitter`` is set.
+    """Apply brightness, contrast, saturation and hue in each image's own order, if ``parameters.jitter`` is set.
 
-    Brightness, contrast and saturation mix an image with another one (black, its mean gray, its gray picture), and a
-    factor of 1 returns it unchanged. So every image takes up to three such steps, then the hue, then up to three, with
-    factor 1 for those that come on the other side of the hue.
+    Brightness, contrast and saturation blend the image with another one: black, its mean gray or its grayscale version.
+    A factor of 1 leaves the image unchanged. Every image goes through three blend steps, then hue, then three more
+    blend steps. Blends that belong on the other side of hue get a factor of 1.
 
     Args:
-        pixels: (B, channels, H, W) float32 in [0, 255] but for rounding.
+        pixels: (B, channels, H, W) float32 in [0, 255], up to rounding.
     """
-    colour = pixels.shape[1] == 3
+    in_color = pixels.shape[1] == 3
     order = parameters.order
     factors = torch.stack([parameters.brightness, parameters.contrast, parameters.saturation], dim=1)
     factor = factors.gather(1, order.clamp(max=SATURATION))
     unchanged = ~parameters.jitter[:, None] | (order == HUE)
-    if not colour:
+    if not in_color:
         unchanged = unchanged | (order == SATURATION)
     hue_step = (order == HUE).to(torch.uint8).argmax(dim=1, keepdim=True)
     after = torch.arange(4, device=order.device) > hue_step
     before_factor, after_factor = (factor.masked_fill(unchanged | other_side, 1) for other_side in (after, ~after))
     for step in range(3):
         pixels = _blend(pixels, order[:, step], before_factor[:, step])
-    if colour:
+    if in_color:
         pixels = adjust_hue(pixels, parameters.hue * parameters.jitter)
     for step in range(1, 4):
         pixels = _blend(pixels, order[:, step], after_factor[:, step])
@@ -245,7 +247,7 @@ def color_jitter(pixels: Tensor, parameters: Parameters) -> Tensor:
 
 
 def _blend(pixels: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
-    """``factor * pixels + (1 - factor) * other`` within [0, 255], ``other`` by each image's operation (B,)."""
+    """Return ``factor * pixels + (1 - factor) * other``, clamped to [0, 255]. ``operation`` (B,) selects ``other``."""
     factor, operation = factor.view(-1, 1, 1, 1), operation.view(-1, 1, 1, 1)
     gray = _gray(pixels)
     mean_share, gray_share = (1 - factor) * (operation == CONTRAST), (1 - factor) * (operation == SATURATION)
@@ -254,15 +256,15 @@ def _blend(pixels: Tensor, operation: Tensor, factor: Tensor) -> Tensor:
 
 
 def adjust_hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue in HSV space, image by image; ``shift`` 0 returns an image unchanged.
+    """Shift the hue of each image in HSV space. A ``shift`` of 0 leaves the image unchanged.
 
-    With chroma = max - min, the hue lies 1 + (G + B - R - min) / chroma sixths of a turn from red, towards green where
-    G > B. A channel is min + chroma * clamp(2 - d, 0, 1), d being the distance of the hue from that channel's own, in
-    sixths.
+    Let chroma = max - min. The hue is 1 + (G + B - R - min) / chroma sixths of a turn away from red, toward green if
+    G > B. Each channel is min + chroma * clamp(2 - d, 0, 1), where d is the distance in sixths of a turn between the
+    hue and the channel's own hue.
 
     Args:
         pixels: (B, 3, H, W) float32 in [0, 255].
-        shift: (B,) float32 in turns.
+        shift: (B,) float32, in turns.
     """
     red, green, blue = pixels.unbind(dim=1)
     low = pixels.amin(dim=1)
@@ -279,12 +281,12 @@ def adjust_hue(pixels: Tensor, shift: Tensor) -> Tensor:
 
 
 def grayscale(pixels: Tensor, chosen: Tensor) -> Tensor:
-    """Gray in all channels where ``chosen`` (B,) bool says so: (B, channels, H, W) -> the same shape."""
+    """Turn images gray in all channels where ``chosen`` (B,) bool is true. The shape (B, channels, H, W) is kept."""
     return torch.lerp(pixels, _gray(pixels), chosen.to(torch.float32).view(-1, 1, 1, 1))
 
 
 def _gray(pixels: Tensor) -> Tensor:
-    """(B, channels, H, W) -> (B, 1, H, W)."""
+    """Convert (B, channels, H, W) to gray, (B, 1, H, W)."""
     assert pixels.shape[1] in (1, 3), "1 or 3 channels"
     if pixels.shape[1] == 1:
         return pixels
@@ -293,9 +295,10 @@ def _gray(pixels: Tensor) -> Tensor:
 
 
 def gaussian_blur(pixels: Tensor, sigma: Tensor) -> Tensor:
-    """Blur with one sigma (B,) for each image, reflecting at the border: (B, channels, H, W) -> the same shape.
+    """Blur each image with its own sigma (B,), reflecting at the border. The shape (B, channels, H, W) is kept.
 
-    The kernel is 2 * floor(side / 20) + 1 wide, a tenth of the shorter side: 1 (no blur) below 20 pixels.
+    The kernel is 2 * floor(side / 20) + 1 pixels wide, about a tenth of the shorter side. Below 20 pixels it is 1 pixel
+    wide, so there is no blur.
     """
     height, width = pixels.shape[2:]
     half = min(height, width) // 20
@@ -313,6 +316,6 @@ def gaussian_blur(pixels: Tensor, sigma: Tensor) -> Tensor:
 
 
 def blur_weights(sigma: Tensor, half: int) -> Tensor:
-    """Gaussian weights at the offsets -half..half, sum 1: (B,) -> (B, 2 * half + 1)."""
+    """Return Gaussian weights at the offsets -half..half, which sum to 1, (B, 2 * half + 1). sigma: (B,)."""
     offsets = torch.arange(-half, half + 1, device=sigma.device, dtype=torch.float32)
     return torch.softmax((offsets / sigma[:, None]).square() / -2, dim=1)

@@ -1,7 +1,8 @@
-"""What is done to images before a network sees them: the train policy and the normalisation.
+"""What happens to images before a network sees them: the train policy and the normalization.
 
-Images in memory are augmented as one batch on their device; files are augmented one by one in loader workers with
-torchvision. Every image and view has its own random parameters, drawn from a stream named by seed, epoch and position.
+Images in memory are augmented one batch at a time on their device. Image files are augmented one by one with
+torchvision in loader workers. Each image and view has its own random parameters, from a stream named by seed, epoch and
+position.
 """
 
 from collections.abc import Callable
@@ -29,29 +30,30 @@ CONSTANTS = {
 }
 SIMCLR, MOCO = ("simclr", "simclr_noflip"), ("moco", "moco_noflip")
 AUTOMATIC = ("autoaugment", "randaugment")
-# What auto means by style: for digits (a mirrored digit is none), for other sets in memory, and for files.
+# What auto means in each style: for digits (a mirrored digit is no longer a digit), other data in memory, and files.
 STYLES = {
     "plain": ("crop", "crop_flip", "resized_crop_jitter"),
     "simclr": ("simclr_noflip", "simclr", "simclr"),
     "moco": ("moco_noflip", "moco", "moco"),
     "sim": ("moco_noflip", "sim", "sim"),
 }
-# Operations, magnitude of 30. PaCo's on ImageNet-LT is 10 of a scale that ends there, with noise that is left out here.
+# Number of operations, and magnitude out of 30. PaCo on ImageNet-LT uses 10 on a scale that ends at 10, plus noise that
+# is omitted here.
 RANDAUGMENT, RANDAUGMENT_PATHS = (2, 10), (2, 30)
-MOCO_CROP = 0.2  # of the area, at least
-MOCO_STRENGTH = 0.5  # its jitter (0.4, 0.4, 0.4, 0.1) is half of SimCLR's
+MOCO_CROP = 0.2  # smallest crop area, as a fraction of the image
+MOCO_STRENGTH = 0.5  # MoCo's jitter (0.4, 0.4, 0.4, 0.1) is half of SimCLR's
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Train policy, normalisation and size; recorded in the backbone so that later stages repeat it.
+    """Train policy, normalization and image size. Saved with the backbone so that later stages can repeat it.
 
     Attributes:
-        policy: a name of MEMORY_POLICIES or PATH_POLICIES.
-        mean, std: for each channel, of values in [0, 1].
+        policy: a name in MEMORY_POLICIES or PATH_POLICIES.
+        mean, std: one value per channel, for pixel values in [0, 1].
         image_size: side in pixels.
-        jitter_strength: of the colour jitter of sim and of the SimCLR and MoCo policies; 1 with the others.
-        second_policy: of all views but the first, where it is another.
+        jitter_strength: strength of the color jitter in sim and in the SimCLR and MoCo policies; 1 for other policies.
+        second_policy: policy of all views after the first, or None to use the same one.
     """
 
     policy: str
@@ -69,24 +71,28 @@ class Transform:
         return cls(**meta | {"mean": tuple(meta["mean"]), "std": tuple(meta["std"])})
 
     def with_policy(self, policy: str, jitter_strength: float, second_policy: str | None = None) -> "Transform":
-        """The same normalisation and size under other train policies."""
+        """Return a copy with other train policies and the same normalization and size."""
         jitters = {policy, second_policy} & {"sim", *SIMCLR, *MOCO}
         return replace(
             self, policy=policy, jitter_strength=jitter_strength if jitters else 1.0, second_policy=second_policy
         )
 
-    def of_view(self, view: int) -> str:
-        """The policy of a 0-based view."""
+    def policy_of_view(self, view: int) -> str:
+        """Return the policy of a 0-based view."""
         return self.second_policy if view > 0 and self.second_policy else self.policy
 
 
 def resolve_policy(info: DatasetInfo, augment: str, key: str, style: str = "plain") -> str:
-    """The train policy that ``augment``, the value of the parameter ``key``, means for a dataset.
+    """Return the train policy for a dataset.
 
-    auto is what STYLES has under ``style`` for it.
+    Args:
+        info: the prepared dataset.
+        augment: a policy, or auto for the entry of STYLES under ``style``.
+        key: name of the parameter that ``augment`` comes from, for errors.
+        style: a key of STYLES.
 
     Raises:
-        ConfigError: a policy that does not fit the dataset.
+        ConfigError: the policy does not suit the dataset.
     """
     in_memory = info.storage == "memory"
     allowed = MEMORY_POLICIES if in_memory else PATH_POLICIES
@@ -94,7 +100,7 @@ def resolve_policy(info: DatasetInfo, augment: str, key: str, style: str = "plai
         digits, memory, paths = STYLES[style]
         augment = (digits if info.dataset == "digits" else memory) if in_memory else paths
     if augment not in allowed:
-        raise ConfigError(f"{key}: {augment} given, one of {', '.join(allowed)} allowed with storage: {info.storage}")
+        raise ConfigError(f"{key} must be one of {', '.join(allowed)} for storage: {info.storage}, got {augment}")
     return augment
 
 
@@ -106,17 +112,18 @@ def resolve_transform(
     jitter_strength: float = 1.0,
     second_policy: str | None = None,
 ) -> Transform:
-    """Settle the normalisation of a dataset.
+    """Determine the normalization of a dataset.
 
     Args:
         info: the prepared dataset.
-        policy, second_policy: of ``resolve_policy``.
-        normalize: auto is the published constants for CIFAR and for files, the statistics of the training images else;
-            none leaves values in [0, 1].
-        train_pixels: (n, H, W, channels) uint8 training images of a set in memory.
+        policy, second_policy: from ``resolve_policy``.
+        normalize: auto means the published constants for CIFAR and for image files, and the statistics of the training
+            images otherwise. none leaves values in [0, 1].
+        train_pixels: (n, H, W, channels) uint8, the training images of a dataset in memory.
+        jitter_strength: see ``Transform``.
 
     Raises:
-        ConfigError: constants that do not fit the dataset.
+        ConfigError: the constants do not suit the dataset.
     """
     in_memory = info.storage == "memory"
     mean: tuple[float, ...]
@@ -129,17 +136,19 @@ def resolve_transform(
     elif normalize == "dataset":
         if train_pixels is None:
             allowed = ", ".join(("none", *CONSTANTS))
-            raise ConfigError(f"normalize: dataset given, one of {allowed} allowed with storage: paths")
+            raise ConfigError(f"normalize must be one of {allowed} for storage: paths, got dataset")
         mean, std = _statistics(train_pixels)
     elif info.channels != 3:
-        raise ConfigError(f"normalize: {normalize} is for colour images; use auto, dataset or none for {info.dataset}")
+        raise ConfigError(
+            f"normalize must be auto, dataset or none for the grayscale images of {info.dataset}, got {normalize}"
+        )
     else:
         mean, std = CONSTANTS[normalize]
     return Transform(policy, mean, std, info.image_size).with_policy(policy, jitter_strength, second_policy)
 
 
 def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation for each channel from exact integer histograms."""
+    """Return the mean and standard deviation of each channel, from exact integer histograms."""
     levels = np.arange(256) / 255
     means, stds = [], []
     for channel in range(pixels.shape[3]):
@@ -151,7 +160,10 @@ def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def normalizer(transform: Transform, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """(B, channels, H, W) of 0 to 255 -> float32 of that shape, ``(x / 255 - mean) / std``; overwrites floats."""
+    """Return a function from (B, channels, H, W) levels, 0 to 255, to float32 ``(x / 255 - mean) / std``.
+
+    The function overwrites its input if that is float32.
+    """
     mean = torch.tensor(transform.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(transform.std, device=device).view(1, -1, 1, 1)
     factor, offset = 1 / (255 * std), mean / std
@@ -159,12 +171,12 @@ def normalizer(transform: Transform, device: torch.device) -> Callable[[Tensor],
 
 
 def crop_batch(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
-    """Cut one window out of each zero-padded image, mirrored where ``flip`` says so, in one gather.
+    """Crop one window from each zero-padded image and mirror it where ``flip`` is true, in a single gather.
 
     Args:
-        images: (N, H, W, channels) uint8, the whole set.
-        rows: (B,) which images.
-        top, left: (B,) window corners in the padded image, 0..2*padding.
+        images: (N, H, W, channels) uint8, the whole dataset.
+        rows: (B,), which images to use.
+        top, left: (B,), window corner in the padded image, 0..2*padding.
         flip: (B,) bool.
         padding: black pixels added on each side.
 
@@ -183,15 +195,16 @@ def crop_batch(images: Tensor, rows: Tensor, top: Tensor, left: Tensor, flip: Te
 def augment_batch(
     images: Tensor, rows: Tensor, transform: Transform, generator: torch.Generator, view: int = 0
 ) -> Tensor:
-    """Apply the memory policy of a view to the images ``rows``: (N, H, W, channels) uint8 -> (B, channels, H, W).
+    """Apply a view's memory policy to the images ``rows``: (N, H, W, channels) uint8 -> (B, channels, H, W).
 
-    The result has levels from 0 to 255, in uint8 but for sim and the SimCLR and MoCo policies, whose result is float32.
-    sim is PaCo's second view on CIFAR, MoCo v2's recipe with the blur that MoCo's on CIFAR leaves out.
+    The result has levels from 0 to 255. It is float32 for sim and the SimCLR and MoCo policies, and uint8 for the
+    others. sim is PaCo's second view on CIFAR: MoCo v2's recipe, including the blur that MoCo's CIFAR recipe leaves
+    out.
 
-    Deviation: the hole of cutout has the mean colour, 0 for the network, as DeVries & Taylor 2017 have it. PaCo's is
-    black, since it cuts before the normalisation.
+    Deviation: the cutout hole has the mean color, which the network sees as 0, as in DeVries & Taylor 2017. PaCo's hole
+    is black, because PaCo cuts it before normalization.
     """
-    policy = transform.of_view(view)
+    policy = transform.policy_of_view(view)
     if policy == "none":
         return images[rows].permute(0, 3, 1, 2)
     flip = not policy.endswith("_noflip")
@@ -222,21 +235,28 @@ def augment_batch(
 
 @lru_cache(maxsize=16)
 def _levels(mean: tuple[float, ...], device: torch.device) -> Tensor:
-    """(channels,) float32 levels of a colour, kept on the device so that no batch waits for a copy."""
+    """Return the levels of a color, (channels,) float32, cached on the device so that no batch waits for a copy."""
     return 255 * torch.tensor(mean, device=device)
 
 
 def path_transform(transform: Transform, train: bool, view: int = 0) -> Callable[["Image"], Tensor]:
-    """The torchvision pipeline of one file and view: RGB picture -> (3, S, S) uint8.
+    """Return the torchvision pipeline for one file and view: RGB picture -> (3, S, S) uint8.
 
-    Training follows Kang et al. 2020 (random resized crop, flip, and for ``resized_crop_jitter`` brightness, contrast
-    and saturation 0.4), PaCo and FSGL on ImageNet-LT (``sim``: the same with grayscale and blur; ``randaugment``: with
-    RandAugment), AutoAugment's ImageNet policy, SimCLR (see ``longtail.augment.simclr``) or MoCo v2; otherwise the
-    shorter side becomes 256/224 of S and the centre is cut out.
+    The training policies follow these sources:
+
+    - ``resized_crop``, ``resized_crop_jitter``: Kang et al. 2020. Random resized crop and flip, and for the second also
+      brightness, contrast and saturation jitter of 0.4.
+    - ``sim``, ``randaugment``: PaCo and FSGL on ImageNet-LT. ``resized_crop_jitter`` plus grayscale and blur, or plus
+      RandAugment.
+    - ``autoaugment``: AutoAugment's ImageNet policy.
+    - ``simclr``: SimCLR, see ``longtail.augment.simclr``.
+    - ``moco``: MoCo v2.
+
+    With policy none and outside training, the shorter side is resized to 256/224 of S and the center is cropped.
     """
     from torchvision.transforms import v2
 
-    size, policy = transform.image_size, transform.of_view(view)
+    size, policy = transform.image_size, transform.policy_of_view(view)
     steps: list[Any] = [v2.PILToTensor()]
     if not train or policy == "none":
         steps += [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
@@ -265,5 +285,5 @@ def path_transform(transform: Transform, train: bool, view: int = 0) -> Callable
 
 
 def _blur_kernel(size: int) -> int:
-    """Width in pixels: a tenth of the side, and odd."""
+    """Return the kernel width in pixels: about a tenth of the side, and odd."""
     return 2 * (size // 20) + 1

@@ -1,4 +1,4 @@
-"""Class weights by the effective number of samples.
+"""Class weights from the effective number of samples.
 
 Source: Cui et al., "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019.
 """
@@ -11,13 +11,15 @@ BETA = 0.9999
 
 
 def effective_number(counts: np.ndarray, beta: float = BETA) -> np.ndarray:
-    """E_k = (1 - beta^n_k) / (1 - beta), (C,) float64; n_k for beta = 1, which is the limit, and 0 for an empty class.
+    """Return E_k = (1 - beta^n_k) / (1 - beta), (C,) float64.
+
+    For beta = 1 this is the limit, n_k. An empty class has E_k = 0.
 
     Raises:
-        ConfigError: ``beta`` outside [0, 1].
+        ConfigError: ``beta`` is outside [0, 1].
     """
     if not 0 <= beta <= 1:
-        raise ConfigError(f"train.beta: {beta} given, at least 0 and at most 1 expected")
+        raise ConfigError(f"train.beta must be from 0 to 1, got {beta}")
     counts = np.asarray(counts, np.float64)
     if beta == 1:
         return counts
@@ -27,7 +29,7 @@ def effective_number(counts: np.ndarray, beta: float = BETA) -> np.ndarray:
 
 
 def class_weights(counts: np.ndarray, beta: float = BETA) -> np.ndarray:
-    """1 / E_k, scaled to a mean of 1 over the classes that have images, (C,) float64; an empty class weighs 0."""
+    """Return 1 / E_k, scaled to mean 1 over the nonempty classes, (C,) float64. An empty class has weight 0."""
     number = effective_number(counts, beta)
     weights = np.divide(1.0, number, out=np.zeros_like(number), where=number > 0)
     return weights * np.count_nonzero(number) / weights.sum()

@@ -1,13 +1,13 @@
 """Which training images an epoch draws: instance-balanced, class-aware, square-root and progressively balanced.
 
 Source: Kang et al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020, section 4.1, and
-its official code, which is followed where the two differ (progressive mixing starts at pure instance balance; class
-balance is cyclic and takes ``samples_per_class`` images a turn).
+its official code. Where the two differ, this module follows the code: progressive mixing starts at pure instance
+balance, and class balance is cyclic and takes ``samples_per_class`` images per turn.
 
-Deviation: the reference keeps mutable list positions and the global random state. Here every wrap of every cyclic list
-is a named random stream, so an epoch is a function of (seed, epoch, draws) alone: epochs can be asked for in any order,
-and resuming needs no sampler state. Positions carry over from epoch to epoch as in the reference, on the premise that
-every epoch asks for the same number of draws.
+Deviation: the reference code keeps mutable list positions and uses the global random state. Here each pass over a
+cyclic list has its own named random stream, so an epoch depends only on (seed, epoch, draws). Epochs can be requested
+in any order, and resuming needs no sampler state. As in the reference, list positions carry over from epoch to epoch.
+This assumes that every epoch requests the same number of draws.
 """
 
 from typing import Protocol
@@ -20,27 +20,27 @@ from longtail.data.effective_number import BETA, effective_number
 
 
 class Order(Protocol):
-    """What a training loop asks of a sampler."""
+    """The sampler interface that a training loop needs."""
 
     def epoch(self, epoch: int, draws: int) -> np.ndarray:
-        """(draws,) int64: positions of the images for this 0-based epoch, in order."""
+        """Return the positions of the images to draw in this 0-based epoch, in order, (draws,) int64."""
         ...
 
 
 class Sampler(Order, Protocol):
-    """The common interface of the samplers by class. N images, C classes."""
+    """The common interface of the class samplers. N images, C classes."""
 
     @property
     def offered(self) -> int:
-        """Draws that the reference sampler offers per epoch; a training loop takes floor(N/B)*B of them."""
+        """Number of draws per epoch in the reference sampler. A training loop uses floor(N/B)*B of them."""
         ...
 
     def class_probability(self, epoch: int) -> np.ndarray:
-        """(C,) float64: the expected share of each class in the draws of this 0-based epoch."""
+        """Return the expected share of each class in the draws of this 0-based epoch, (C,) float64."""
         ...
 
 
-class _LabelledImages:
+class _LabeledImages:
     """Image positions grouped by class.
 
     labels: (N,) integers, exactly 0..C-1, every class present.
@@ -55,17 +55,17 @@ class _LabelledImages:
         self._first = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 
     def from_cyclic_lists(self, classes: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """Image number ``number[i]`` (0-based, counted since the start of training) of the list of ``classes[i]``.
+        """Return image number ``number[i]`` of the list of class ``classes[i]``.
 
-        Each class has an endless list: its images shuffled, then shuffled again, and so on; every image is used once
-        per wrap. All arrays (M,) int64.
+        Numbers are 0-based and count from the start of training. Each class has an endless list that goes through its
+        images in a new random order on each pass. All arrays are (M,) int64.
         """
         wrap, place = np.divmod(number, self.counts[classes])
         shuffled = _shuffled_places(derive_seed(self.seed, "class list"), classes, wrap, self.counts[classes], place)
         return self._members[self._first[classes] + shuffled]
 
 
-class InstanceSampler(_LabelledImages):
+class InstanceSampler(_LabeledImages):
     """Instance-balanced: a fresh permutation of all N images each epoch, without replacement."""
 
     def __init__(self, labels: np.ndarray, *, seed: int, epochs: int, samples_per_class: int = 4) -> None:
@@ -79,17 +79,17 @@ class InstanceSampler(_LabelledImages):
         return self.counts / self.num_images
 
     def epoch(self, epoch: int, draws: int) -> np.ndarray:
-        """(draws,) int64. Raises DataError where draws > N, which no permutation can give."""
+        """Return (draws,) int64 positions. Raises DataError if draws > N, because draws are without replacement."""
         assert epoch >= 0 and draws >= 1
         if draws > self.num_images:
             raise DataError(
-                f"the instance sampler draws without replacement: {draws} draws were asked of {self.num_images} images"
+                f"draws must be at most {self.num_images}, the number of images, for the instance sampler, got {draws}"
             )
         return generator(self.seed, "instance", epoch).permutation(self.num_images)[:draws].astype(np.int64, copy=False)
 
 
 class FixedOrder:
-    """The order of epoch 0 in every epoch, which the released BNS pretraining has when it runs in one process."""
+    """Use the order of epoch 0 in every epoch, as the released BNS pretraining does when it runs in one process."""
 
     def __init__(self, sampler: Order) -> None:
         self._sampler = sampler
@@ -98,12 +98,14 @@ class FixedOrder:
         return self._sampler.epoch(0, draws)
 
 
-class ClassAwareSampler(_LabelledImages):
-    """Class-balanced: cyclic shuffled class list, ``samples_per_class`` images of each class turn's cyclic list.
+class ClassAwareSampler(_LabeledImages):
+    """Class-balanced: a shuffled cyclic list of classes, each with a shuffled cyclic list of images.
 
-    Every aligned block of ``samples_per_class`` draws is one class, every aligned run of C blocks holds each class
-    once, and within a class no image is ever used twice more than another. A class with fewer images than
-    ``samples_per_class`` repeats some inside one block. An epoch starts a new block; the rest of a cut one is lost.
+    - Each turn of a class draws a block of ``samples_per_class`` images from its list.
+    - Each pass over the class list gives every class one block.
+    - Within a class, no image is ever used two times more often than another.
+    - A class with fewer than ``samples_per_class`` images repeats some of them within a block.
+    - Each epoch starts a new block. A truncated block is discarded.
     """
 
     def __init__(self, labels: np.ndarray, *, seed: int, epochs: int, samples_per_class: int = 4) -> None:
@@ -124,19 +126,20 @@ class ClassAwareSampler(_LabelledImages):
         k, num_classes = self.samples_per_class, self.num_classes
         blocks_per_epoch = -(-draws // k)
         block = epoch * blocks_per_epoch + np.arange(blocks_per_epoch, dtype=np.int64)
-        turn, place = np.divmod(block, num_classes)  # every turn of the class list gives each class one block
-        of_all_classes = np.full_like(place, num_classes)
+        turn, place = np.divmod(block, num_classes)  # each turn of the class list gives every class one block
+        list_sizes = np.full_like(place, num_classes)
         class_of_block = _shuffled_places(
-            derive_seed(self.seed, "classes"), np.zeros_like(turn), turn, of_all_classes, place
+            derive_seed(self.seed, "classes"), np.zeros_like(turn), turn, list_sizes, place
         )
         number = (turn[:, None] * k + np.arange(k, dtype=np.int64)).ravel()[:draws]
         return self.from_cyclic_lists(np.repeat(class_of_block, k)[:draws], number)
 
 
-class PowerSampler(_LabelledImages):
-    """Independent draws over images with weight n_c^(-exponent), hence class probability ~ n_c^(1 - exponent).
+class PowerSampler(_LabeledImages):
+    """Independent draws of images with weight n_c^(-exponent), so the class probability is ~ n_c^(1 - exponent).
 
-    ``exponent`` 0 keeps the distribution of the images and 1 balances the classes. ``stream`` names its random numbers.
+    ``exponent`` = 0 keeps the class distribution of the images, and 1 balances the classes. ``stream`` names the random
+    stream.
     """
 
     def __init__(self, labels: np.ndarray, *, seed: int, exponent: float, stream: str = "power") -> None:
@@ -153,7 +156,7 @@ class PowerSampler(_LabelledImages):
         return power / power.sum()
 
     def image_probability(self) -> np.ndarray:
-        """(N,) float64: the probability of each image in one draw."""
+        """Return the probability of each image in a single draw, (N,) float64."""
         return (self.class_probability(0) / self.counts)[self._class_of_image]
 
     def epoch(self, epoch: int, draws: int) -> np.ndarray:
@@ -162,25 +165,26 @@ class PowerSampler(_LabelledImages):
 
 
 class SquareRootSampler(PowerSampler):
-    """Square-root: weight n_c^(-1/2), hence class probability ~ sqrt(n_c)."""
+    """Square-root: weight n_c^(-1/2), so the class probability is ~ sqrt(n_c)."""
 
     def __init__(self, labels: np.ndarray, *, seed: int, epochs: int, samples_per_class: int = 4) -> None:
         super().__init__(labels, seed=seed, exponent=0.5, stream="square root")
 
 
-class ProgressiveSampler(_LabelledImages):
-    """Progressively balanced: epoch t of T (1-based) draws class c with (1-l) n_c/N + l/C, l = (t-1)/(T-1).
+class ProgressiveSampler(_LabeledImages):
+    """Progressively balanced: epoch t of T (1-based) draws class c with probability (1-l) n_c/N + l/C, l = (t-1)/(T-1).
 
-    So the first epoch is instance-balanced and the last class-balanced; T = 1 stays instance-balanced. (The paper
-    writes t/T; the published numbers come from the code.) The image is the next of the class's cyclic shuffled list.
+    The first epoch is instance-balanced and the last one class-balanced. With T = 1, training is instance-balanced.
+    (The paper has l = t/T, but the published numbers come from the code.) The image is the next one in the class's
+    shuffled cyclic list.
     """
 
     def __init__(self, labels: np.ndarray, *, seed: int, epochs: int, samples_per_class: int = 4) -> None:
         super().__init__(labels, seed)
         if epochs < 1:
-            raise ConfigError(f"the progressive sampler needs epochs >= 1, got {epochs}")
+            raise ConfigError(f"epochs must be at least 1 for the progressive sampler, got {epochs}")
         self.epochs = epochs
-        self._used: dict[tuple[int, int], np.ndarray] = {}  # (draws, epoch) -> images used of each class before it
+        self._used: dict[tuple[int, int], np.ndarray] = {}  # (draws, epoch) -> images of each class used before it
 
     @property
     def offered(self) -> int:
@@ -212,10 +216,10 @@ class ProgressiveSampler(_LabelledImages):
         return used
 
 
-class EffectiveNumberSampler(_LabelledImages):
-    """The rule ``resample`` of Cao et al. 2019: independent draws over images with weight 1 / E_k of their class.
+class EffectiveNumberSampler(_LabeledImages):
+    """The rule ``resample`` of Cao et al. 2019: independent draws of images with weight 1 / E_k for class k.
 
-    Nearly class-balanced: class probability ~ n_k / E_k, with the effective number E_k of Cui et al. 2019.
+    E_k is the effective number of Cui et al. 2019. The class probability is ~ n_k / E_k, which is nearly balanced.
     """
 
     def __init__(self, labels: np.ndarray, *, seed: int, beta: float = BETA) -> None:
@@ -233,8 +237,8 @@ class EffectiveNumberSampler(_LabelledImages):
 
     def epoch(self, epoch: int, draws: int) -> np.ndarray:
         assert epoch >= 0 and draws >= 1
-        of_image = (self._share / self.counts)[self._class_of_image]
-        return _draw(of_image, generator(self.seed, "effective number", epoch), draws)
+        image_probability = (self._share / self.counts)[self._class_of_image]
+        return _draw(image_probability, generator(self.seed, "effective number", epoch), draws)
 
 
 SAMPLERS: dict[str, type[InstanceSampler | ClassAwareSampler | SquareRootSampler | ProgressiveSampler]] = {
@@ -248,10 +252,10 @@ SAMPLERS: dict[str, type[InstanceSampler | ClassAwareSampler | SquareRootSampler
 def _shuffled_places(
     seed: int, lists: np.ndarray, wraps: np.ndarray, sizes: np.ndarray, places: np.ndarray
 ) -> np.ndarray:
-    """Where place ``places[i]`` of list ``lists[i]`` leads in its shuffle number ``wraps[i]``.
+    """Return the element at place ``places[i]`` of list ``lists[i]`` in its shuffle number ``wraps[i]``.
 
-    Every (list, wrap) has a shuffle of its own 0..size-1: the order of its counter-based random keys. All shuffles that
-    are asked for come from one sort. All arrays (M,) int64.
+    Each (list, wrap) has its own shuffle of 0..size-1, which is the order of counter-based random keys. One sort
+    produces all requested shuffles. All arrays are (M,) int64.
     """
     span = int(wraps.max()) + 1
     shuffles, which = np.unique(lists * span + wraps, return_inverse=True)
@@ -269,7 +273,7 @@ def _shuffled_places(
 
 
 def _mixed(counter: np.ndarray) -> np.ndarray:
-    """64 random-looking bits for each uint64 counter: the SplitMix64 generator (Steele et al. 2014)."""
+    """Map each uint64 counter to 64 pseudorandom bits with the SplitMix64 generator (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         bits = counter * np.uint64(0x9E3779B97F4A7C15)
         bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -278,19 +282,26 @@ def _mixed(counter: np.ndarray) -> np.ndarray:
 
 
 def create_sampler(name: str, labels: np.ndarray, *, seed: int, epochs: int, samples_per_class: int = 4) -> Sampler:
-    """The sampler called ``name``: "instance", "class_aware", "square_root" or "progressive".
+    """Create a sampler by name.
 
-    labels: (N,) integers, exactly 0..C-1, every class present. ``epochs`` is the length of the progressive schedule;
-    ``samples_per_class`` the images that the class-aware sampler takes each time a class has its turn.
-    Raises ConfigError for an unknown name, DataError for unusable labels.
+    Args:
+        name: "instance", "class_aware", "square_root" or "progressive".
+        labels: (N,) integers, exactly 0..C-1, every class present.
+        seed: seeds all random streams.
+        epochs: length of the progressive schedule.
+        samples_per_class: images that the class-aware sampler draws per turn of a class.
+
+    Raises:
+        ConfigError: an unknown name, or an invalid ``epochs`` or ``samples_per_class``.
+        DataError: invalid labels.
     """
     if name not in SAMPLERS:
-        raise ConfigError(f"unknown sampler {name!r}; allowed: {', '.join(SAMPLERS)}")
+        raise ConfigError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
     return SAMPLERS[name](labels, seed=seed, epochs=epochs, samples_per_class=samples_per_class)
 
 
 def _draw(probability: np.ndarray, stream: np.random.Generator, draws: int) -> np.ndarray:
-    """(draws,) int64: independent draws with replacement from ``probability`` (K,)."""
+    """Draw independently with replacement from ``probability`` (K,). Returns (draws,) int64."""
     edges = np.cumsum(probability)
     edges /= edges[-1]
     return np.searchsorted(edges, stream.random(draws), side="right").astype(np.int64, copy=False)
@@ -299,12 +310,12 @@ def _draw(probability: np.ndarray, stream: np.random.Generator, draws: int) -> n
 def _class_counts(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.size == 0:
-        raise DataError(f"labels must be a non-empty 1-D array, got shape {labels.shape}")
+        raise DataError(f"labels must be a nonempty 1-D array, got shape {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"labels must be integers 0..C-1, got dtype {labels.dtype}")
     if labels.min() < 0:
         raise DataError(f"labels must be 0..C-1, got {labels.min()}")
     counts = np.bincount(labels).astype(np.int64, copy=False)
     if (counts == 0).any():
-        raise DataError(f"labels must be 0..{len(counts) - 1} without gaps; class {np.argmin(counts)} has no image")
+        raise DataError(f"labels must be 0..{len(counts) - 1} without gaps, got no image of class {np.argmin(counts)}")
     return counts

@@ -1,7 +1,10 @@
-"""Long-tailed splits: how many images of each class, and exactly which.
+"""Long-tailed splits: how many images each class keeps, and which ones.
 
-Counts and selection follow the convention of LDAM-DRW (Cao et al., NeurIPS 2019): truncated exponential or step counts,
-NumPy's legacy generator, classes in ascending order, each class shuffled whole and cut.
+Counts and selection follow LDAM-DRW (Cao et al., NeurIPS 2019):
+
+- Counts are exponential or step, truncated to integers.
+- Selection uses NumPy's legacy generator. Classes are visited in ascending order. All images of a class are shuffled,
+  and the first ones are kept.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ VAL_SHARE = 5
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the dataset, int64: train in the order of selection, val and test by class."""
+    """Indices into the dataset, int64. train is in the order of selection; val and test are sorted by class."""
 
     train: np.ndarray
     val: np.ndarray
@@ -25,47 +28,51 @@ class Split:
 
 
 def long_tailed_counts(pool: np.ndarray, imb_type: str, imb_factor: float) -> np.ndarray:
-    """Training images for each class, (C,) int64.
+    """Return the number of training images per class, (C,) int64.
 
     Args:
-        pool: (C,) images available for each class. n_max is the smallest of them, except for ``natural``.
-        imb_type: ``exp`` (n_max * rho^(-k/(C-1)), truncated), ``step`` (half the classes n_max, half n_max / rho) or
-            ``natural`` (the pool as it is).
-        imb_factor: rho = n_max / n_min >= 1.
+        pool: (C,), number of images available per class. Except with ``natural``, n_max is the smallest of them.
+        imb_type: one of these:
+
+            - ``exp``: n_max * rho^(-k/(C-1)), truncated.
+            - ``step``: n_max for the first half of the classes, n_max / rho for the second half.
+            - ``natural``: all images of the pool.
+        imb_factor: rho = n_max / n_min, at least 1.
 
     Raises:
-        ConfigError: a class would be left without an image, or ``step`` with an odd number of classes.
+        DataError: fewer than 2 classes.
+        ConfigError: a class would have no images, or ``step`` with an odd number of classes.
     """
     num_classes = len(pool)
     if num_classes < 2:
-        raise DataError(f"{num_classes} class found, at least 2 expected")
+        raise DataError(f"the number of classes must be at least 2, got {num_classes}")
     if imb_type == "natural":
         return pool.astype(np.int64)
     largest = int(pool.min())
     factor = 1.0 / imb_factor
     if imb_type == "exp":
-        # The power in exactly this form: exp(log) or float32 lose an image at the published ratios.
+        # Keep exactly this form of the power. Using exp(log) or float32 would lose an image at the published ratios.
         counts = [int(largest * factor ** (k / (num_classes - 1.0))) for k in range(num_classes)]
     else:
         if num_classes % 2:
-            raise ConfigError(f"imb_type: step given, but {num_classes} classes cannot be halved; use exp or natural")
+            raise ConfigError(f"imb_type must be exp or natural for an odd number of classes ({num_classes}), got step")
         counts = [largest] * (num_classes // 2) + [int(largest * factor)] * (num_classes // 2)
     if counts[-1] < 1:
         allowed = largest if int(largest * (1.0 / largest)) else largest - 1
         raise ConfigError(
-            f"imb_factor: {imb_factor:g} given, but the largest class has {largest} images, which leaves none for the "
-            f"smallest; at most {allowed} allowed"
+            f"imb_factor must be at most {allowed}, got {imb_factor:g}: the largest class has {largest} images, which "
+            "leaves none for the smallest"
         )
     return np.asarray(counts, np.int64)
 
 
 def select(labels: np.ndarray, candidates: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Draw ``counts[k]`` of each class from ``candidates``, index for index as LDAM-DRW does.
+    """Draw ``counts[k]`` images of each class k from ``candidates``, exactly as LDAM-DRW does. Returns int64 indices.
 
     Args:
         labels: (N,) labels of the whole dataset.
         candidates: indices into the dataset, in dataset order.
-        counts: (C,) images to keep.
+        counts: (C,), number of images to keep.
         seed: seed of NumPy's legacy generator.
     """
     rng = np.random.RandomState(seed)
@@ -79,7 +86,10 @@ def select(labels: np.ndarray, candidates: np.ndarray, counts: np.ndarray, seed:
 
 
 def hold_out(labels: np.ndarray, candidates: np.ndarray, counts: np.ndarray, *stream: int | str) -> np.ndarray:
-    """Draw ``counts[k]`` candidates of each class without replacement by the generator named ``stream``; by class."""
+    """Draw ``counts[k]`` candidates of each class k without replacement.
+
+    ``stream`` names the random generator. The int64 indices are sorted by class, then by value.
+    """
     rng = generator(*stream)
     candidate_labels = labels[candidates]
     chosen = [
@@ -101,12 +111,21 @@ def make_split(
 ) -> Split:
     """Split a dataset into a long-tailed train part, a held-out val part and a test part.
 
-    A ``pool`` without a test part of its own gives 40 test images a class. A val part of the dataset wins; otherwise
-    min(val_per_class, floor(n_c / 5)) images of class c are drawn from the training pool before it is subsampled.
+    - Test: the dataset's own part. A dataset that comes as one ``pool`` gives 40 test images per class.
+    - Val: the dataset's own part if it has one. Otherwise min(val_per_class, floor(n_c / 5)) images of each class c are
+      drawn from the training pool before subsampling.
+
+    Args:
+        labels: (N,) labels of the whole dataset.
+        parts: (N,) strings, ``train``, ``val``, ``test`` or ``pool``.
+        class_names: (C,), used in errors.
+        imb_type, imb_factor: see ``long_tailed_counts``.
+        val_per_class: at most this many val images per class; 0 means none.
+        split_seed: seeds all draws.
 
     Raises:
-        DataError: a class without a training or a test image.
-        ConfigError: from :func:`long_tailed_counts`.
+        DataError: a class has no training or no test images, or a pool has too few images.
+        ConfigError: raised by ``long_tailed_counts``.
     """
     num_classes = len(class_names)
 
@@ -116,14 +135,16 @@ def make_split(
     def require(indices: np.ndarray, part: str) -> None:
         empty = np.flatnonzero(count(indices) == 0)
         if len(empty):
-            raise DataError(f"class {empty[0]} ({class_names[empty[0]]}) has no {part} image; every class needs one")
+            name = f"class {empty[0]} ({class_names[empty[0]]})"
+            raise DataError(f"{name} has no {part} image; every class needs at least one")
 
     train, val, test = (np.flatnonzero(parts == part) for part in ("train", "val", "test"))
     pool = np.flatnonzero(parts == "pool")
     if len(pool):
         if count(pool).min() <= TEST_PER_CLASS:
             raise DataError(
-                f"a class has {count(pool).min()} images; more than {TEST_PER_CLASS} expected without test part"
+                f"the number of images per class must be more than {TEST_PER_CLASS} for a dataset without a test part, "
+                f"got {count(pool).min()}"
             )
         test = hold_out(labels, pool, np.full(num_classes, TEST_PER_CLASS), split_seed, "test")
         train = np.setdiff1d(pool, test)

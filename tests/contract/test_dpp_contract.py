@@ -150,14 +150,14 @@ def test_k_of_n_draws_every_item(name):
 @every_case
 @pytest.mark.parametrize("k", [-1, 2.0, True, "3", None])
 def test_k_that_is_no_size_is_refused(name, k):
-    with pytest.raises(ConfigError, match="k must be an integer from 0 to the number of items"):
+    with pytest.raises(ConfigError, match="k must be an integer from 0 to"):
         CASES[name][0](k)
 
 
 @every_case
 def test_k_above_n_is_refused(name):
     build, kernel, _ = CASES[name]
-    with pytest.raises(ConfigError, match=f"from 0 to the number of items {len(kernel)}, got {len(kernel) + 1}"):
+    with pytest.raises(ConfigError, match=f"from 0 to {len(kernel)}, the number of items, got {len(kernel) + 1}"):
         build(len(kernel) + 1)
 
 

@@ -1,11 +1,15 @@
 """Exact k-DPP sampling for undersampling: IP-DPP (Lin & Yuan, NeurIPS 2025), feature kernels, uniform controls.
 
-Shape legend of the package: N items of all classes, n items of one class, k items drawn, D features, R rank of a
-feature kernel. Every k-DPP is an object that is set up once; then ``sample(stream)`` gives k distinct, sorted int64
-positions and ``inclusion_probability()`` the exact probability of each item to be drawn, (n,) float64.
+Shapes in this package: N items in all classes, n items in one class, k items drawn, D features, R the rank of a feature
+kernel.
 
-The paper's Algorithm 1 is not offered: it stops scanning the eigenvectors early and takes maxima instead of drawing,
-so that it follows another distribution and sometimes returns fewer than k items.
+Each k-DPP is an object that is set up once and then has two methods:
+
+- ``sample(stream)`` returns k distinct, sorted int64 positions.
+- ``inclusion_probability()`` returns the exact probability that each item is drawn, (n,) float64.
+
+The paper's Algorithm 1 is not implemented. It stops scanning the eigenvectors early and takes maxima instead of
+drawing, so it follows a different distribution and sometimes returns fewer than k items.
 """
 
 import importlib

@@ -1,8 +1,8 @@
-"""Uniform subsets: the control of every claim about IP-DPP, and what the released code of Lin & Yuan 2025 draws.
+"""Uniform subsets: the control for IP-DPP, and a replica of what the released code of Lin & Yuan 2025 draws.
 
-The released code runs DPPy's exchange chain for k-DPPs and keeps the chain's first state, which is a uniform subset
-drawn before the kernel is looked at. Its generator starts from 42 at every call, so that each re-selection returns
-the same items whatever the model says. ``uniform_official`` repeats this bit for bit, for comparisons only.
+The released code runs DPPy's exchange chain for k-DPPs but keeps the chain's first state. That state is a uniform
+subset drawn before the kernel is read. The code also reseeds its generator with 42 on every call, so each re-selection
+returns the same items regardless of the model. ``uniform_official`` reproduces this bit for bit, for comparison only.
 """
 
 import numpy as np
@@ -11,26 +11,38 @@ from longtail.core.errors import ConfigError
 from longtail.methods.ipdpp.checks import check_size
 
 OFFICIAL_SEED = 42
-CHAIN_STEPS = 9  # that the released code runs after the state which it keeps
+CHAIN_STEPS = 9  # steps that the released code runs after the state it keeps
 
 
 def uniform(n: int, k: int, stream: np.random.Generator) -> np.ndarray:
-    """(k,) distinct, sorted int64 positions among n, every subset as likely; k = 0 and k = n use no draws."""
+    """Draw k of n positions: (k,) distinct, sorted int64. All subsets are equally likely.
+
+    k = 0 and k = n consume no random numbers.
+    """
     if check_size(k, n) in (0, n):
         return np.arange(k)
     return np.sort(stream.choice(n, k, replace=False, shuffle=False))
 
 
 def uniform_official(counts: list[int], k: int) -> list[np.ndarray]:
-    """The positions that the released code draws within each class, in the order in which it draws them.
+    """Return the positions that the released code draws within each class, in the order it draws them.
 
-    counts: number of items of classes 0..C-1; k >= 1, one for all classes (the released code reads a list of them
-    back to front). Classes are visited from the last to the first, a class of at most k items is kept whole without
-    a draw, and the steps of the chain use up draws between classes.
-    Returns one int64 array of min(k, n_c) positions per class, in the order of ``counts``.
+    - Classes are visited from last to first.
+    - A class with at most k items is kept whole without a draw.
+    - The steps of the chain consume random numbers between classes.
+
+    Args:
+        counts: number of items in each of the classes 0..C-1.
+        k: at least 1, the same for all classes. (The released code reads a list of sizes back to front.)
+
+    Returns:
+        One int64 array of min(k, n_c) positions per class, in the order of ``counts``.
+
+    Raises:
+        ConfigError: ``k`` is not an integer of at least 1.
     """
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ConfigError(f"k of uniform_official must be one integer of at least 1 for all classes, got {k!r}")
+        raise ConfigError(f"k must be one integer of at least 1 for uniform_official, got {k!r}")
     stream = np.random.RandomState(OFFICIAL_SEED)
     drawn: list[np.ndarray] = []
     for n in reversed(counts):
@@ -39,7 +51,7 @@ def uniform_official(counts: list[int], k: int) -> list[np.ndarray]:
             continue
         drawn.append(stream.choice(n, size=k, replace=False))
         for _ in range(CHAIN_STEPS):
-            if stream.rand() < 0.5:  # propose to exchange one of the k items for one of the n - k, and accept or not
+            if stream.rand() < 0.5:  # propose swapping one of the k items for one of the others, then accept or reject
                 stream.choice(k)
                 stream.choice(n - k)
                 stream.rand()

@@ -1,8 +1,10 @@
-"""The training subset of IP-DPP finetuning: drawn again every few epochs by what the model then says of each image.
+"""The training subset for IP-DPP finetuning, redrawn every few epochs from the current model's predictions.
 
-Source: Lin & Yuan 2025, section 4, and the official code for the moments of re-selection. Deviations from the code: the
-draws follow the kernel (the released ones are uniform and the same in every round), a round's draw has a random stream
-of its own, and p is computed without augmentation.
+Source: Lin & Yuan 2025, section 4. The times of re-selection follow the official code. Deviations from that code:
+
+- The draws follow the kernel. The released draws are uniform and the same in every round.
+- Each round's draw has its own random stream.
+- p is computed without augmentation.
 """
 
 from collections.abc import Callable
@@ -24,8 +26,13 @@ LogProbability = Callable[["Classifier", int], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One draw among N images: selected (N,) bool, inclusion_probability (N,) float64, log_probability (N,) float64 or
-    None where the draw is uniform."""
+    """One draw from N images.
+
+    Attributes:
+        selected: (N,) bool.
+        inclusion_probability: (N,) float64.
+        log_probability: (N,) float64, or None for a uniform draw.
+    """
 
     selected: np.ndarray
     inclusion_probability: np.ndarray
@@ -33,18 +40,18 @@ class Round:
 
 
 class SubsetSampler:
-    """Epochs that are permutations of the subset of the current round.
+    """Sampler whose epochs are permutations of the current round's subset.
 
-    Round r is drawn before epoch r * every. The rounds so far are the whole state.
+    Round r is drawn before epoch r * ``every``. The rounds drawn so far are the sampler's entire state.
 
     Args:
         labels: (N,) int64, every class present.
-        k: images a class, as ``longtail.methods.ipdpp.selection.select`` takes it.
-        every: epochs of a round.
-        seed: of the draws and of the order of images.
-        log_probability: (model in eval mode, round) -> (N,) float64, log p of each image's own label; None draws
-            uniformly.
-        options: further arguments of ``select``.
+        k: images per class, in any form that ``longtail.methods.ipdpp.selection.select`` accepts.
+        every: epochs per round.
+        seed: seeds the draws and the order of the images.
+        log_probability: function (model in eval mode, round) -> (N,) float64, log p of each image's own label. None
+            draws uniformly.
+        options: more keyword arguments for ``select``.
     """
 
     def __init__(
@@ -66,11 +73,11 @@ class SubsetSampler:
 
     @property
     def available(self) -> int:
-        """Images of every round."""
+        """Number of images in every round."""
         return self._available
 
     def before_epoch(self, epoch: int, model: "Classifier") -> None:
-        """Draw a round, if this epoch begins one."""
+        """Draw a new round if one starts at this epoch."""
         number, within = divmod(epoch, self._every)
         if within:
             return
@@ -87,13 +94,16 @@ class SubsetSampler:
         return select(self._labels, self._k, seed=self._seed, round=number, log_probability=log_p, **self._options)
 
     def epoch(self, epoch: int, draws: int) -> np.ndarray:
-        """(draws,) int64 positions among the N images, in order, without replacement."""
+        """Return (draws,) int64 positions among the N images, in order, without replacement."""
         members = np.flatnonzero(self.rounds[epoch // self._every].selected)
         order = generator(self._seed, "subset order", epoch).permutation(len(members))
         return members[order[:draws]]
 
     def state_dict(self) -> "dict[str, Tensor]":
-        """selected (R, N) bool, inclusion_probability (R, N) and, unless uniform, log_probability (R, N) float64."""
+        """Return the rounds: selected (R, N) bool and inclusion_probability (R, N) float64.
+
+        Unless the draws are uniform, log_probability (R, N) float64 is included.
+        """
         import torch
 
         state = {
@@ -105,7 +115,7 @@ class SubsetSampler:
         return {name: torch.from_numpy(values) for name, values in state.items()}
 
     def load_state_dict(self, state: "dict[str, Tensor]") -> None:
-        """Take over the rounds of ``state_dict``."""
+        """Restore the rounds saved by ``state_dict``."""
         columns = {name: tensor.cpu().numpy() for name, tensor in state.items()}
         selected, inclusion = columns["selected"], columns["inclusion_probability"]
         log_p = columns.get("log_probability", [None] * len(selected))
@@ -113,10 +123,14 @@ class SubsetSampler:
 
 
 def label_log_probability(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Log of the softmax probability of each row's own label.
+    """Return the log of the softmax probability of each row's own label.
 
-    scores: (N, C); labels: (N,) int64. Returns (N,) float64, at most 0, exact also where p is near 1, so that 1 - p
-    does not cancel.
+    Args:
+        scores: (N, C).
+        labels: (N,) int64.
+
+    Returns:
+        (N,) float64, at most 0. It stays accurate when p is near 1, so 1 - p can be computed without cancellation.
     """
     log_p = np.empty(len(labels))
     step = max(1, 2**23 // max(1, scores.shape[1]))
@@ -128,6 +142,6 @@ def label_log_probability(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         margin[rows, own] = -np.inf
         highest = np.maximum(margin.max(axis=1), 0.0)
         others = np.exp(margin - highest[:, None]).sum(axis=1)
-        # log(1 + sum of exp(margin)), whose 1 is exp(-highest) once the highest is taken out
+        # log(1 + sum of exp(margin)); factoring out exp(highest) turns the 1 into exp(-highest)
         log_p[start : start + step] = -(highest + np.log1p(others + np.expm1(-highest)))
     return log_p

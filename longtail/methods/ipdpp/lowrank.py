@@ -1,11 +1,15 @@
-"""Exact k-DPPs of feature kernels L = F F^T, F (n, D), in their dual form: no (n, n) array for n > D.
+"""Exact k-DPPs of feature kernels L = F F^T, F (n, D), in dual form: no (n, n) array is needed for n > D.
 
-Set up once: the eigenvectors of F^T F and the polynomials of its eigenvalues. A draw picks k eigenvectors, then items
-of the projection DPP that they span. With a ridge, L = F F^T + ridge I has full rank, and
+Setup computes the eigenvectors of F^T F and the elementary symmetric polynomials of its eigenvalues. A draw picks k
+eigenvectors, then draws items from the projection DPP that they span.
 
-    det(L_Y) = sum over J in Y of ridge^(k - |J|) det((F F^T)_J)
+With a ridge, L = F F^T + ridge I has full rank. Because
 
-makes its k-DPP a mixture: a size m, an m-DPP of F F^T, and k - m of the other items, uniformly.
+    det(L_Y) = sum over J in Y of ridge^(k - |J|) det((F F^T)_J),
+
+its k-DPP is a mixture: draw a size m, draw m items from the m-DPP of F F^T, then draw k - m of the other items
+uniformly.
+
 Source: Kulesza & Taskar 2012, sections 3.3 and 5.2. The method of Lin & Yuan 2025 has no feature kernel.
 """
 
@@ -24,18 +28,25 @@ from longtail.methods.ipdpp.spectrum import (
 )
 
 ALGORITHMS = ("rejection", "chain")
-MAX_PROPOSALS = 256  # that the rejection draws at a time
+MAX_PROPOSALS = 256  # proposals per batch of the rejection algorithm
 
 
 class LowRankKDPP:
     """The k-DPP of L = F F^T + ridge I over n items, P(Y) proportional to det(L_Y) for |Y| = k.
 
-    features: F (n, D) float32 or float64, computed in float64; 0 <= k <= n, and k <= rank_ unless ridge > 0.
-    algorithm: how items are drawn; "rejection" takes O(n D k) and about k log k proposals of O(k^2), and keeps O(n);
-    "chain" takes O(n k^2) and keeps (n, k).
+    Args:
+        features: F (n, D), float32 or float64. Computation is in float64.
+        k: items to draw, 0 <= k <= n, and k <= ``rank_`` unless ridge > 0.
+        ridge: at least 0, added to the diagonal.
+        algorithm: how items are drawn. "rejection" takes O(n D k) time plus about k log k proposals of O(k^2) each, and
+            O(n) memory. "chain" takes O(n k^2) time and O(n k) memory.
 
-    Set up: ``rank_``, the number of eigenvalues above max(n, D) eps times the largest.
-    Raises ConfigError for k, ridge or algorithm, DataError for features.
+    Attributes:
+        rank_: number of eigenvalues above max(n, D) eps times the largest.
+
+    Raises:
+        ConfigError: an invalid ``k``, ``ridge`` or ``algorithm``.
+        DataError: invalid ``features``.
     """
 
     def __init__(self, features: ArrayLike, k: int, ridge: float = 0.0, algorithm: str = "rejection") -> None:
@@ -49,14 +60,14 @@ class LowRankKDPP:
         self.rank_ = len(values)
         if self.k > self.rank_ and ridge == 0:
             raise ConfigError(
-                f"k must be at most {self.rank_}, the rank of the features, got {self.k}; a ridge > 0 admits larger k"
+                f"k must be at most {self.rank_}, the rank of the features, got {self.k}; ridge > 0 allows larger k"
             )
         self._log_values = np.log(values)
         self._table = log_elementary_symmetric(self._log_values, min(self.k, self.rank_))
-        self._degree_probability = self._probability_of_degrees(ridge)
+        self._degree_probability = self._compute_degree_probability(ridge)
 
     def sample(self, stream: np.random.Generator) -> np.ndarray:
-        """(k,) distinct, sorted int64 positions."""
+        """Draw (k,) distinct, sorted int64 positions."""
         degree = len(self._degree_probability) - 1
         if self._degree_probability[-1] < 1:
             degree = int(stream.choice(len(self._degree_probability), p=self._degree_probability))
@@ -70,19 +81,22 @@ class LowRankKDPP:
         return np.sort(chosen)
 
     def inclusion_probability(self) -> np.ndarray:
-        """(n,) float64: the exact probability of each item to be drawn; O(n D R) time, O(n) memory."""
+        """Return the exact probability that each item is drawn, (n,) float64. Takes O(n D R) time, O(n) memory."""
         if self.k == self.n:
             return np.ones(self.n)
         degree = np.arange(len(self._degree_probability))
-        uniform = (self.k - degree) / (self.n - degree)  # probability of an item that the m-DPP has not drawn
-        share = eigenvector_probability(self._log_values, self._table, self._degree_probability * (1 - uniform))
+        uniform = (self.k - degree) / (self.n - degree)  # probability of an item left out by the m-DPP
+        selected = eigenvector_probability(self._log_values, self._table, self._degree_probability * (1 - uniform))
         probability = np.full(self.n, self._degree_probability @ uniform)
         for rows in row_blocks(self.features, self.rank_):
-            probability[rows] += (self.features[rows] @ self._whitening) ** 2 @ share
+            probability[rows] += (self.features[rows] @ self._whitening) ** 2 @ selected
         return np.clip(probability, 0.0, 1.0)
 
-    def _probability_of_degrees(self, ridge: float) -> np.ndarray:
-        """(min(k, R) + 1,): how many of the k items come from the DPP of F F^T; without ridge, all."""
+    def _compute_degree_probability(self, ridge: float) -> np.ndarray:
+        """Return the distribution of how many of the k items come from the DPP of F F^T, (min(k, R) + 1,).
+
+        Without a ridge, all k do.
+        """
         degree = np.arange(self._table.shape[1])
         if ridge == 0:
             return (degree == self.k).astype(np.float64)
@@ -94,7 +108,11 @@ class LowRankKDPP:
 
 
 def projection_by_chain(features: np.ndarray, whitening: np.ndarray, stream: np.random.Generator) -> np.ndarray:
-    """(k,) items of the projection DPP of V = F W (n, k), orthonormal: one after the other, by squared distance."""
+    """Draw (k,) items from the projection DPP of V = F W (n, k), whose columns are orthonormal.
+
+    Items are drawn one at a time, with probability proportional to the squared distance of their row from the span of
+    the rows already drawn.
+    """
     rows = features @ whitening
     k = rows.shape[1]
     distance = np.einsum("nk,nk->n", rows, rows)
@@ -112,7 +130,11 @@ def projection_by_chain(features: np.ndarray, whitening: np.ndarray, stream: np.
 
 
 def projection_by_rejection(features: np.ndarray, whitening: np.ndarray, stream: np.random.Generator) -> np.ndarray:
-    """(k,) items of the same: proposed by the length of their row, accepted by what is left of it off the others."""
+    """Draw (k,) items from the same projection DPP by rejection.
+
+    An item is proposed in proportion to its squared row length. It is accepted with the fraction of that length that
+    is orthogonal to the rows already drawn.
+    """
     k = whitening.shape[1]
     length = np.empty(len(features))
     for block in row_blocks(features, k):
@@ -130,7 +152,7 @@ def projection_by_rejection(features: np.ndarray, whitening: np.ndarray, stream:
             row = row - (span @ row) @ span
             if row @ row <= threshold or item in chosen:
                 continue
-            row -= (span @ row) @ span  # once more: the first time leaves rounding errors of the whole row
+            row -= (span @ row) @ span  # repeated, because the first projection leaves rounding errors of the full row
             basis[len(chosen)] = row / np.linalg.norm(row)
             chosen.append(item)
             if len(chosen) == k:
@@ -139,5 +161,5 @@ def projection_by_rejection(features: np.ndarray, whitening: np.ndarray, stream:
 
 
 def _pick(cumulative: np.ndarray, uniform: float | np.ndarray) -> np.ndarray:
-    """Positions drawn in proportion to the steps of a cumulative sum; a step of 0 is never drawn."""
+    """Return positions drawn in proportion to the steps of a cumulative sum. A step of 0 is never drawn."""
     return np.searchsorted(cumulative, uniform * cumulative[-1], side="right")

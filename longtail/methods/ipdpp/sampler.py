@@ -1,4 +1,4 @@
-"""IP-DPP undersampling as a sampler of imbalanced-learn, for arrays and any classifier of scikit-learn."""
+"""IP-DPP undersampling as an imbalanced-learn sampler, for arrays and any scikit-learn classifier."""
 
 import numbers
 from collections.abc import Mapping
@@ -22,33 +22,33 @@ except ImportError as error:
 
 
 class IPDPPSampler(BaseUnderSampler):
-    """Undersample classes by the information-preserving k-DPP (Lin & Yuan, NeurIPS 2025, section 3).
+    """Undersample classes with the information-preserving k-DPP (Lin & Yuan, NeurIPS 2025, section 3).
 
-    Items whose own label a classifier finds improbable are drawn with larger probability: by odds of about
-    1 - mean(p) p_i within a class, p_i the probability of the item's label.
+    Items whose label a classifier finds improbable are more likely to be drawn. Within a class, the odds of item i are
+    about 1 - mean(p) p_i, where p_i is the probability of its label.
 
     Parameters
     ----------
     sampling_strategy : float, str, dict or callable, default="auto"
-        How many items of which classes to draw, as for every under-sampler of imbalanced-learn: "auto" draws as many
-        of each class as the smallest has, a dict gives the number for each class to be drawn from.
+        How many items to draw from which classes, as in every imbalanced-learn undersampler. "auto" draws as many items
+        of each class as the smallest class has. A dict gives the number for each class to draw from.
     k : int, str or None, default=None
-        Instead of ``sampling_strategy``: draw min(k, N_c) items of every class c, or "10*n_min" for ten times the
-        smallest class.
+        Use instead of ``sampling_strategy``: draw min(k, N_c) items of each class c. "10*n_min" means ten times the
+        size of the smallest class.
     scale : {"n", "n2"}, default="n"
-        The kernel of the paper ("n"), or of its released code ("n2"), which is all but uniform.
+        The kernel of the paper ("n") or of its released code ("n2"), which is almost uniform.
     estimator : classifier with ``predict_proba`` or None, default=None
-        Where ``fit_resample`` is given no probabilities, a clone of it is fitted on X and y and predicts the same X,
-        so the probabilities are in-sample; None is LogisticRegression(max_iter=1000).
+        Used if ``fit_resample`` is given no probabilities. A clone is fitted on X and y and predicts the same X, so the
+        probabilities are in-sample. None means LogisticRegression(max_iter=1000).
     random_state : int, RandomState or None, default=None
-        An int gives the same items every time, class by class, whatever other classes there are.
+        An int makes the draw reproducible. The items drawn from a class do not depend on the other classes.
 
     Attributes
     ----------
     sample_indices_ : (M,) int64, sorted positions of the chosen items.
-    inclusion_probability_ : (N,) float64, exact probability of each item of X to be chosen; 1 in classes kept whole.
-    sampling_strategy_ : dict, label -> number of items drawn, for classes that are drawn from.
-    estimator_ : the fitted classifier, where one was needed.
+    inclusion_probability_ : (N,) float64, exact probability that each item of X is chosen; 1 in classes kept whole.
+    sampling_strategy_ : dict, label -> number of items drawn, for the classes that were drawn from.
+    estimator_ : the fitted classifier, if one was needed.
     n_features_in_, feature_names_in_ : as in scikit-learn.
     """
 
@@ -80,10 +80,11 @@ class IPDPPSampler(BaseUnderSampler):
         self.random_state = random_state
 
     def fit_resample(self, X: Any, y: Any, sample_probability: ArrayLike | None = None) -> tuple[Any, Any]:
-        """The chosen rows of X (N, D), array, sparse matrix or data frame, and of y (N,).
+        """Return the chosen rows of X and y.
 
+        X: (N, D) array, sparse matrix or data frame. y: (N,) labels.
         sample_probability: (N,) probability of each row's own label, or None to take it from ``estimator``.
-        Raises DataError for probabilities outside [0, 1], ConfigError for k beside sampling_strategy.
+        Raises DataError if a probability is outside [0, 1], and ConfigError if both k and sampling_strategy are given.
         """
         return super().fit_resample(X, y, sample_probability=sample_probability)
 
@@ -91,7 +92,7 @@ class IPDPPSampler(BaseUnderSampler):
         sizes: Any = self.sampling_strategy_
         if self.k is not None:
             if isinstance(self.sampling_strategy, Mapping) or self.sampling_strategy != "auto":
-                raise ConfigError(f"k={self.k!r} takes the place of sampling_strategy: leave that at 'auto'")
+                raise ConfigError(f"sampling_strategy must be 'auto' if k is given, got {self.sampling_strategy!r}")
             sizes = self.k
         if sample_probability is None:
             model = LogisticRegression(max_iter=1000) if self.estimator is None else clone(self.estimator)

@@ -1,6 +1,6 @@
-"""What IP-DPP knew of every training image and what it drew of them: ``models/ipdpp_selection.h5``.
+"""The file ``models/ipdpp_selection.h5``: what IP-DPP knew about every training image, and what it drew.
 
-Shape legend: N training images, C classes, R rounds, each a new draw from all of them.
+Shapes: N training images, C classes, R rounds. Each round is a new draw from all images.
 """
 
 from dataclasses import dataclass, field
@@ -22,17 +22,17 @@ _DATASETS = ("train_counts", "epochs", *_PER_IMAGE, *_PER_ROUND, *_DRAWS)
 
 @dataclass(frozen=True)
 class SelectionFile:
-    """All of the file.
+    """The contents of the file.
 
     Attributes:
         split_digest: the split that the images belong to.
         train_counts: (C,) int64.
-        index, label: (N,) int64, row of each training image in the dataset, and its class.
-        epochs: (R,) int64, the epoch, from 0, before which each round was drawn.
-        log_probability: (R, N) float64, nats, of the image's own label, under the model at that moment.
-        inclusion_probability: (R, N) float64, how likely each image was to be drawn; 1 where a class is kept whole.
-        selected, control: (R, N) bool, what IP-DPP drew, and what the uniform control drew.
-        notes: how it came about.
+        index, label: (N,) int64, the row of each training image in the dataset, and its class.
+        epochs: (R,) int64, the 0-based epoch before which each round was drawn.
+        log_probability: (R, N) float64, log-probability of the image's own label in nats, from the model at that time.
+        inclusion_probability: (R, N) float64, the probability that each image is drawn; 1 in a class kept whole.
+        selected, control: (R, N) bool, the images drawn by IP-DPP and by the uniform control.
+        notes: settings that the file was made with.
     """
 
     split_digest: str
@@ -50,9 +50,9 @@ class SelectionFile:
 def write_selection(path: str | Path, selection: SelectionFile) -> str:
     """Write the file and return its content digest."""
     datasets = {name: getattr(selection, name) for name in _DATASETS}
-    # HDF5 has no truth values: h5py's are an enumeration of its own.
+    # HDF5 has no boolean type; h5py would store its own enumeration.
     datasets |= {name: datasets[name].astype(np.uint8) for name in _DRAWS}
-    assert _disagreement(datasets) is None, _disagreement(datasets)
+    assert _find_inconsistency(datasets) is None, _find_inconsistency(datasets)
     attributes: dict[str, Scalar] = {"split_digest": selection.split_digest}
     attributes |= {f"note:{name}": value for name, value in selection.notes.items()}
     return write_hdf5(path, datasets, attributes, schema=SCHEMA)
@@ -62,13 +62,13 @@ def read_selection(path: str | Path, made_by: str) -> SelectionFile:
     """Read and verify the file.
 
     Raises:
-        ArtifactError: missing, damaged or incomplete, without a round, or with arrays that do not agree; names the file
-            and ``made_by``, the stage that writes it.
+        ArtifactError: the file is missing, damaged or incomplete, has no round, or its arrays are inconsistent. The
+            message names the file and ``made_by``, the stage that writes it.
     """
     content = read_hdf5(path, schema=SCHEMA, made_by=made_by)
     data, attributes = content.datasets, content.attributes
     missing = sorted(name for name in (*_DATASETS, "split_digest") if name not in data and name not in attributes)
-    fault = f"lacks {', '.join(missing)}" if missing else _disagreement(data)
+    fault = f"lacks {', '.join(missing)}" if missing else _find_inconsistency(data)
     if fault:
         raise ArtifactError(f"{path} {fault}; make it again with `dvc repro -f {made_by}`")
     return SelectionFile(
@@ -79,9 +79,10 @@ def read_selection(path: str | Path, made_by: str) -> SelectionFile:
 
 
 def subset_table(selection: SelectionFile) -> pd.DataFrame:
-    """``round, class, index, probability, inclusion_probability`` of the selected images, sorted by the first three.
+    """Return ``round, class, index, probability, inclusion_probability`` of the selected images.
 
-    Rounds count from 0. ``probability`` is that of the image's own label; both have 9 significant digits.
+    Rows are sorted by the first three columns. Rounds count from 0. ``probability`` is that of the image's own label.
+    Both probabilities have 9 significant digits.
     """
     rounds, images = np.nonzero(selection.selected)
     table = pd.DataFrame(
@@ -96,22 +97,22 @@ def subset_table(selection: SelectionFile) -> pd.DataFrame:
     return table.sort_values(["round", "class", "index"], ignore_index=True)
 
 
-def _disagreement(data: dict[str, np.ndarray]) -> str | None:
-    """What is wrong with the shapes and labels, as the end of a sentence that begins with the file's name."""
+def _find_inconsistency(data: dict[str, np.ndarray]) -> str | None:
+    """Return what is wrong with the shapes or labels, phrased to follow the file's name, or None."""
     vectors = ("train_counts", "epochs", *_PER_IMAGE)
     for name in vectors:
         if data[name].ndim != 1:
-            return f"has {name} of shape {data[name].shape}, expected one dimension"
+            return f"has {name} of shape {data[name].shape}, but it must have one dimension"
     rounds, images, classes = len(data["epochs"]), len(data["index"]), len(data["train_counts"])
     if rounds == 0:
-        return "holds no round"
+        return "has no rounds"
     for name in (*_PER_IMAGE, *_PER_ROUND, *_DRAWS):
         expected = (images,) if name in _PER_IMAGE else (rounds, images)
         if data[name].shape != expected:
-            return f"has {name} of shape {data[name].shape}, expected {expected}"
+            return f"has {name} of shape {data[name].shape}, but it must be {expected}"
     label = data["label"]
     if (label < 0).any() or not np.array_equal(np.bincount(label, minlength=classes), data["train_counts"]):
-        return "has labels that do not agree with train_counts"
+        return "has labels that do not match train_counts"
     return None
 
 

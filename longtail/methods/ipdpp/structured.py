@@ -1,13 +1,15 @@
-"""Exact k-DPPs of a diagonal plus a rank-one matrix, without any eigendecomposition and in O(n) or O(nk) memory.
+"""Exact k-DPPs of a diagonal plus a rank-one matrix, without an eigendecomposition and in O(n) or O(nk) memory.
 
 For L = diag(d) + u u^T and r = u^2 / d, the matrix determinant lemma gives, for any subset Y,
 
-    det(L_Y) = prod_{i in Y} d_i * (1 + sum_{i in Y} r_i),
+    det(L_Y) = prod_{i in Y} d_i * (1 + sum_{i in Y} r_i).
 
-so that without the last factor a k-DPP is a set of independent Bernoulli variables, with odds proportional to d,
-given that k of them are one. Both algorithms and the inclusion probabilities start from these variables, with the
-odds scaled so that k ones are expected: then all numbers are probabilities and none under- or overflows.
-Kernel: Lin & Yuan 2025; k-DPPs: Kulesza & Taskar 2012, section 5.
+Without the last factor, the k-DPP would be a set of independent Bernoulli variables with odds proportional to d,
+conditioned on k successes. Both algorithms and the inclusion probabilities start from these variables. The odds are
+scaled so that the expected number of successes is k. All numbers are then probabilities and none underflows or
+overflows.
+
+Sources: Lin & Yuan 2025 for the kernel; Kulesza & Taskar 2012, section 5, for k-DPPs.
 """
 
 from collections.abc import Iterator
@@ -21,22 +23,33 @@ from longtail.core.errors import DataError
 from longtail.methods.ipdpp.checks import as_vector, check_choice, check_size
 
 ALGORITHMS = ("auto", "tables", "rejection")
-TABLE_CELLS = 100_000  # n * k up to which "auto" takes tables; above it rejection is the faster, set-up included
-TRIAL_ITEMS = 2**20  # ones that a batch of rejection trials may hold
-BLOCK_CELLS = 2**16  # items times frequencies that the inclusion probabilities treat at a time
-NEGLIGIBLE = 60.0  # exp(-60) = 1e-26: beyond this, a term does not reach the last digit of a sum
+TABLE_CELLS = 100_000  # "auto" uses tables up to this n * k; above it, rejection is faster, setup included
+TRIAL_ITEMS = 2**20  # largest expected number of successes in a batch of rejection trials
+BLOCK_CELLS = 2**16  # items times frequencies per block when computing inclusion probabilities
+NEGLIGIBLE = 60.0  # exp(-60) = 1e-26: a smaller term does not change the last digit of a sum
 
 
 class RankOneKDPP:
     """The k-DPP of L = diag(d) + u u^T over n items, P(Y) proportional to det(L_Y) for |Y| = k.
 
-    d: (n,) > 0; r: (n,) u^2 / d >= 0; ``Information`` has both for IP-DPP. 0 <= k <= n.
-    algorithm: "tables" takes O(nk) time and two (n + 1, k + 1) arrays once, then O(n) a draw, never more.
-    "rejection" takes O(n) once, then on average at most sqrt(2 pi k) trials of O(k) a draw, times (1 + R) / (1 + S),
-    with R the sum of the k largest r and S the mean sum of r over a draw: below 2 for the IP-DPP kernel in all of
-    3000 kinds of p, but without bound for other r. "auto" takes tables up to n k = 1e5. Both are exact.
+    Both algorithms are exact:
 
-    Raises ConfigError for k or algorithm, DataError for d or r.
+    - "tables" takes O(nk) time and two (n + 1, k + 1) arrays for setup, then at most O(n) time per draw.
+    - "rejection" takes O(n) time for setup. A draw then takes, on average, at most sqrt(2 pi k) * (1 + R) / (1 + S)
+      trials of O(k) time each. R is the sum of the k largest r, and S is the mean over draws of the sum of r. The
+      factor (1 + R) / (1 + S) was below 2 for the IP-DPP kernel in all 3000 kinds of p tried. For other r it has no
+      bound.
+    - "auto" uses tables if n k <= 1e5, otherwise rejection.
+
+    Args:
+        d: (n,), above 0.
+        r: (n,), u^2 / d, at least 0. For IP-DPP, ``Information`` has both d and r.
+        k: items to draw, 0 <= k <= n.
+        algorithm: "auto", "tables" or "rejection".
+
+    Raises:
+        ConfigError: an invalid ``k`` or ``algorithm``.
+        DataError: an invalid ``d`` or ``r``.
     """
 
     def __init__(self, d: ArrayLike, r: ArrayLike, k: int, algorithm: str = "auto") -> None:
@@ -51,72 +64,79 @@ class RankOneKDPP:
         if algorithm == "auto":
             algorithm = "tables" if self.n * self.k <= TABLE_CELLS else "rejection"
         self.algorithm = algorithm
-        if self._is_certain():
+        if self._is_deterministic():
             return
-        self._one, self._zero = _probabilities_of_one_and_zero(d, self.k)
+        self._success, self._failure = _bernoulli_probabilities(d, self.k)
         if algorithm == "tables":
             self._fill_tables()
         else:
             self._prepare_trials()
 
     def sample(self, stream: np.random.Generator) -> np.ndarray:
-        """(k,) distinct, sorted int64 positions. k = 0 and k = n use nothing of ``stream``."""
-        if self._is_certain():
+        """Draw (k,) distinct, sorted int64 positions. k = 0 and k = n do not advance ``stream``."""
+        if self._is_deterministic():
             return np.arange(self.k)
         return self._walk_tables(stream) if self.algorithm == "tables" else self._first_accepted_trial(stream)
 
     def inclusion_probability(self) -> np.ndarray:
-        """(n,) float64: the exact probability of each item to be drawn; O(n sqrt(k)) time, O(n) memory.
+        """Return the exact probability that each item is drawn, (n,) float64. Takes O(n sqrt(k)) time, O(n) memory.
 
-        The sum over all subsets of size k is a coefficient of a polynomial, which a discrete Fourier transform reads
-        off a circle. On the circle of the scaled odds the coefficient is the largest, so nothing cancels.
+        The sum over all subsets of size k is a coefficient of a polynomial. A discrete Fourier transform recovers it
+        from the polynomial's values on a circle. With the scaled odds, this coefficient is the largest, so nothing
+        cancels.
         """
-        if self._is_certain():
+        if self._is_deterministic():
             return np.full(self.n, self.k / max(1, self.n))
         frequency = self._frequencies()[:, None]
         sine, versine = np.sin(frequency), 2 * np.sin(frequency / 2) ** 2
-        turn, turn_less_one = np.exp(1j * frequency), 1j * sine - versine
+        turn, turn_minus_one = np.exp(1j * frequency), 1j * sine - versine
 
-        def one_given_frequency(one: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            inverse = 1.0 / (1.0 + one * turn_less_one)
-            return one * turn * inverse, inverse
+        def success_given_frequency(success: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            inverse = 1.0 / (1.0 + success * turn_minus_one)
+            return success * turn * inverse, inverse
 
         log_modulus, phase = np.zeros(len(frequency)), np.zeros(len(frequency))
         rank_one = np.ones(len(frequency), dtype=np.complex128)
         for items in self._blocks(len(frequency)):
-            one, zero = self._one[items], self._zero[items]
-            log_modulus += 0.5 * np.log1p(-2 * one * zero * versine).sum(axis=1)
-            phase += np.arctan2(one * sine, 1 - one * versine).sum(axis=1)
-            rank_one += one_given_frequency(one)[0] @ self.r[items]
+            success, failure = self._success[items], self._failure[items]
+            log_modulus += 0.5 * np.log1p(-2 * success * failure * versine).sum(axis=1)
+            phase += np.arctan2(success * sine, 1 - success * versine).sum(axis=1)
+            rank_one += success_given_frequency(success)[0] @ self.r[items]
         weight = np.exp(log_modulus + 1j * (phase - self.k * frequency[:, 0]))
-        weight[1:] *= 2  # for the frequency of opposite sign, whose term is the complex conjugate
+        weight[1:] *= 2  # counts the negative frequency too, whose term is the complex conjugate
         total = (weight @ rank_one).real
 
         probability = np.empty(self.n)
         for items in self._blocks(len(frequency)):
-            chosen, inverse = one_given_frequency(self._one[items])
-            own = self.r[items] * self._zero[items] * inverse
+            chosen, inverse = success_given_frequency(self._success[items])
+            own = self.r[items] * self._failure[items] * inverse
             probability[items] = (weight @ (chosen * (rank_one[:, None] + own))).real / total
         return np.clip(probability, 0.0, 1.0)
 
-    def _is_certain(self) -> bool:
+    def _is_deterministic(self) -> bool:
         return self.k in (0, self.n)
 
     def _fill_tables(self) -> None:
-        """Row m, column j: probability that j of the first m variables are one; ``_full`` has the last factor too."""
+        """Fill the tables: row m, column j is the probability that j of the first m variables are successes.
+
+        ``_full`` also includes the factor 1 + sum of r.
+        """
         self._plain = np.zeros((self.n + 1, self.k + 1))
         self._full = np.zeros((self.n + 1, self.k + 1))
         self._plain[0, 0] = self._full[0, 0] = 1.0
         for m in range(self.n):
-            one, zero, r = self._one[m], self._zero[m], self.r[m]
+            success, failure, r = self._success[m], self._failure[m], self.r[m]
             plain, full = self._plain[m], self._full[m]
-            np.multiply(plain, zero, out=self._plain[m + 1])
-            np.multiply(full, zero, out=self._full[m + 1])
-            self._plain[m + 1, 1:] += one * plain[:-1]
-            self._full[m + 1, 1:] += one * (full[:-1] + r * plain[:-1])
+            np.multiply(plain, failure, out=self._plain[m + 1])
+            np.multiply(full, failure, out=self._full[m + 1])
+            self._plain[m + 1, 1:] += success * plain[:-1]
+            self._full[m + 1, 1:] += success * (full[:-1] + r * plain[:-1])
 
     def _walk_tables(self, stream: np.random.Generator) -> np.ndarray:
-        """From the last item to the first: leave it, take it by d, or take it by the rank-one term (at most once)."""
+        """Walk from the last item to the first. Skip it, take it by d, or take it by the rank-one term.
+
+        The rank-one term is taken at most once.
+        """
         plain, full = self._plain, self._full
         chosen: list[int] = []
         uniform = stream.random(self.n).tolist()
@@ -124,26 +144,26 @@ class RankOneKDPP:
         for m in range(self.n - 1, -1, -1):
             if not left:
                 break
-            one, zero = self._one[m], self._zero[m]
+            success, failure = self._success[m], self._failure[m]
             if rank_one_taken:
-                by_leaving, by_d, by_rank_one = zero * plain[m, left], one * plain[m, left - 1], 0.0
+                by_skipping, by_d, by_rank_one = failure * plain[m, left], success * plain[m, left - 1], 0.0
             else:
-                by_leaving, by_d = zero * full[m, left], one * full[m, left - 1]
-                by_rank_one = one * self.r[m] * plain[m, left - 1]
-            point = uniform[m] * (by_leaving + by_d + by_rank_one)
-            if point >= by_leaving:
+                by_skipping, by_d = failure * full[m, left], success * full[m, left - 1]
+                by_rank_one = success * self.r[m] * plain[m, left - 1]
+            point = uniform[m] * (by_skipping + by_d + by_rank_one)
+            if point >= by_skipping:
                 chosen.append(m)
                 left -= 1
-                rank_one_taken = rank_one_taken or point >= by_leaving + by_d
+                rank_one_taken = rank_one_taken or point >= by_skipping + by_d
         return np.array(chosen[::-1], dtype=np.int64)
 
     def _prepare_trials(self) -> None:
-        """Items in groups whose probabilities of one are within a factor of two, so that a trial costs O(k)."""
-        exponent = np.frexp(self._one)[1].astype(np.int16)
+        """Group items whose success probabilities are within a factor of two, so that a trial costs O(k)."""
+        exponent = np.frexp(self._success)[1].astype(np.int16)
         order = np.argsort(exponent, kind="stable")
         self._groups = np.split(order, np.flatnonzero(np.diff(exponent[order])) + 1)
         self._largest_r = np.partition(self.r, self.n - self.k)[self.n - self.k :].sum()
-        spread = np.sqrt(2 * np.pi * (self._one * self._zero).sum())
+        spread = np.sqrt(2 * np.pi * (self._success * self._failure).sum())
         self._trials = int(min(1 + spread, max(1, TRIAL_ITEMS // self.k)))
 
     def _first_accepted_trial(self, stream: np.random.Generator) -> np.ndarray:
@@ -155,28 +175,29 @@ class RankOneKDPP:
                     return np.sort(subset)
 
     def _draw_trials(self, stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The ones of a batch of independent trials: the trial and the item of each.
+        """Draw a batch of independent trials. Return the trial and the item of each success.
 
-        The largest probability of a group proposes ones, by the gaps between them, and a proposal stays with the
-        probability of its item over the largest.
+        Successes are proposed with the group's largest probability, by drawing the gaps between them. A proposal is
+        kept with its item's probability divided by the largest.
         """
         trials, items = [], []
         for group in self._groups:
-            largest = self._one[group].max()
-            position = _ones_of_a_long_row(stream, largest, self._trials * len(group))
+            largest = self._success[group].max()
+            position = _draw_successes(stream, largest, self._trials * len(group))
             trial, item = position // len(group), group[position % len(group)]
-            stays = stream.random(len(item)) * largest < self._one[item]
-            trials.append(trial[stays])
-            items.append(item[stays])
+            accepted = stream.random(len(item)) * largest < self._success[item]
+            trials.append(trial[accepted])
+            items.append(item[accepted])
         return np.concatenate(trials), np.concatenate(items)
 
     def _frequencies(self) -> np.ndarray:
-        """Frequencies in [0, pi) of a transform of odd length, less those where the integrand vanishes.
+        """Return the frequencies in [0, pi) of a transform of odd length, except those where the integrand vanishes.
 
-        The transform is at least so long that sizes which it cannot tell from k have negligible probability
-        (Bernstein's inequality), and never longer than the polynomial, for which it is exact.
+        A transform of length m cannot tell size k from sizes that differ by a multiple of m. It is long enough that
+        these sizes have negligible probability (Bernstein's inequality). It is never longer than the polynomial, for
+        which it is exact.
         """
-        variance = (self._one * self._zero).sum()
+        variance = (self._success * self._failure).sum()
         length = NEGLIGIBLE / 3 + np.sqrt((NEGLIGIBLE / 3) ** 2 + 2 * NEGLIGIBLE * variance)
         half = int(min(self.n + 1, length)) // 2
         frequency = 2 * np.pi * np.arange(half + 1) / (2 * half + 1)
@@ -188,21 +209,27 @@ class RankOneKDPP:
 
 
 def log_det_subset(d: ArrayLike, r: ArrayLike, subset: ArrayLike) -> float:
-    """Natural logarithm of det(L_Y) for L = diag(d) + u u^T, r = u^2 / d (n,), and the positions Y (k,) of a subset."""
+    """Return the natural logarithm of det(L_Y) for L = diag(d) + u u^T.
+
+    Args:
+        d: (n,).
+        r: (n,), u^2 / d.
+        subset: (k,) positions Y.
+    """
     chosen = np.asarray(subset, dtype=np.int64)
     return float(np.log(np.asarray(d)[chosen]).sum() + np.log1p(np.asarray(r)[chosen].sum()))
 
 
-def _probabilities_of_one_and_zero(d: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) each: t d / (1 + t d) and 1 / (1 + t d), with t such that k ones are expected, 0 < k < n."""
+def _bernoulli_probabilities(d: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return t d / (1 + t d) and 1 / (1 + t d), (n,) each, with t such that k successes are expected, 0 < k < n."""
     log_d = np.log(d)
     even = logit(k / len(d))
     log_t = brentq(lambda t: expit(t + log_d).sum() - k, even - log_d.max() - 1, even - log_d.min() + 1, xtol=1e-9)
     return expit(log_t + log_d), expit(-log_t - log_d)
 
 
-def _ones_of_a_long_row(stream: np.random.Generator, probability: float, length: int) -> np.ndarray:
-    """Increasing positions of the ones among ``length`` independent Bernoulli variables of one probability."""
+def _draw_successes(stream: np.random.Generator, probability: float, length: int) -> np.ndarray:
+    """Draw the ascending positions of the successes among ``length`` Bernoulli variables with one probability."""
     pieces, last = [], -1
     while last < length:
         expected = (length - 1 - last) * probability

@@ -275,7 +275,7 @@ def test_black_stays_black_and_gray_stays_gray():
 
 @pytest.mark.parametrize("strength", [-0.1, 2.6, float("nan"), float("inf")])
 def test_strength_out_of_range_is_refused(strength):
-    with pytest.raises(ConfigError, match=rf"jitter_strength: {strength} given, a number from 0 to 2.5 allowed"):
+    with pytest.raises(ConfigError, match=rf"jitter_strength must be from 0 to 2.5, got {strength}"):
         simclr_batch(pixels(1, 8, 8, 3), torch.tensor([0]), seeded(), jitter_strength=strength, flip=True)
 
 

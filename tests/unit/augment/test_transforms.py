@@ -198,10 +198,14 @@ def test_every_policy_fits_images_of_every_size_and_number_of_channels(name, cha
 def test_second_view_has_its_own_policy_where_there_is_one():
     images, rows = pixels(4, 8, 8, 3), torch.arange(4)
     transform = policy("none").with_policy("none", 2.0, "moco")
-    assert (transform.of_view(0), transform.of_view(1), transform.jitter_strength) == ("none", "moco", 2.0)
+    assert (transform.policy_of_view(0), transform.policy_of_view(1), transform.jitter_strength) == (
+        "none",
+        "moco",
+        2.0,
+    )
     first, second = (augment_batch(images, rows, transform, torch.Generator().manual_seed(0), view) for view in (0, 1))
     assert torch.equal(first, images.permute(0, 3, 1, 2)) and second.dtype == torch.float32
-    assert policy("crop").of_view(1) == "crop"
+    assert policy("crop").policy_of_view(1) == "crop"
 
 
 # Normalisation
@@ -322,11 +326,11 @@ def test_policy_of_the_other_storage_is_refused_with_the_allowed_ones(storage):
 
 def test_constants_that_do_not_fit_are_refused():
     with pytest.raises(
-        ConfigError, match="normalize: cifar is for colour images; use auto, dataset or none for digits"
+        ConfigError, match="normalize must be auto, dataset or none for the grayscale images of digits, got cifar"
     ):
         resolve_transform(info("digits", channels=1), "crop", "cifar", pixels(2, 8, 8, 1).numpy())
     with pytest.raises(
-        ConfigError, match="normalize: dataset given, one of none, cifar, imagenet, inaturalist allowed"
+        ConfigError, match="normalize must be one of none, cifar, imagenet, inaturalist for storage: paths, got dataset"
     ):
         resolve_transform(info(storage="paths"), "none", "dataset", None)
 

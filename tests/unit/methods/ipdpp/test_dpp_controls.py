@@ -51,7 +51,7 @@ def test_official_draws_are_the_same_at_every_call():
 
 @pytest.mark.parametrize("k", [0, -1, 2.0, True, [10, 10]])
 def test_official_k_that_is_not_one_size_is_refused(k):
-    with pytest.raises(ConfigError, match="k of uniform_official must be one integer of at least 1"):
+    with pytest.raises(ConfigError, match="k must be one integer of at least 1 for uniform_official"):
         uniform_official([40, 25], k)
 
 
@@ -72,5 +72,5 @@ def test_uniform_draws_nothing_and_everything_without_the_stream():
 
 
 def test_uniform_k_above_n_is_refused():
-    with pytest.raises(ConfigError, match="number of items 5, got 6"):
+    with pytest.raises(ConfigError, match="from 0 to 5, the number of items, got 6"):
         uniform(5, 6, np.random.default_rng(0))

@@ -36,12 +36,12 @@ def test_large_k_inside_the_safe_range_is_drawn_correctly():
 
 
 def test_too_many_items_are_refused():
-    with pytest.raises(ConfigError, match=r"at most 2000 items, got 2001; use RankOneKDPP .* LowRankKDPP"):
+    with pytest.raises(ConfigError, match=r"n must be at most 2000 items .*, got 2001; use RankOneKDPP .* LowRankKDPP"):
         DPPyKDPP(2, features=np.ones((2001, 3)))
 
 
 def test_polynomials_that_would_overflow_are_refused():
-    with pytest.raises(ConfigError, match=r"less than 1e300 subsets, got 500 of 1999 items, .* use RankOneKDPP"):
+    with pytest.raises(ConfigError, match=r"subsets must be less than 1e300 .* \(500 of 1999 items\); use RankOneKDPP"):
         DPPyKDPP(500, kernel=np.eye(1999))
 
 
@@ -61,7 +61,7 @@ def test_k_above_the_rank_is_refused(features):
         (np.ones((2, 3)), r"kernel must be an \(n, n\) array"),
         (np.eye(3) * 1j, "array of real numbers"),
         (np.array([[1.0, np.inf], [np.inf, 1.0]]), "kernel must be finite"),
-        (np.diag([1.0, -0.5]), "positive semi-definite, its smallest eigenvalue is -0.5"),
+        (np.diag([1.0, -0.5]), "positive semidefinite, got a smallest eigenvalue of -0.5"),
     ],
 )
 def test_kernel_that_is_none_is_refused(kernel, reason):

@@ -156,7 +156,7 @@ def test_probability_that_is_none_is_refused_with_its_class(bad):
 
 @pytest.mark.parametrize("bad", [1e-6, np.nan, np.inf])
 def test_log_probability_that_is_none_is_refused_with_its_class(bad):
-    with pytest.raises(DataError, match="log_probability of class cat must be a number and at most 0, got"):
+    with pytest.raises(DataError, match="log_probability of class cat must be at most 0 and not NaN, got"):
         Information.from_log_probability([-0.5, bad], label="cat")
 
 

@@ -58,7 +58,7 @@ def test_zero_rows_are_drawn_by_the_ridge_alone(features):
 
 
 def test_k_above_the_rank_asks_for_a_ridge(features):
-    with pytest.raises(ConfigError, match=r"k must be at most 8, the rank of the features, got 9; a ridge > 0 admits"):
+    with pytest.raises(ConfigError, match=r"k must be at most 8, the rank of the features, got 9; ridge > 0 allows"):
         LowRankKDPP(features, 9)
     process = LowRankKDPP(features, 20, ridge=1e-3)
     assert len(set(process.sample(np.random.default_rng(0)).tolist())) == 20

@@ -77,7 +77,7 @@ def test_sizes_by_sampling_strategy_or_k(data, parameters, kept):
 
 
 def test_k_beside_a_sampling_strategy_is_refused(data):
-    with pytest.raises(ConfigError, match="k=5 takes the place of sampling_strategy"):
+    with pytest.raises(ConfigError, match="sampling_strategy must be 'auto' if k is given, got"):
         IPDPPSampler(k=5, sampling_strategy={0: 5}).fit_resample(*data)
 
 

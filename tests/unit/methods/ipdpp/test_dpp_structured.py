@@ -173,7 +173,7 @@ def test_certain_draws_leave_the_stream_alone():
         ([1.0, np.nan], [0, 0], "d must be finite"),
         ([1.0, 1.0], [0, -1], "r must be finite and at least 0"),
         ([1.0, 1.0], [0, np.inf], "r must be finite"),
-        ([1.0, 1.0], [0], r"r must have the shape \(2,\), got \(1,\)"),
+        ([1.0, 1.0], [0], r"r must have shape \(2,\), got \(1,\)"),
     ],
 )
 def test_kernel_that_is_not_positive_is_refused(d, r, reason):

@@ -131,17 +131,17 @@ def test_all_that_is_missing_is_named(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
-        ("selected", SELECTION.selected[:, :6], r"has selected of shape (2, 6), expected (2, 7)"),
-        ("control", SELECTION.control[:1], r"has control of shape (1, 7), expected (2, 7)"),
-        ("log_probability", np.zeros((3, 7)), r"has log_probability of shape (3, 7), expected (2, 7)"),
-        ("inclusion_probability", np.ones(7), r"has inclusion_probability of shape (7,), expected (2, 7)"),
-        ("label", SELECTION.label[:6], r"has label of shape (6,), expected (7,)"),
-        ("index", SELECTION.index[:, None], r"has index of shape (7, 1), expected one dimension"),
-        ("epochs", np.zeros((2, 2), np.int64), r"has epochs of shape (2, 2), expected one dimension"),
-        ("epochs", np.zeros(0, np.int64), "holds no round"),
-        ("train_counts", np.array([5, 2, 1]), "labels that do not agree with train_counts"),
-        ("train_counts", np.array([4, 3]), "labels that do not agree with train_counts"),
-        ("label", SELECTION.label - 1, "labels that do not agree with train_counts"),
+        ("selected", SELECTION.selected[:, :6], r"has selected of shape (2, 6), but it must be (2, 7)"),
+        ("control", SELECTION.control[:1], r"has control of shape (1, 7), but it must be (2, 7)"),
+        ("log_probability", np.zeros((3, 7)), r"has log_probability of shape (3, 7), but it must be (2, 7)"),
+        ("inclusion_probability", np.ones(7), r"has inclusion_probability of shape (7,), but it must be (2, 7)"),
+        ("label", SELECTION.label[:6], r"has label of shape (6,), but it must be (7,)"),
+        ("index", SELECTION.index[:, None], r"has index of shape (7, 1), but it must have one dimension"),
+        ("epochs", np.zeros((2, 2), np.int64), r"has epochs of shape (2, 2), but it must have one dimension"),
+        ("epochs", np.zeros(0, np.int64), "has no rounds"),
+        ("train_counts", np.array([5, 2, 1]), "labels that do not match train_counts"),
+        ("train_counts", np.array([4, 3]), "labels that do not match train_counts"),
+        ("label", SELECTION.label - 1, "labels that do not match train_counts"),
     ],
 )
 def test_arrays_that_do_not_agree_are_refused(path: Path, name: str, changed: np.ndarray, message: str) -> None:

@@ -41,6 +41,16 @@ def features_file(part: str) -> Path:
     return FEATURES / f"features_{part}.h5"
 
 
+def advice(error: LongtailError) -> str:
+    """How to make the file that an error is about; empty if no stage makes it."""
+    maker = getattr(error, "maker", None)
+    if maker is None:
+        return ""
+    if getattr(error, "missing", False):
+        return f"make it with `dvc repro {maker}`"
+    return f"make it again with `dvc repro -f {maker}`"
+
+
 def run(stage: Callable[[], None]) -> None:
     """Run a stage; an error that the user can mend becomes one line on stderr and exit status 1.
 
@@ -56,5 +66,6 @@ def run(stage: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from the last checkpoint, if the stage keeps any")
     except LongtailError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sentence = "; ".join(part for part in (" ".join(str(error).split()), advice(error)) if part)
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(1)

@@ -1,6 +1,6 @@
 """Measure every method on the test split: summary, details, per-class table and plot tables."""
 
-from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,6 @@ from stages.common import CLASS_COUNTS, DLSA_ROUTING, HEADS, IPDPP_SELECTION, PR
 
 METRICS = Path("metrics")
 PLOTS = METRICS / "plots"
-SIZE = ("backbone", "parameters", "macs")  # remarks of the stage-1 head on the network below all methods
 
 
 class Method(NamedTuple):
@@ -65,21 +64,21 @@ def read_tables() -> dict[str, Predictions]:
         table = found[method] if method in found else read_predictions(path, method.made_by)
         first = next(iter(tables.values()), table)
         if table.method != method.name:
-            raise ArtifactError(f"{path} holds the predictions of {table.method}; run `dvc repro {method.made_by}`")
+            raise ArtifactError(path, f"holds the predictions of {table.method}", method.made_by)
         if table.split_digest != first.split_digest:
-            raise ArtifactError(_other(path, method, "belongs to another split", first))
+            raise _other(path, method, "belongs to another split", first)
         if table.num_classes != first.num_classes or not np.array_equal(table.index, first.index):
-            raise ArtifactError(_other(path, method, "holds other images or classes", first))
+            raise _other(path, method, "holds other images or classes", first)
         if not np.array_equal(table.label, first.label):
-            raise ArtifactError(_other(path, method, "holds other labels", first))
+            raise _other(path, method, "holds other labels", first)
         if not np.array_equal(table.train_counts, first.train_counts):
-            raise ArtifactError(_other(path, method, "was made from other training rows", first))
+            raise _other(path, method, "was made from other training rows", first)
         tables[method.name] = table
     return tables
 
 
-def _other(path: Path, method: Method, what: str, first: Predictions) -> str:
-    return f"{path} {what} than the table of {first.method}; run `dvc repro {method.made_by}`"
+def _other(path: Path, method: Method, what: str, first: Predictions) -> ArtifactError:
+    return ArtifactError(path, f"{what} than the table of {first.method}", method.made_by)
 
 
 def read_heads(tables: dict[str, Predictions]) -> dict[str, HeadFile]:
@@ -102,7 +101,7 @@ def read_flows(tables: dict[str, Predictions]) -> RoutingFile | None:
     _same_split(DLSA_ROUTING, "train_dlsa", routing.split_digest, table)
     pairs = ((test.index, table.index), (test.label, table.label), (routing.train_counts, table.train_counts))
     if not all(np.array_equal(ours, theirs) for ours, theirs in pairs):
-        raise ArtifactError(f"{DLSA_ROUTING} holds other rows than the predictions; run `dvc repro train_dlsa`")
+        raise ArtifactError(DLSA_ROUTING, "holds other rows than the predictions", "train_dlsa")
     return routing
 
 
@@ -113,21 +112,13 @@ def read_draws(tables: dict[str, Predictions]) -> SelectionFile | None:
     draws = read_selection(IPDPP_SELECTION, "finetune_ipdpp")
     _same_split(IPDPP_SELECTION, "finetune_ipdpp", draws.split_digest, tables["ipdpp"])
     if not np.array_equal(draws.train_counts, tables["ipdpp"].train_counts):
-        raise ArtifactError(f"{IPDPP_SELECTION} is of other training rows; run `dvc repro finetune_ipdpp`")
+        raise ArtifactError(IPDPP_SELECTION, "was made from other training rows", "finetune_ipdpp")
     return draws
-
-
-def notes_of(method: str, control: str, notes: Mapping[str, Scalar]) -> dict[str, dict[str, Scalar]]:
-    """What a method and its control chose, from notes in which the control's begin with ``control_``."""
-    return {
-        control: {key.removeprefix("control_"): v for key, v in notes.items() if key.startswith("control_")},
-        method: {key: value for key, value in notes.items() if not key.startswith("control_")},
-    }
 
 
 def _same_split(path: Path, made_by: str, split_digest: str, table: Predictions) -> None:
     if split_digest != table.split_digest:
-        raise ArtifactError(f"{path} belongs to another split than the predictions; run `dvc repro {made_by}`")
+        raise ArtifactError(path, "belongs to another split than the predictions", made_by)
 
 
 def read_class_counts(table: Predictions) -> pd.DataFrame:
@@ -142,7 +133,7 @@ def read_class_counts(table: Predictions) -> pd.DataFrame:
     )
     for part, expected in (("train", table.train_counts), ("test", test)):
         if not np.array_equal(counts[part], expected):
-            raise ArtifactError(f"{CLASS_COUNTS} counts other {part} images than the predictions; run `dvc repro`")
+            raise ArtifactError(CLASS_COUNTS, f"counts other {part} images than the predictions", "subsample")
     return counts
 
 
@@ -158,14 +149,15 @@ def main() -> None:
     measures = {name: summarize(table, counts, shots) for name, table in tables.items()}
     summary = {name: select_keys(row, SUMMARY_KEYS) for name, row in measures.items()}
     details = {name: select_keys(row, DETAIL_KEYS) for name, row in measures.items()}
-    notes = {name: head.notes for name, head in heads.items()}
-    notes |= notes_of("dlsa", "dlsa_control", flows.notes) if flows else {}
-    notes |= notes_of("ipdpp", "ipdpp_uniform", draws.notes) if draws else {}
+    notes: dict[str, dict[str, Scalar]] = {name: head.notes for name, head in heads.items()}
+    notes |= {"dlsa": flows.notes, "dlsa_control": flows.control_notes} if flows else {}
+    notes |= {"ipdpp": draws.notes, "ipdpp_uniform": draws.control_notes} if draws else {}
     selection = {
         name: {key: int(value) if isinstance(value, bool) else value for key, value in chosen.items()}
         for name, chosen in notes.items()
     }
-    size = {key: selection["joint"].pop(key) for key in SIZE if key in selection.get("joint", {})}
+    network = next((head.network for head in heads.values() if head.network is not None), None)
+    size: dict[str, Scalar] = {} if network is None else asdict(network)
     selection |= {"backbone": size} if size else {}
     every_table = list(tables.values())
     plots = {

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from longtail.artifacts.digest import Scalar, file_digest
+from longtail.artifacts.feature_set import features_file
 from longtail.artifacts.predictions import build_predictions, write_predictions
 from longtail.artifacts.scratch import Scratch, code_digest
 from longtail.artifacts.tables import write_csv, write_json
@@ -24,7 +25,7 @@ from longtail.evaluation.picture_grid import GridRow, choose, picture_grid
 from longtail.methods.ipdpp.finetuning import SubsetSampler, label_log_probability
 from longtail.methods.ipdpp.selection_file import SelectionFile, subset_table, write_selection
 from longtail.methods.objectives.cross_entropy import CrossEntropy
-from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.stored import load_backbone, save_backbone
 from longtail.train.batches import FeatureRows, ImageSet, open_part
 from longtail.train.extract import outputs
@@ -83,14 +84,13 @@ def main() -> None:
     found = read_feature_set()
     if found.train.foreign:
         raise ArtifactError(
-            "features/features_train.h5 is foreign: IP-DPP finetuning needs images; make our own features with "
-            "`dvc repro -f extract_features`"
+            features_file(found.folder, "train"), "is foreign, but IP-DPP finetuning needs images", "extract_features"
         )
     manifest = read_manifest(PREPARED)
     split, split_digest = read_split()
     backbone, _, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
     if (split_digest, backbone_digest) != (found.train.split_digest, found.train.backbone_digest):
-        raise ArtifactError("the features are of another split or backbone; run `dvc repro extract_features`")
+        raise ArtifactError(found.folder, "holds features of another split or backbone", "extract_features")
     if p.ipdpp.select == "best_val" and len(split.val) == 0:
         raise ConfigError("ipdpp.select: best_val given, but the split has no val images; set val_per_class above 0")
     policy = resolve_policy(manifest.info, p.ipdpp.augment, "ipdpp.augment")
@@ -132,7 +132,7 @@ def finetune(
     labels, num_classes = found.train.labels, found.train.num_classes
     seed = derive_seed(p.seed, "finetune_ipdpp")
     torch.manual_seed(derive_seed(seed, "initialise"))
-    head = LinearHead(found.train.features.shape[1], num_classes)
+    head = LinearLayer(found.train.features.shape[1], num_classes)
     encoder = nn.Identity() if p.ipdpp.freeze == "encoder" else backbone
     setting = Setting(num_classes, found.train_counts, found.train.features.shape[1], p.ipdpp.epochs, seed)
     assert found.head is not None
@@ -186,12 +186,10 @@ def write(p: Params, found: FeatureSet, finished: dict[str, Finetuned], backbone
             train_counts=found.train_counts,
         )
         write_predictions(PREDICTIONS / f"{name}.h5", predictions)
-    head: nn.Module = main_run.model.head
-    weight, bias = head.export()  # type: ignore[operator]
     encoder = backbone if p.ipdpp.freeze == "encoder" else main_run.model.backbone
-    finetuned = {"head_kind": "linear", "head_scale": 1.0, "select": p.ipdpp.select}
-    chosen = {"chosen_epoch": main_run.outcome.chosen_epoch}
-    save_backbone(IPDPP_MODEL, encoder, meta | finetuned | chosen, {"weight": weight, "bias": bias})
+    chosen = {"select": p.ipdpp.select, "chosen_epoch": main_run.outcome.chosen_epoch}
+    head = main_run.model.head.export()  # type: ignore[operator]
+    save_backbone(IPDPP_MODEL, encoder, meta | chosen, head)
     selection = selection_file(p, found, finished)
     write_selection(IPDPP_SELECTION, selection)
     write_csv(IPDPP_SUBSET, subset_table(selection))
@@ -203,12 +201,12 @@ def write(p: Params, found: FeatureSet, finished: dict[str, Finetuned], backbone
 def selection_file(p: Params, found: FeatureSet, finished: dict[str, Finetuned]) -> SelectionFile:
     """What was drawn in each round, and what was chosen."""
     rounds, control = finished[METHOD].sampler.rounds, finished[CONTROL].sampler.rounds
-    notes: dict[str, Scalar] = {"images": finished[METHOD].sampler.available, "rounds": len(rounds)}
+    chosen: dict[str, dict[str, Scalar]] = {}
     for name, done in finished.items():
-        prefix = "control_" if name == CONTROL else ""
-        notes |= {f"{prefix}epoch": done.outcome.chosen_epoch, f"{prefix}select": p.ipdpp.select}
+        chosen[name] = {"epoch": done.outcome.chosen_epoch, "select": p.ipdpp.select}
         if p.ipdpp.select == "best_val":
-            notes[f"{prefix}selected_on"] = "val"
+            chosen[name]["selected_on"] = "val"
+    notes = chosen[METHOD] | {"images": finished[METHOD].sampler.available, "rounds": len(rounds)}
     notes |= {"sampler": p.ipdpp.sampler, "freeze": p.ipdpp.freeze}
     if p.ipdpp.sampler == "ipdpp":
         notes["scale"] = p.ipdpp.scale
@@ -223,6 +221,7 @@ def selection_file(p: Params, found: FeatureSet, finished: dict[str, Finetuned])
         selected=np.stack([one.selected for one in rounds]),
         control=np.stack([one.selected for one in control]),
         notes=notes,
+        control_notes=chosen[CONTROL],
     )
 
 

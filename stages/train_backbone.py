@@ -17,7 +17,7 @@ from longtail.methods.ipdpp.controls import uniform
 from longtail.methods.objectives.registry import OBJECTIVES
 from longtail.models.classifier import Classifier
 from longtail.models.resnet import count_macs, count_parameters
-from longtail.models.stored import load_backbone, save_backbone
+from longtail.models.stored import describe_backbone, load_backbone, save_backbone
 from longtail.train.batches import open_part
 from longtail.train.loop import Settings, curves, train
 from longtail.train.objective import Objective, Setting
@@ -48,9 +48,10 @@ def main() -> None:
 
     backbone, _, origin, pretrained_digest = load_backbone(PRETRAINED, "pretrain")
     if (origin["name"], origin["width"] or "auto") != (p.train.backbone, p.train.width):
-        raise ArtifactError(f"{PRETRAINED} holds {origin['name']}, not {p.train.backbone}; run `dvc repro pretrain`")
+        wanted = f"train.backbone: {p.train.backbone} and train.width: {p.train.width}"
+        raise ArtifactError(PRETRAINED, f"holds {describe_backbone(origin)}, which is not {wanted}", "pretrain")
     if origin["channels"] != manifest.info.channels or origin.get("split_digest", split_digest) != split_digest:
-        raise ArtifactError(f"{PRETRAINED} belongs to other images or another split; run `dvc repro pretrain`")
+        raise ArtifactError(PRETRAINED, "belongs to other images or another split", "pretrain")
     seed = derive_seed(p.seed, "train_backbone")
     index = subset(split.train, manifest.labels, p.train, seed)
     labels = manifest.labels[index]
@@ -81,20 +82,16 @@ def main() -> None:
         val = images(split.val) if len(split.val) else None
         settings = _settings(p, seed)
         outcome = train(model, objective, images(index), val, sampler, settings, device, scratch.folder)
-        weight, bias = model.head.export()  # type: ignore[operator]
-        head = {"weight": weight} | ({} if bias is None else {"bias": bias})
         meta = {
             "name": origin["name"],
             "width": origin["width"],
             "channels": origin["channels"],
             "transform": transform.to_meta(),
-            "head_kind": model.head.kind,
-            "head_scale": model.head.scale,
             "split_digest": split_digest,
             "chosen_epoch": outcome.chosen_epoch,
             "select": p.train.select,
         }
-        save_backbone(BACKBONE, model.backbone, meta, head)
+        save_backbone(BACKBONE, model.backbone, meta, model.head.export())  # type: ignore[operator]
         write_csv(CURVES, curves(outcome.history), sep="\t")
         scratch.clear()
     cost = {

@@ -8,7 +8,7 @@ from longtail.artifacts.digest import Scalar
 from longtail.artifacts.features import Features
 from longtail.core.config import Params
 from longtail.core.errors import ConfigError
-from longtail.methods.heads.base import HeadClassifier, LinearHead
+from longtail.core.head import ClassMeans, LinearHead
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,14 @@ class Repair:
     """A repaired classifier.
 
     Attributes:
-        kind: of the head file: ``linear``, ``cosine``, ``unit`` or ``ncm``.
-        weight, bias: (C, D) and (C,) or None.
+        head: the content of the head file.
         scores: (M, C) of the test rows.
         likelihood: whether softmax(scores) is a model's likelihood.
         selected_on_test: whether something was chosen on the test rows.
         extra, notes: further arrays and remarks of the head file.
     """
 
-    kind: str
-    weight: np.ndarray
-    bias: np.ndarray | None
+    head: LinearHead | ClassMeans
     scores: np.ndarray
     likelihood: bool = True
     selected_on_test: bool = False
@@ -65,8 +62,3 @@ def require_val(method: str, select: str, inputs: Inputs) -> None:
 def history_arrays(history: dict[str, list[float]]) -> dict[str, np.ndarray]:
     """Columns of a training history as arrays of a head file, ``history/NAME``."""
     return {f"history/{name}": np.asarray(values, np.float64) for name, values in history.items()}
-
-
-def linear_kind(estimator: HeadClassifier) -> str:
-    """``unit`` where the estimator's weight acts on x/|x|, else ``linear``."""
-    return "unit" if estimator.unit_input_ else "linear"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from longtail.methods.heads.crt import CRT, initial_head
-from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, require_val, validation_rows
+from stages.repairs.base import Inputs, Repair, history_arrays, require_val, validation_rows
 
 
 def fit(inputs: Inputs) -> Repair:
@@ -19,9 +19,7 @@ def fit(inputs: Inputs) -> Repair:
     crt = CRT(**sgd_arguments(config, inputs))
     crt.fit(inputs.train.features, inputs.train.labels, *validation_rows(inputs))
     return Repair(
-        linear_kind(crt),
-        crt.weight_,
-        crt.bias_,
+        crt.head_,
         crt.scores(inputs.test.features),
         extra=history_arrays(crt.history_),
         notes=selection_notes(config, crt.selected_epoch_),

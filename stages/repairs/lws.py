@@ -1,7 +1,7 @@
 """lws: one scale a class on the stage-1 head, trained as crt is."""
 
 from longtail.methods.heads.lws import LWS
-from stages.repairs.base import Inputs, Repair, history_arrays, linear_kind, require_val, validation_rows
+from stages.repairs.base import Inputs, Repair, history_arrays, require_val, validation_rows
 
 
 def fit(inputs: Inputs) -> Repair:
@@ -14,9 +14,7 @@ def fit(inputs: Inputs) -> Repair:
     lws = LWS(**sgd_arguments(config, inputs), head=inputs.head)
     lws.fit(inputs.train.features, inputs.train.labels, *validation_rows(inputs))
     return Repair(
-        linear_kind(lws),
-        lws.weight_,
-        lws.bias_,
+        lws.head_,
         lws.scores(inputs.test.features),
         extra=history_arrays(lws.history_) | {"scales": lws.scales_},
         notes=selection_notes(config, lws.selected_epoch_),

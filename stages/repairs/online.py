@@ -2,22 +2,19 @@
 
 from typing import Any
 
-import torch
-
 from longtail.artifacts.digest import Scalar
 from longtail.artifacts.scratch import Scratch, code_digest
 from longtail.augment.transforms import Transform
 from longtail.core.config import HeadTraining
 from longtail.core.errors import ArtifactError, ConfigError
+from longtail.core.head import LinearHead
 from longtail.data.manifest import read_manifest, read_pixels
-from longtail.methods.heads.base import LinearHead
 from longtail.methods.heads.gradient.online import train_online
-from longtail.models.classifier import LinearHead as LinearModule
-from longtail.models.classifier import ScaledHead
+from longtail.models.classifier import ScaledLayer, build_layer
 from longtail.models.stored import load_backbone
 from longtail.train.batches import open_part
 from longtail.train.runtime import describe, set_up
-from stages.common import BACKBONE, PREPARED, SCRATCH
+from stages.common import BACKBONE, FEATURES, PREPARED, SCRATCH
 from stages.repairs.base import Inputs, Repair, history_arrays
 from stages.split_file import read_split
 
@@ -48,7 +45,7 @@ def fit_online(method: str, inputs: Inputs, config: HeadTraining, start: LinearH
     split, split_digest = read_split()
     backbone, _, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
     if (split_digest, backbone_digest) != (inputs.train.split_digest, inputs.train.backbone_digest):
-        raise ArtifactError("the features are of another split or backbone; run `dvc repro extract_features`")
+        raise ArtifactError(FEATURES, "holds features of another split or backbone", "extract_features")
     transform = Transform.from_meta(meta["transform"])
     pixels = read_pixels(PREPARED) if manifest.info.storage == "memory" else None
     train, val, test = (
@@ -65,7 +62,7 @@ def fit_online(method: str, inputs: Inputs, config: HeadTraining, start: LinearH
         outcome = train_online(
             method,
             backbone,
-            _module(method, start),
+            ScaledLayer(start) if method == "lws" else build_layer(start),
             train,
             val if len(split.val) else None,
             test,
@@ -77,24 +74,11 @@ def fit_online(method: str, inputs: Inputs, config: HeadTraining, start: LinearH
             scratch.folder,
         )
         scratch.clear()
-    weight, bias = outcome.head.export()  # type: ignore[operator]
     history = {name: [row[name] for row in outcome.history] for name in outcome.history[0]}
     history = {name: [v / 100 for v in column] if "accuracy" in name else column for name, column in history.items()}
     return Repair(
-        str(outcome.head.kind),
-        weight.cpu().numpy(),
-        None if bias is None else bias.cpu().numpy(),
+        outcome.head.export(),  # type: ignore[operator]
         outcome.test_scores,
         extra=history_arrays(history),
         notes=selection_notes(config, outcome.chosen_epoch),
     )
-
-
-def _module(method: str, start: LinearHead) -> torch.nn.Module:
-    weight = torch.from_numpy(start.effective_weight()).float()
-    bias = None if start.bias is None else torch.from_numpy(start.bias).float()
-    if method == "lws":
-        return ScaledHead(weight, bias, start.unit_input)
-    head = LinearModule(weight.shape[1], weight.shape[0])
-    head.load_state_dict({"weight": weight, "bias": bias})
-    return head

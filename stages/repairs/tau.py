@@ -1,7 +1,7 @@
 """tau: the stage-1 weights divided by a power of their norms; the power is selected on val."""
 
 from longtail.methods.heads.tau import TauNorm
-from stages.repairs.base import Inputs, Repair, linear_kind, validation_rows
+from stages.repairs.base import Inputs, Repair, validation_rows
 
 
 def fit(inputs: Inputs) -> Repair:
@@ -11,9 +11,7 @@ def fit(inputs: Inputs) -> Repair:
     tau = TauNorm(config.value, config.grid_max, config.grid_step, head=inputs.head, random_state=inputs.seed)
     tau.fit(inputs.train.features, inputs.train.labels, *val)
     return Repair(
-        linear_kind(tau),
-        tau.weight_,
-        tau.bias_,
+        tau.head_,
         tau.scores(inputs.test.features),
         likelihood=False,
         selected_on_test=on_test,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, row_blocks, seed_of, unit_rows
+from longtail.core.head import unit_rows
+from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, row_blocks, seed_of
 from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, ScaleScorer
 from longtail.train.device import to_device
 

@@ -15,7 +15,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from longtail.core.errors import ConfigError
-from longtail.methods.heads.base import NORM_FLOOR, HeadClassifier, unit_rows
+from longtail.core.head import NORM_FLOOR, unit_rows
+from longtail.methods.heads.base import HeadClassifier
 
 FEATURES = ("cl2n", "l2n", "un")
 DISTANCES = ("l2", "cos", "true_cosine")

@@ -13,15 +13,14 @@ from typing import Any, Self
 import numpy as np
 
 from longtail.core.errors import ConfigError
+from longtail.core.head import LinearHead, unit_rows
 from longtail.methods.heads.base import (
     HeadClassifier,
     LinearFormMixin,
-    LinearHead,
     fifth_of_each_class,
     fit_linear_head,
     row_blocks,
     seed_of,
-    unit_rows,
 )
 
 WITHOUT_SELECTION = 1.0  # unit rows: the parameter-free member of the family

@@ -1,6 +1,6 @@
-"""What IP-DPP knew of every training image and what it drew of them: ``models/ipdpp_selection.h5``.
+"""The probabilities and draws of IP-DPP over all training images: ``models/ipdpp_selection.h5``.
 
-Shape legend: N training images, C classes, R rounds, each a new draw from all of them.
+Shape legend: N training images, C classes, R rounds. Each round is a new draw from all images.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from longtail.artifacts.digest import Scalar
 from longtail.artifacts.hdf5 import read_hdf5, write_hdf5
 from longtail.core.errors import ArtifactError
 
-SCHEMA = "longtail/selection/1"
+SCHEMA = "longtail/selection/2"
 _PER_IMAGE = ("index", "label")
 _PER_ROUND = ("log_probability", "inclusion_probability")
 _DRAWS = ("selected", "control")
@@ -22,17 +22,18 @@ _DATASETS = ("train_counts", "epochs", *_PER_IMAGE, *_PER_ROUND, *_DRAWS)
 
 @dataclass(frozen=True)
 class SelectionFile:
-    """All of the file.
+    """The content of the file.
 
     Attributes:
         split_digest: the split that the images belong to.
         train_counts: (C,) int64.
-        index, label: (N,) int64, row of each training image in the dataset, and its class.
+        index, label: (N,) int64, the row of each training image in the dataset, and its class.
         epochs: (R,) int64, the epoch, from 0, before which each round was drawn.
-        log_probability: (R, N) float64, nats, of the image's own label, under the model at that moment.
-        inclusion_probability: (R, N) float64, how likely each image was to be drawn; 1 where a class is kept whole.
-        selected, control: (R, N) bool, what IP-DPP drew, and what the uniform control drew.
-        notes: how it came about.
+        log_probability: (R, N) float64, in nats, of each image's own label under the model at that time.
+        inclusion_probability: (R, N) float64, the probability of drawing each image; 1 where all of a class is kept.
+        selected, control: (R, N) bool, the draws of IP-DPP and of the uniform control.
+        notes: what was chosen, and on which rows.
+        control_notes: the same of the control.
     """
 
     split_digest: str
@@ -45,43 +46,48 @@ class SelectionFile:
     selected: np.ndarray
     control: np.ndarray
     notes: dict[str, Scalar] = field(default_factory=dict)
+    control_notes: dict[str, Scalar] = field(default_factory=dict)
 
 
-def write_selection(path: str | Path, selection: SelectionFile) -> str:
-    """Write the file and return its content digest."""
+def write_selection(path: str | Path, selection: SelectionFile) -> None:
+    """Write the file."""
     datasets = {name: getattr(selection, name) for name in _DATASETS}
-    # HDF5 has no truth values: h5py's are an enumeration of its own.
+    # HDF5 has no boolean type; h5py would store an enumeration.
     datasets |= {name: datasets[name].astype(np.uint8) for name in _DRAWS}
     assert _disagreement(datasets) is None, _disagreement(datasets)
     attributes: dict[str, Scalar] = {"split_digest": selection.split_digest}
     attributes |= {f"note:{name}": value for name, value in selection.notes.items()}
-    return write_hdf5(path, datasets, attributes, schema=SCHEMA)
+    attributes |= {f"control_note:{name}": value for name, value in selection.control_notes.items()}
+    write_hdf5(path, datasets, attributes, schema=SCHEMA)
 
 
 def read_selection(path: str | Path, made_by: str) -> SelectionFile:
     """Read and verify the file.
 
     Raises:
-        ArtifactError: missing, damaged or incomplete, without a round, or with arrays that do not agree; names the file
-            and ``made_by``, the stage that writes it.
+        ArtifactError: the file is missing, damaged or incomplete, has no round, or its arrays do not fit together;
+            ``maker`` is ``made_by``.
     """
     content = read_hdf5(path, schema=SCHEMA, made_by=made_by)
     data, attributes = content.datasets, content.attributes
     missing = sorted(name for name in (*_DATASETS, "split_digest") if name not in data and name not in attributes)
     fault = f"lacks {', '.join(missing)}" if missing else _disagreement(data)
     if fault:
-        raise ArtifactError(f"{path} {fault}; make it again with `dvc repro -f {made_by}`")
+        raise ArtifactError(path, fault, made_by)
     return SelectionFile(
         split_digest=str(attributes["split_digest"]),
         **{name: data[name].astype(bool) if name in _DRAWS else data[name] for name in _DATASETS},
         notes={n.removeprefix("note:"): v for n, v in attributes.items() if n.startswith("note:")},
+        control_notes={
+            n.removeprefix("control_note:"): v for n, v in attributes.items() if n.startswith("control_note:")
+        },
     )
 
 
 def subset_table(selection: SelectionFile) -> pd.DataFrame:
     """``round, class, index, probability, inclusion_probability`` of the selected images, sorted by the first three.
 
-    Rounds count from 0. ``probability`` is that of the image's own label; both have 9 significant digits.
+    Rounds count from 0. ``probability`` is that of the image's own label. Both probabilities have 9 significant digits.
     """
     rounds, images = np.nonzero(selection.selected)
     table = pd.DataFrame(
@@ -97,18 +103,18 @@ def subset_table(selection: SelectionFile) -> pd.DataFrame:
 
 
 def _disagreement(data: dict[str, np.ndarray]) -> str | None:
-    """What is wrong with the shapes and labels, as the end of a sentence that begins with the file's name."""
+    """What is wrong with the shapes and labels, as the rest of a sentence that begins with the file name."""
     vectors = ("train_counts", "epochs", *_PER_IMAGE)
     for name in vectors:
         if data[name].ndim != 1:
-            return f"has {name} of shape {data[name].shape}, expected one dimension"
+            return f"must have {name} with one dimension, got the shape {data[name].shape}"
     rounds, images, classes = len(data["epochs"]), len(data["index"]), len(data["train_counts"])
     if rounds == 0:
         return "holds no round"
     for name in (*_PER_IMAGE, *_PER_ROUND, *_DRAWS):
         expected = (images,) if name in _PER_IMAGE else (rounds, images)
         if data[name].shape != expected:
-            return f"has {name} of shape {data[name].shape}, expected {expected}"
+            return f"must have {name} of the shape {expected}, got {data[name].shape}"
     label = data["label"]
     if (label < 0).any() or not np.array_equal(np.bincount(label, minlength=classes), data["train_counts"]):
         return "has labels that do not agree with train_counts"

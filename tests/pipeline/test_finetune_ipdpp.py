@@ -21,7 +21,7 @@ from longtail.methods.ipdpp.finetuning import label_log_probability
 from longtail.methods.ipdpp.information import Information
 from longtail.methods.ipdpp.selection_file import read_selection
 from longtail.methods.ipdpp.structured import RankOneKDPP
-from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.stored import load_backbone
 from longtail.train.batches import open_part
 from longtail.train.extract import outputs
@@ -93,7 +93,7 @@ def test_subset_holds_min_k_and_n_c_images_of_each_class_in_every_round(trained,
 
 def test_round_0_is_drawn_by_the_backbones_own_head(trained, stage):
     finetune(stage, trained)
-    features, head = read_features(Path("features/features_train.h5")), read_head(Path("features/head.h5"), "x")
+    features, head = read_features(Path("features/features_train.h5")), read_head(Path("features/head.h5"), "x").head
     logits = features.features.astype(np.float64) @ head.weight.T + head.bias
     log_p = torch.log_softmax(torch.from_numpy(logits), dim=1).numpy()[np.arange(len(logits)), features.labels]
     stored = draws(trained)
@@ -136,7 +136,7 @@ def part_images(index: np.ndarray):
 
 def stored_model():
     backbone, tensors, _, _ = load_backbone(Path("models/ipdpp.safetensors"), "finetune_ipdpp")
-    head = LinearHead(*tensors["weight"].shape[::-1])
+    head = LinearLayer(*tensors["weight"].shape[::-1])
     head.load_state_dict(tensors)
     return Classifier(backbone, head), part_images(read_split()[0].test)
 

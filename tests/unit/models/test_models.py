@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from longtail.artifacts.checkpoints import load_checkpoint, save_checkpoint
 from longtail.core.errors import ArtifactError, ConfigError
-from longtail.models.classifier import Classifier, CosineHead, LinearHead, ScaledHead, create_head
+from longtail.models.classifier import Classifier, CosineLayer, LinearLayer, ScaledLayer, create_head
 from longtail.models.factory import BACKBONES, create_backbone
 from longtail.models.resnet import CifarResNet, count_macs, count_parameters
 from longtail.models.stored import load_backbone, save_backbone
@@ -53,7 +53,7 @@ def test_cifar_resnets_have_the_published_parameters(name):
     backbone = on_meta(name)
     assert backbone.num_features == 64
     assert count_parameters(backbone) + 64 * 10 + 10 == CIFAR_WITH_HEAD[name]
-    assert count_parameters(backbone) + count_parameters(CosineHead(64, 10, 30.0)) == CIFAR_WITH_HEAD[name] - 10
+    assert count_parameters(backbone) + count_parameters(CosineLayer(64, 10, 30.0)) == CIFAR_WITH_HEAD[name] - 10
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -71,7 +71,7 @@ def test_cifar_resnets_have_6n_plus_2_layers(name):
 def test_stem_resnets_have_the_published_parameters(name, parameters, classes, with_head):
     backbone = on_meta(name)
     assert count_parameters(backbone) == parameters
-    assert count_parameters(backbone) + count_parameters(LinearHead(512, classes)) == with_head
+    assert count_parameters(backbone) + count_parameters(LinearLayer(512, classes)) == with_head
     assert backbone.num_features == 512
 
 
@@ -90,14 +90,14 @@ def test_timm_trunks_have_the_published_parameters_and_batch_norms(name):
 def test_resnets_of_one_name_differ_by_their_width(name, width, expected):
     """GLMC's ResNet-32 of 64 channels has 7.44 million parameters."""
     with torch.device("meta"):
-        model = Classifier(create_backbone(name, in_channels=3, width=width), LinearHead(4 * (width or 16), 10))
+        model = Classifier(create_backbone(name, in_channels=3, width=width), LinearLayer(4 * (width or 16), 10))
         if name == "resnet34":
-            model.head = LinearHead(512, 10)
+            model.head = LinearLayer(512, 10)
     assert count_parameters(model) == pytest.approx(expected, rel=0.01)
 
 
 def test_macs_of_resnet32_are_the_published_69_million():
-    assert count_macs(Classifier(build("resnet32"), LinearHead(64, 10)), 3, 32) == pytest.approx(69e6, rel=0.01)
+    assert count_macs(Classifier(build("resnet32"), LinearLayer(64, 10)), 3, 32) == pytest.approx(69e6, rel=0.01)
 
 
 def test_counting_macs_leaves_the_model_as_it_is():
@@ -116,7 +116,7 @@ def test_width_scales_every_stage(name):
 
 
 def test_frozen_parameters_are_counted_too():
-    head = LinearHead(4, 3)
+    head = LinearLayer(4, 3)
     head.weight.requires_grad_(False)
     assert count_parameters(head) == 15
 
@@ -278,7 +278,7 @@ def test_linear_head_starts_uniform_within_one_over_root_of_the_width():
 
 def test_cosine_head_scores_lie_within_the_scale_and_ignore_lengths(x):
     torch.manual_seed(0)
-    head = CosineHead(5, 4, 30.0)
+    head = CosineLayer(5, 4, 30.0)
     assert (head.weight.norm(dim=1) - 1).abs().max() < 1e-6
     assert head(x).abs().max() <= 30.0 + 1e-4
     torch.testing.assert_close(head(7 * x), head(x))
@@ -291,14 +291,14 @@ def test_cosine_head_scores_lie_within_the_scale_and_ignore_lengths(x):
 
 
 def test_cosine_head_of_a_zero_feature_is_finite():
-    assert CosineHead(5, 4, 30.0)(torch.zeros(1, 5)).abs().sum() == 0
+    assert CosineLayer(5, 4, 30.0)(torch.zeros(1, 5)).abs().sum() == 0
 
 
 @pytest.mark.parametrize("unit_input", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_scaled_head_exports_what_it_computes(x, unit_input, with_bias):
     weight, bias = torch.randn(4, 5), torch.randn(4) if with_bias else None
-    head = ScaledHead(weight, bias, unit_input)
+    head = ScaledLayer(weight, bias, unit_input)
     assert head.kind == ("unit" if unit_input else "linear")
     start = F.linear(F.normalize(x) if unit_input else x, weight, bias)
     assert torch.equal(head(x).detach(), start), "scales of 1 reproduce the head"
@@ -309,12 +309,12 @@ def test_scaled_head_exports_what_it_computes(x, unit_input, with_bias):
 
 
 def test_scaled_head_learns_its_scales_only():
-    head = ScaledHead(torch.randn(4, 5), torch.randn(4))
+    head = ScaledLayer(torch.randn(4, 5), torch.randn(4))
     assert [name for name, _ in head.named_parameters()] == ["scales"]
 
 
 def test_classifier_is_head_of_backbone(x):
-    model = Classifier(build("resnet8"), LinearHead(64, 4)).eval()
+    model = Classifier(build("resnet8"), LinearLayer(64, 4)).eval()
     with torch.no_grad():
         features = model.forward_features(images())
         assert torch.equal(model(images()), model.head(features))

@@ -35,9 +35,17 @@ def main() -> None:
     manifest = read_manifest(PREPARED)
     torch.manual_seed(derive_seed(p.seed, "pretrain"))
     width = None if p.train.width == "auto" else p.train.width
-    backbone = create_backbone(p.train.backbone, in_channels=manifest.info.channels, width=width)
+    backbone = create_backbone(
+        p.train.backbone, in_channels=manifest.info.channels, width=width, image_size=manifest.info.image_size
+    )
     print(f"{p.train.backbone}: {count_parameters(backbone)} parameters, method {p.pretrain.method}")
-    meta = {"name": p.train.backbone, "width": width, "channels": manifest.info.channels, "pretrain": p.pretrain.method}
+    meta = {
+        "name": p.train.backbone,
+        "width": width,
+        "channels": manifest.info.channels,
+        "image_size": manifest.info.image_size,
+        "pretrain": p.pretrain.method,
+    }
     if p.pretrain.method == "none":
         save_backbone(PRETRAINED, backbone, meta)
         write_csv(PRETRAIN_CURVES, pd.DataFrame(columns=["epoch", "lr", "loss"]), sep="\t")

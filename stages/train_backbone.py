@@ -86,6 +86,7 @@ def main() -> None:
             "name": origin["name"],
             "width": origin["width"],
             "channels": origin["channels"],
+            "image_size": origin["image_size"],
             "transform": transform.to_meta(),
             "split_digest": split_digest,
             "chosen_epoch": outcome.chosen_epoch,

@@ -24,6 +24,7 @@ from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import ArtifactError, ConfigError, DataError, LongtailError, TrainingError
 from longtail.methods.dlsa.routing_file import read_routing
 from longtail.methods.dlsa.settings import PUBLISHED, Settings
+from stages.common import advice
 from tests.conftest import METHODS, REPAIRS, write_params
 
 OUTPUTS = ("data", "models", "features", "metrics")
@@ -108,8 +109,8 @@ def test_features_and_head_give_the_networks_own_logits(tmp_path, pipeline):
         features = backbone.eval()(images)
     np.testing.assert_allclose(test.features, features, atol=1e-5)
     assert (test.features >= 0).all()
-    np.testing.assert_array_equal(stored.weight, head["weight"])
-    np.testing.assert_array_equal(stored.bias, head["bias"])
+    np.testing.assert_array_equal(stored.weight, head.weight)
+    np.testing.assert_array_equal(stored.bias, head.bias)
 
 
 @pytest.mark.parametrize("storage", ["memory", "paths"])
@@ -203,9 +204,10 @@ def test_digits_at_100_are_learned_and_repaired(tmp_path, pipeline, stage):
 
 
 def refused(error: type[LongtailError], call, *words: str) -> str:
+    """The message of the error and the advice that the user sees with it, which hold all ``words``."""
     with pytest.raises(error) as caught:
         call()
-    message = str(caught.value)
+    message = f"{caught.value}; {advice(caught.value)}"
     assert all(word in message for word in words), message
     assert "\n" not in message
     return message
@@ -674,7 +676,7 @@ def test_routes_and_predictions_of_another_split_are_refused_by_evaluate(tmp_pat
     for name in ("models/dlsa_routing.h5", "metrics/predictions/dlsa.h5", "metrics/predictions/dlsa_control.h5"):
         new = Path(name).read_bytes()
         Path(name).write_bytes(old[name])
-        refused(ArtifactError, lambda: stage("evaluate"), name, "another split", "dvc repro train_dlsa")
+        refused(ArtifactError, lambda: stage("evaluate"), name, "another split", "dvc repro -f train_dlsa")
         Path(name).write_bytes(new)
     stage("evaluate")
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import time
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +18,16 @@ import torch
 
 from longtail.artifacts.atomic import atomic_open, atomic_path
 from longtail.artifacts.checkpoints import load_checkpoint, save_checkpoint
-from longtail.artifacts.digest import content_digest, file_digest
+from longtail.artifacts.digest import file_digest
 from longtail.artifacts.features import Features, read_features, write_features
 from longtail.artifacts.hdf5 import read_hdf5, write_hdf5
-from longtail.artifacts.head_files import HeadFile, read_head, write_head
+from longtail.artifacts.head_files import HeadFile, NetworkSize, read_head, write_head
 from longtail.artifacts.scratch import Scratch, code_digest
 from longtail.artifacts.tables import read_csv, read_json, write_csv, write_json
 from longtail.core.errors import ArtifactError
+from longtail.core.head import ClassMeans, LinearHead
 from longtail.core.progress import Progress
+from tests.refusals import refused
 
 SCHEMA = "longtail/test/1"
 ARRAYS = {
@@ -95,9 +96,7 @@ WRITERS: dict[str, Callable[[Path, int], object]] = {
     "checkpoint": lambda path, n: save_checkpoint(path, {"a": torch.full((5000,), n)}, {"n": n}),
     "csv": lambda path, n: write_csv(path, pd.DataFrame({"a": range(n)})),
     "json": lambda path, n: write_json(path, {"a": n}),
-    "head": lambda path, n: write_head(
-        path, HeadFile("crt", "linear", np.full((3, 2), n, np.float32), None, 1.0, "s", "b")
-    ),
+    "head": lambda path, n: write_head(path, HeadFile("crt", LinearHead(np.full((3, 2), n, np.float32)), "s", "b")),
     "features": lambda path, n: write_features(
         path, Features(np.full((4, 2), n, np.float32), np.arange(4), np.arange(4), 4, "digits", "s", "b", "{}")
     ),
@@ -200,20 +199,6 @@ def test_memory_layout_does_not_change_the_bytes(tmp_path):
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes() == (tmp_path / "c.pt").read_bytes()
 
 
-def test_content_digest_depends_on_name_dtype_shape_values_and_attributes():
-    base = content_digest({"a": np.arange(6)}, {"x": 1})
-    others = [
-        content_digest({"b": np.arange(6)}, {"x": 1}),
-        content_digest({"a": np.arange(6, dtype=np.int32)}, {"x": 1}),
-        content_digest({"a": np.arange(6).reshape(2, 3)}, {"x": 1}),
-        content_digest({"a": np.arange(1, 7)}, {"x": 1}),
-        content_digest({"a": np.arange(6)}, {"x": 2}),
-        content_digest({"a": np.arange(6)}, {"x": 1, "y": 1}),
-        content_digest({"a": np.arange(6), "b": np.zeros(0)}, {"x": 1}),
-    ]
-    assert len({base, *others}) == 1 + len(others)
-
-
 def test_file_digest_is_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert file_digest(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
@@ -232,14 +217,13 @@ def refused_h5(path: Path) -> str:
     with pytest.raises(ArtifactError) as caught:
         read_hdf5(path, schema=SCHEMA, made_by="rebalance@crt")
     assert str(path) in str(caught.value)
-    assert "rebalance@crt" in str(caught.value)
+    assert (caught.value.path, caught.value.maker) == (str(path), "rebalance@crt")
     return str(caught.value)
 
 
 def test_hdf5_returns_what_was_written(tmp_path):
-    written = write_hdf5(tmp_path / "a.h5", ARRAYS, ATTRIBUTES, schema=SCHEMA)
+    write_hdf5(tmp_path / "a.h5", ARRAYS, ATTRIBUTES, schema=SCHEMA)
     content = read_hdf5(tmp_path / "a.h5", schema=SCHEMA, made_by="x")
-    assert content.digest == written
     assert content.attributes == ATTRIBUTES
     assert {name: type(value) for name, value in content.attributes.items()} == {
         name: type(value) for name, value in ATTRIBUTES.items()
@@ -280,7 +264,7 @@ def test_missing_hdf5_names_file_and_stage(tmp_path):
 
 
 def test_hdf5_of_another_schema_is_refused_with_both(h5):
-    with pytest.raises(ArtifactError, match=r"schema 'longtail/test/1', expected 'longtail/other/1'.*extract"):
+    with refused(r"must have the schema 'longtail/other/1', got 'longtail/test/1'", "extract_features"):
         read_hdf5(h5, schema="longtail/other/1", made_by="extract_features")
 
 
@@ -289,12 +273,6 @@ def test_truncated_hdf5_is_refused_at_every_length(h5):
     for size in [0, 1, 8, 100, *range(512, len(content), 509), *range(len(content) - 90, len(content))]:
         h5.write_bytes(content[:size])
         refused_h5(h5)
-
-
-def test_hdf5_without_digest_is_refused_as_half_written(h5):
-    with h5py.File(h5, "r+") as file:
-        del file.attrs["digest"]
-    refused_h5(h5)
 
 
 @pytest.mark.parametrize("change", ["value", "attribute", "new", "deleted", "renamed"])
@@ -385,7 +363,7 @@ def refused_checkpoint(path: Path) -> str:
     with pytest.raises(ArtifactError) as caught:
         load_checkpoint(path, "train_backbone")
     assert str(path) in str(caught.value)
-    assert "train_backbone" in str(caught.value)
+    assert (caught.value.path, caught.value.maker) == (str(path), "train_backbone")
     return str(caught.value)
 
 
@@ -405,23 +383,43 @@ def test_checkpoint_without_tensors_is_allowed(tmp_path):
     assert load_checkpoint(tmp_path / "a.pt", "x")[:2] == ({}, {})
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int64])
-def test_checkpoint_keeps_dtypes_and_empty_tensors(tmp_path, dtype):
-    save_checkpoint(tmp_path / "a.pt", {"a": torch.ones(3, dtype=dtype), "b": torch.zeros(0, 4, dtype=dtype)}, {})
-    tensors, _, _ = load_checkpoint(tmp_path / "a.pt", "x")
-    assert tensors["a"].dtype == dtype
-    assert tensors["b"].shape == (0, 4)
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.uint8, torch.int64]
+)
+def test_checkpoint_keeps_dtypes_scalars_and_empty_tensors(tmp_path, dtype):
+    given = {
+        "a": torch.tensor([0, 1, 1]).to(dtype),
+        "b": torch.zeros(0, 4, dtype=dtype),
+        "c": torch.tensor(1).to(dtype),
+        "d": torch.ones(2, 3, dtype=dtype).t(),
+    }
+    save_checkpoint(tmp_path / "a", given, {})
+    tensors, _, _ = load_checkpoint(tmp_path / "a")
+    for name, tensor in given.items():
+        assert (tensors[name].dtype, tensors[name].shape) == (dtype, tensor.shape)
+        assert torch.equal(tensors[name], tensor)
 
 
-def test_torch_itself_reads_our_checkpoints_without_pickles(checkpoint):
-    state = torch.load(checkpoint, weights_only=True)
-    assert torch.equal(state["tensors"]["weight"], TENSORS["weight"])
+def test_other_programs_read_our_checkpoints_with_safetensors(checkpoint):
+    from safetensors.torch import load_file
+
+    found = load_file(checkpoint)
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
 
 
-def test_checkpoint_is_a_valid_zip_archive(checkpoint):
-    with zipfile.ZipFile(checkpoint) as archive:
-        assert archive.testzip() is None
-        assert archive.comment.startswith(b"longtail-sha256:")
+def test_digest_of_a_checkpoint_depends_on_names_dtypes_shapes_values_and_meta(tmp_path):
+    variants = [
+        (TENSORS, META),
+        ({**TENSORS, "weight": TENSORS["weight"] + 1}, META),
+        ({**TENSORS, "weight": TENSORS["weight"].reshape(4, 3)}, META),
+        ({**TENSORS, "steps": torch.tensor(5.0)}, META),
+        ({name.upper(): tensor for name, tensor in TENSORS.items()}, META),
+        (TENSORS, {**META, "name": "resnet20"}),
+        ({}, META),
+    ]
+    digests = [save_checkpoint(tmp_path / "a", tensors, meta) for tensors, meta in variants]
+    assert len(set(digests)) == len(variants)
 
 
 def test_state_that_went_through_a_file_gives_the_same_bytes(tmp_path):
@@ -459,23 +457,55 @@ def test_missing_checkpoint_names_file_and_stage(tmp_path):
     assert "is missing" in refused_checkpoint(tmp_path / "none.pt")
 
 
+def test_views_of_one_tensor_are_stored_as_independent_ones(tmp_path):
+    whole = torch.arange(6.0)
+    save_checkpoint(tmp_path / "views", {"a": whole[:4], "b": whole[2:], "c": whole}, {})
+    save_checkpoint(tmp_path / "apart", {"a": whole[:4].clone(), "b": whole[2:].clone(), "c": whole.clone()}, {})
+    assert (tmp_path / "views").read_bytes() == (tmp_path / "apart").read_bytes()
+
+
+def test_loaded_tensors_stay_as_they_are_when_the_file_changes(checkpoint):
+    tensors, _, _ = load_checkpoint(checkpoint)
+    with open(checkpoint, "r+b") as file:
+        file.write(b"\0" * checkpoint.stat().st_size)
+    assert torch.equal(tensors["weight"], TENSORS["weight"])
+
+
 def test_truncated_checkpoint_is_refused_at_every_length(checkpoint):
     content = checkpoint.read_bytes()
-    for size in [0, 1, 3, 4, *range(5, len(content), 37), *range(len(content) - 120, len(content))]:
+    for size in range(len(content)):
         checkpoint.write_bytes(content[:size])
         refused_checkpoint(checkpoint)
 
 
-def test_single_bit_flip_in_a_checkpoint_is_refused_everywhere(checkpoint):
+def test_every_single_bit_flip_in_a_checkpoint_is_refused(checkpoint):
     content = checkpoint.read_bytes()
-    for byte, bit in [*flips(len(content), 13), *flips(100, 1)]:
+    assert len(content) < 1000
+    for byte, bit in flips(len(content), 1):
         checkpoint.write_bytes(flipped(content, byte, bit))
         refused_checkpoint(checkpoint)
 
 
 def test_bytes_appended_to_a_checkpoint_are_refused(checkpoint):
-    checkpoint.write_bytes(checkpoint.read_bytes() + b"\0")
-    refused_checkpoint(checkpoint)
+    for more in (b"\0", b" " * 8, checkpoint.read_bytes()):
+        changed = checkpoint.with_name("longer")
+        changed.write_bytes(checkpoint.read_bytes() + more)
+        refused_checkpoint(changed)
+
+
+def test_random_bytes_in_place_of_a_checkpoint_are_refused(tmp_path):
+    stream = np.random.default_rng(0)
+    for size in range(0, 300, 3):
+        (tmp_path / "a").write_bytes((size % 50).to_bytes(8, "little") + stream.bytes(size))
+        refused_checkpoint(tmp_path / "a")
+
+
+def test_safetensors_file_of_another_program_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    for metadata in (None, {"format": "pt"}, {"longtail": ""}, {"longtail": "{}"}, {"longtail": f"{'0' * 64} {{}}"}):
+        save_file(TENSORS, tmp_path / "a", metadata)
+        refused_checkpoint(tmp_path / "a")
 
 
 class Trap:
@@ -488,37 +518,21 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_pickle_in_place_of_a_checkpoint_is_refused_without_being_executed(tmp_path):
-    path, sprung = tmp_path / "a.pt", tmp_path / "sprung"
-    path.write_bytes(pickle.dumps(Trap(sprung)))
-    assert "pickle" in refused_checkpoint(path)
-    assert not sprung.exists()
-    pickle.loads(path.read_bytes())  # noqa: S301 - the trap works, so the refusal means something
-    assert sprung.exists()
-
-
 def torch_bytes(content: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
-def test_plain_torch_save_file_is_refused_without_being_executed(tmp_path):
+def test_pickles_and_torch_files_are_refused_without_being_executed(tmp_path):
     path, sprung = tmp_path / "a.pt", tmp_path / "sprung"
-    for content in ({"tensors": TENSORS, "meta": "{}"}, Trap(sprung)):
-        path.write_bytes(torch_bytes(content))
+    pickled = pickle.dumps(Trap(sprung))
+    for content in (pickled, torch_bytes({"tensors": TENSORS, "meta": "{}"}), torch_bytes(Trap(sprung))):
+        path.write_bytes(content)
         refused_checkpoint(path)
     assert not sprung.exists()
-
-
-def test_pickle_with_a_valid_digest_is_not_executed_either(tmp_path):
-    path, sprung = tmp_path / "a.pt", tmp_path / "sprung"
-    archive = torch_bytes(Trap(sprung))
-    body = archive[:-2] + (len(b"longtail-sha256:") + 64).to_bytes(2, "little")
-    path.write_bytes(body + b"longtail-sha256:" + hashlib.sha256(body).hexdigest().encode())
-    with pytest.raises((ArtifactError, pickle.UnpicklingError)):
-        load_checkpoint(path, "train_backbone")
-    assert not sprung.exists()
+    pickle.loads(pickled)  # noqa: S301 - the trap works, so the refusal means something
+    assert sprung.exists()
 
 
 # Features
@@ -544,7 +558,7 @@ def test_features_that_are_not_finite_are_refused_with_their_first_row_and_not_w
     features = np.zeros((5, 3), np.float32)
     features[2, 1] = features[4, 0] = bad
     content = Features(features, np.arange(5), np.arange(5), 5, "d", "s", "b", "{}")
-    with pytest.raises(ArtifactError, match=r"a\.h5: features must be finite, row 2 is not"):
+    with pytest.raises(ArtifactError, match=r"a\.h5 must have finite features, but row 2 is not finite"):
         write_features(tmp_path / "a.h5", content)
     assert list(tmp_path.iterdir()) == []
 
@@ -585,15 +599,21 @@ ROWS, LABELS = np.ones((4, 3)), np.array([0, 1, 1, 0])
     ("datasets", "expected"),
     [
         ({"features": ROWS}, "no dataset `labels`"),
-        ({"features": ROWS[0], "labels": LABELS}, r"features \(3,\) and labels \(4,\); \(N, D\) and \(N,\) expected"),
-        ({"features": ROWS, "labels": LABELS[:3]}, r"features \(4, 3\) and labels \(3,\)"),
-        ({"features": ROWS[None], "labels": LABELS}, r"features \(1, 4, 3\)"),
-        ({"features": ROWS.astype(int), "labels": LABELS}, "features int64, labels int64; floats and integers"),
-        ({"features": ROWS, "labels": LABELS + 0.5}, "labels float64; floats and integers expected"),
-        ({"features": ROWS, "labels": LABELS - 1}, "label -1 given, 0 or more expected"),
-        ({"features": ROWS * [[1], [np.nan], [1], [np.inf]], "labels": LABELS}, "must be finite, row 1 is not"),
+        (
+            {"features": ROWS[0], "labels": LABELS},
+            r"must have features \(N, D\) and labels \(N,\), got \(3,\) and \(4,\)",
+        ),
+        ({"features": ROWS, "labels": LABELS[:3]}, r"got \(4, 3\) and \(3,\)"),
+        ({"features": ROWS[None], "labels": LABELS}, r"got \(1, 4, 3\)"),
+        ({"features": ROWS.astype(int), "labels": LABELS}, "floats and labels that are integers, got int64 and int64"),
+        ({"features": ROWS, "labels": LABELS + 0.5}, "got float64 and float64"),
+        ({"features": ROWS, "labels": LABELS - 1}, "must have labels of at least 0, got -1"),
+        (
+            {"features": ROWS * [[1], [np.nan], [1], [np.inf]], "labels": LABELS},
+            "must have finite features, but row 1 is not finite",
+        ),
         ({"feats": ROWS, "labels": LABELS}, r"a\.h5"),
-        ({"features": ROWS, "labels": np.array([b"a"] * 4)}, "floats and integers expected"),
+        ({"features": ROWS, "labels": np.array([b"a"] * 4)}, "floats and labels that are integers"),
     ],
 )
 def test_misshapen_foreign_features_are_refused(tmp_path, datasets, expected):
@@ -602,7 +622,7 @@ def test_misshapen_foreign_features_are_refused(tmp_path, datasets, expected):
 
 
 def test_missing_features_name_file_and_stage(tmp_path):
-    with pytest.raises(ArtifactError, match=r"features_val\.h5 is missing: make it with `dvc repro extract_features`"):
+    with refused(r"features_val\.h5 is missing$", "extract_features", missing=True):
         read_features(tmp_path / "features_val.h5")
 
 
@@ -612,49 +632,65 @@ def test_truncated_features_are_refused(tmp_path):
     content = path.read_bytes()
     for size in (0, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
-        with pytest.raises(ArtifactError, match=r"a\.h5 .*extract_features"):
+        with refused(r"a\.h5", "extract_features"):
             read_features(path)
 
 
 # Heads
 
 
-@pytest.mark.parametrize("bias", [None, np.arange(3, dtype=np.float32)])
-def test_head_returns_what_was_written(tmp_path, bias):
-    head = HeadFile(
+WEIGHT = np.arange(6, dtype=np.float32).reshape(3, 2)
+HEADS = [
+    LinearHead(WEIGHT),
+    LinearHead(WEIGHT, np.arange(3, dtype=np.float32), "unit"),
+    LinearHead(WEIGHT, None, "cosine", 30.0),
+    ClassMeans(WEIGHT, np.zeros(2)),
+]
+
+
+@pytest.mark.parametrize("network", [None, NetworkSize("resnet8", 78_042, 12_500_000)])
+@pytest.mark.parametrize("head", HEADS, ids=["linear", "unit", "cosine", "ncm"])
+def test_head_returns_what_was_written(tmp_path, head, network):
+    content = HeadFile(
         method="tau",
-        kind="cosine",
-        weight=np.arange(6, dtype=np.float32).reshape(3, 2),
-        bias=bias,
-        scale=30.0,
+        head=head,
         split_digest="s",
         backbone_digest="b",
+        network=network,
         extra={"curve/tau": np.linspace(0, 2, 21), "mean": np.zeros(2, np.float32)},
         notes={"tau": 0.7, "selected_on": "val", "epochs": 10, "flag": True},
     )
-    write_head(tmp_path / "a.h5", head)
+    write_head(tmp_path / "a.h5", content)
     found = read_head(tmp_path / "a.h5", "rebalance@tau")
-    assert found.notes == head.notes
-    assert found.extra.keys() == head.extra.keys()
-    for name in head.extra:
-        np.testing.assert_array_equal(found.extra[name], head.extra[name])
-    for name in ("method", "kind", "scale", "split_digest", "backbone_digest"):
-        assert getattr(found, name) == getattr(head, name)
-    np.testing.assert_array_equal(found.weight, head.weight)
-    assert (found.bias is None) == (bias is None)
+    assert found.extra.keys() == content.extra.keys()
+    for name in content.extra:
+        np.testing.assert_array_equal(found.extra[name], content.extra[name])
+    for name in ("method", "split_digest", "backbone_digest", "network", "notes"):
+        assert getattr(found, name) == getattr(content, name)
+    assert type(found.head) is type(head)
+    assert same(found.head, head)
 
 
 def test_head_whose_bias_does_not_fit_is_refused(tmp_path):
-    head = HeadFile("crt", "linear", np.zeros((3, 2), np.float32), np.zeros(4, np.float32), 1.0, "s", "b")
-    write_head(tmp_path / "a.h5", head)
-    with pytest.raises(ArtifactError, match=r"bias \(4,\) does not fit weight \(3, 2\)"):
+    attributes = {"method": "crt", "kind": "linear", "scale": 1.0, "split_digest": "s", "backbone_digest": "b"}
+    arrays = {"weight": np.zeros((3, 2), np.float32), "bias": np.zeros(4, np.float32)}
+    write_hdf5(tmp_path / "a.h5", arrays, attributes, schema="longtail/head/2")
+    with refused(r"a\.h5 is unusable: a head's bias must be \(3,\).*got \(4,\)", "rebalance@crt"):
+        read_head(tmp_path / "a.h5", "rebalance@crt")
+    write_hdf5(tmp_path / "a.h5", arrays, attributes | {"kind": "quadratic"}, schema="longtail/head/2")
+    with refused("kind must be one of linear, cosine, unit, got 'quadratic'", "rebalance@crt"):
         read_head(tmp_path / "a.h5", "rebalance@crt")
 
 
 def test_head_without_its_parts_is_refused_with_their_names(tmp_path):
-    write_hdf5(tmp_path / "a.h5", {}, {"method": "crt", "kind": "linear"}, schema="longtail/head/1")
-    with pytest.raises(ArtifactError, match=r"lacks scale, split_digest, backbone_digest, weight; .*rebalance@crt"):
+    attributes = {"method": "crt", "kind": "linear", "network:macs": 1}
+    write_hdf5(tmp_path / "a.h5", {}, attributes, schema="longtail/head/2")
+    missing = "split_digest, backbone_digest, scale, weight, network:backbone, network:parameters"
+    with refused(rf"a\.h5 lacks {missing}$", "rebalance@crt"):
         read_head(tmp_path / "a.h5", "rebalance@crt")
+    write_hdf5(tmp_path / "a.h5", {}, {"kind": "ncm"}, schema="longtail/head/2")
+    with refused(r"lacks method, split_digest, backbone_digest, centroids, mean$", "rebalance@ncm"):
+        read_head(tmp_path / "a.h5", "rebalance@ncm")
 
 
 # Tables
@@ -681,21 +717,21 @@ def test_csv_has_line_feeds_only_and_no_row_index(tmp_path):
 )
 def test_csv_that_is_damaged_or_has_other_columns_is_refused(tmp_path, content):
     (tmp_path / "split.csv").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"split\.csv .*dvc repro -f subsample"):
+    with refused(r"split\.csv", "subsample"):
         read_csv(tmp_path / "split.csv", made_by="subsample", columns=COLUMNS, text=("part",))
 
 
 @pytest.mark.parametrize("last", ["te", "test", "test,", "test,6", "test,6,"])
 def test_csv_cut_inside_its_last_row_is_refused(tmp_path, last):
     (tmp_path / "split.csv").write_text(f"part,index,label\ntrain,5,1\n{last}")
-    with pytest.raises(ArtifactError, match=r"split\.csv .*subsample"):
+    with refused(r"split\.csv", "subsample"):
         read_csv(tmp_path / "split.csv", made_by="subsample", columns=COLUMNS, text=("part",))
 
 
 def test_missing_tables_name_file_and_stage(tmp_path):
-    with pytest.raises(ArtifactError, match=r"a\.csv is missing: make it with `dvc repro subsample`"):
+    with refused(r"a\.csv is missing$", "subsample", missing=True):
         read_csv(tmp_path / "a.csv", made_by="subsample", columns=COLUMNS)
-    with pytest.raises(ArtifactError, match=r"a\.json is missing: make it with `dvc repro prepare`"):
+    with refused(r"a\.json is missing$", "prepare", missing=True):
         read_json(tmp_path / "a.json", made_by="prepare")
 
 
@@ -715,7 +751,7 @@ def test_json_is_sorted_readable_and_ends_with_a_line_feed(tmp_path):
 @pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff"])
 def test_damaged_json_is_refused(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"a\.json is damaged .*dvc repro -f prepare"):
+    with refused(r"a\.json is damaged", "prepare"):
         read_json(tmp_path / "a.json", made_by="prepare")
 
 

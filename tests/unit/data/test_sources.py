@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import tarfile
+import tracemalloc
 import urllib.error
 import urllib.request
 import warnings
@@ -17,8 +18,15 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from longtail.core.errors import ArtifactError, DataError
-from longtail.data.manifest import decode, image_dimensions, read_manifest, read_pixels, read_verified
+from longtail.core.errors import ArtifactError, ConfigError, DataError
+from longtail.data.manifest import (
+    ChangedImageError,
+    decode,
+    image_dimensions,
+    read_manifest,
+    read_pixels,
+    read_verified,
+)
 from longtail.data.prepare import prepare
 from longtail.data.samplers import create_sampler
 from longtail.data.sources import cifar, digits, file_lists, folder
@@ -395,8 +403,35 @@ def test_array_keeps_its_size_or_is_resized(tmp_path):
 
 
 def test_array_cannot_be_stored_as_paths(tmp_path):
-    with pytest.raises(DataError, match="storage: paths given, but dataset: digits comes as an array"):
+    with pytest.raises(DataError, match="storage must be auto or memory for dataset: digits, .* got paths"):
         run_prepare(digits.load(), tmp_path, dataset="digits", storage="paths")
+
+
+def test_array_that_image_size_makes_too_large_is_refused_before_it_is_allocated(tmp_path):
+    """CIFAR's 60,000 images at 224 pixels."""
+    images = np.broadcast_to(np.zeros((1, 32, 32, 3), np.uint8), (60_000, 32, 32, 3))
+    labels = np.arange(60_000) % 2
+    source = Source(("a", "b"), labels, np.full(60_000, "train"), images=images)
+    tracemalloc.start()
+    expected = "image_size must be at most 77 for 60000 images in memory, got 224, which needs 9031680000 bytes where"
+    with pytest.raises(ConfigError, match=rf"^{expected} 1073741824 are allowed"):
+        run_prepare(source, tmp_path / "out", image_size=224)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert not (tmp_path / "out").exists()
+
+
+def test_resized_array_is_allocated_once_and_storage_memory_allows_any_size(tmp_path, monkeypatch):
+    monkeypatch.setattr("longtail.data.prepare.MEMORY_BUDGET", 1000)
+    source = digits.load()
+    with pytest.raises(ConfigError, match="set storage: memory"):
+        run_prepare(source, tmp_path / "out", image_size=32)
+    tracemalloc.start()
+    monkeypatch.setattr("longtail.data.prepare.write_hdf5", lambda *_, **__: None)
+    assert run_prepare(source, tmp_path / "out", image_size=32, storage="memory").storage == "memory"
+    size = len(source.labels) * 32 * 32
+    assert tracemalloc.get_traced_memory()[1] < 2 * size
+    tracemalloc.stop()
 
 
 def test_manifest_has_a_row_an_image_with_digest_and_relative_path(tmp_path):
@@ -462,8 +497,9 @@ def test_changed_or_missing_file_is_detected_and_named(tmp_path):
     file = tmp_path / "in" / path
     assert read_verified(tmp_path / "in", path, digest) == file.read_bytes()
     file.write_bytes(file.read_bytes() + b"\0")
-    with pytest.raises(DataError, match=r"cat/0\.png has changed since it was prepared; run `dvc repro -f prepare`"):
+    with pytest.raises(ChangedImageError, match=r"cat/0\.png has changed since it was prepared$") as caught:
         read_verified(tmp_path / "in", path, digest)
+    assert caught.value.maker == "prepare"
     file.unlink()
     with pytest.raises(DataError, match=r"cat/0\.png cannot be read \(No such file.*set data_root"):
         read_verified(tmp_path / "in", path, digest)
@@ -474,11 +510,13 @@ def test_damaged_prepared_table_is_refused_with_its_stage(tmp_path, file):
     run_prepare(digits.load(), tmp_path)
     path = tmp_path / file
     path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2])
-    with pytest.raises(ArtifactError, match="prepare"):
+    with pytest.raises(ArtifactError, match=file) as caught:
         read_manifest(tmp_path)
+    assert (caught.value.maker, caught.value.missing) == ("prepare", False)
     path.unlink()
-    with pytest.raises(ArtifactError, match=rf"{file} is missing: make it with `dvc repro prepare`"):
+    with pytest.raises(ArtifactError, match=rf"{file} is missing$") as caught:
         read_manifest(tmp_path)
+    assert (caught.value.maker, caught.value.missing) == ("prepare", True)
 
 
 def test_real_archives_are_prepared_as_they_are(tmp_path, shared_data):

@@ -66,8 +66,7 @@ def load_checkpoint(
     try:
         with safe_open(path, framework="pt") as file:
             entry = (file.metadata() or {}).get(ENTRY)
-            # The tensors of the file are views of mapped memory, which another process could change after the check.
-            tensors = {name: file.get_tensor(name).clone() for name in sorted(file.keys())}
+            tensors = {name: _copy(file.get_tensor(name)) for name in sorted(file.keys())}
     except (SafetensorError, OSError) as error:
         raise ArtifactError(path, f"is damaged or is not a checkpoint ({error})", made_by) from error
     if entry is None:
@@ -78,12 +77,24 @@ def load_checkpoint(
     return tensors, json.loads(text), digest
 
 
-def _digest(text: str, tensors: Mapping[str, "torch.Tensor"]) -> str:
-    """SHA-256, in hex, of ``text`` and of contiguous CPU tensors in the order of the mapping."""
+def _copy(tensor: "torch.Tensor") -> "torch.Tensor":
+    """A copy of all bytes. The given tensor is mapped memory, which another process could change after the check.
+
+    The bytes are copied as such, because torch would turn a damaged boolean into a valid one.
+    """
+    return _as_bytes(tensor).clone().view(tensor.dtype).reshape(tensor.shape)
+
+
+def _as_bytes(tensor: "torch.Tensor") -> "torch.Tensor":
     import torch
 
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _digest(text: str, tensors: Mapping[str, "torch.Tensor"]) -> str:
+    """SHA-256, in hex, of ``text`` and of contiguous CPU tensors in the order of the mapping."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in tensors.items():
         digest.update(f"\n{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_as_bytes(tensor).numpy().data)
     return digest.hexdigest()

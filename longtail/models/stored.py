@@ -20,7 +20,8 @@ def save_backbone(path: Path, backbone: nn.Module, meta: dict[str, Any], head: L
     Args:
         path: the target file; any suffix.
         backbone: its whole state is written.
-        meta: ``name``, ``width`` (or None) and ``channels``, from which the module is built, and anything else.
+        meta: ``name``, ``width`` (or None), ``channels`` and perhaps ``image_size``, from which the module is built,
+            and anything else that fits in JSON.
         head: stored in the dtype of its arrays.
 
     Returns:
@@ -44,7 +45,9 @@ def load_backbone(path: Path, made_by: str) -> tuple[nn.Module, LinearHead | Non
     tensors, meta, digest = load_checkpoint(path, made_by)
     if not {"name", "channels", "width"} <= meta.keys():
         raise ArtifactError(path, "holds no backbone", made_by)
-    backbone = create_backbone(meta["name"], in_channels=meta["channels"], width=meta["width"])
+    backbone = create_backbone(
+        meta["name"], in_channels=meta["channels"], width=meta["width"], image_size=meta.get("image_size")
+    )
     weights = {name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")}
     try:
         backbone.load_state_dict(weights)

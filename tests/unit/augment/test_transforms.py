@@ -318,7 +318,7 @@ def test_policy_of_the_other_storage_is_refused_with_the_allowed_ones(storage):
     allowed, foreign = (MEMORY_POLICIES, "resized_crop") if storage == "memory" else (PATH_POLICIES, "crop_flip")
     with pytest.raises(ConfigError) as caught:
         resolve_policy(info(storage=storage), foreign, "ipdpp.augment")
-    expected = f"ipdpp.augment: {foreign} given, one of {', '.join(allowed)} allowed with storage: {storage}"
+    expected = f"ipdpp.augment must be one of {', '.join(allowed)} for storage: {storage}, got {foreign}"
     assert str(caught.value) == expected
     for policy in allowed:
         assert resolve_policy(info(storage=storage), policy, "train.augment") == policy

@@ -1,13 +1,15 @@
 """Batches of one split part, from a tensor on the training device or from files; the same for the training loop."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -101,7 +103,7 @@ class _Files(Dataset):
 
     def __init__(self, root: Path, paths: np.ndarray, sha256: np.ndarray, transform: Transform) -> None:
         self._root, self._paths, self._sha256 = root, paths, sha256
-        self._train = [path_transform(transform, train=True, view=view) for view in range(2)]
+        self._transform = transform
         self._eval = path_transform(transform, train=False)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
@@ -113,6 +115,10 @@ class _Files(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return torch.stack([self._train[min(view, 1)](picture) for view in range(views)]), row
+
+    @cached_property
+    def _train(self) -> list[Callable[[Image], Tensor]]:
+        return [path_transform(self._transform, train=True, view=view) for view in range(2)]
 
 
 class PathImages:

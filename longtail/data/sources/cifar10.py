@@ -46,4 +46,6 @@ def load_cifar(dataset: str, data_root: str | None, downloads: Path) -> Source:
     )
 
 
-SOURCE = SourceEntry(load=lambda params, downloads: load_cifar("cifar10", params.data_root, downloads))
+SOURCE = SourceEntry(
+    load=lambda params, downloads: load_cifar("cifar10", params.data_root, downloads), image_shape=(32, 3)
+)

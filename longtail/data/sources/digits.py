@@ -17,4 +17,4 @@ def load() -> Source:
     return Source(class_names=names, labels=labels, parts=np.full(len(labels), "pool"), images=images)
 
 
-SOURCE = SourceEntry(load=lambda params, downloads: load(), reads_data_root=False)
+SOURCE = SourceEntry(load=lambda params, downloads: load(), reads_data_root=False, image_shape=(8, 1))

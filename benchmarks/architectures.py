@@ -10,7 +10,7 @@ import argparse
 import torch
 
 from benchmarks.timing import table
-from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.factory import create_backbone
 from longtail.models.resnet import count_macs, count_parameters
 
@@ -36,7 +36,7 @@ def size(name: str, width: int | None, side: int) -> tuple[int, int]:
     """Return the number of parameters, and of multiply-accumulates per image."""
     with torch.device("meta"):
         backbone = create_backbone(name, in_channels=3, width=width)
-        head = LinearHead(int(backbone.num_features), 100 if side == 32 else 1000)  # type: ignore[arg-type]
+        head = LinearLayer(int(backbone.num_features), 100 if side == 32 else 1000)  # type: ignore[arg-type]
     model = Classifier(backbone, head)
     return count_parameters(model), count_macs(model, 3, side)
 

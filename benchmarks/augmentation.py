@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from longtail.core.config import Runtime
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,7 +30,6 @@ from torchvision.transforms import v2
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.augment.transforms import CONSTANTS, RANDAUGMENT, Transform, crop_batch, normalizer
-from longtail.core.config import Runtime
 from longtail.data.samplers import create_sampler
 from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier

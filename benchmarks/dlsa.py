@@ -68,9 +68,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def stored(folder: Path) -> tuple[Parts, LinearHead]:
     """Read the features and the stage-1 head that the stages wrote in ``folder``."""
     parts = {part: read_features(folder / f"features/features_{part}.h5") for part in ("train", "val", "test")}
-    head = read_head(folder / "features/head.h5", "extract_features")
-    linear = LinearHead(head.weight, head.bias, head.kind, head.scale)
-    return {name: (part.features, part.labels) for name, part in parts.items()}, linear
+    head = read_head(folder / "features/head.h5", "extract_features").head
+    assert isinstance(head, LinearHead)
+    return {name: (part.features, part.labels) for name, part in parts.items()}, head
 
 
 def by_stages(folder: Path, settings: list[str]) -> tuple[Parts, LinearHead]:

@@ -1,6 +1,6 @@
 """Measure every method on the test split: summary, details, per-class table and plot tables."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,6 @@ from longtail.methods.stage_methods import STAGE_METHODS, StageMethod
 from stages.context import Context, run
 from stages.paths import CLASS_COUNTS, METRICS, MODELS, PLOTS, PREDICTIONS
 from stages.paths import HEADS as HEAD_FILES
-
-SIZE = ("backbone", "parameters", "macs")  # notes of the stage-1 head about the network, printed below the table
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,8 @@ def main() -> None:
     summary = {name: select_keys(row, SUMMARY_KEYS) for name, row in measures.items()}
     details = {name: select_keys(row, DETAIL_KEYS) for name, row in measures.items()}
     notes = {name: dict(head.notes) for name, head in heads.items()}
-    size = {key: notes["joint"].pop(key) for key in SIZE if key in notes.get("joint", {})}
+    network = heads["joint"].network if "joint" in heads else None
+    size = asdict(network) if network is not None else {}
     every_table = list(tables.values())
     plots = {
         "accuracy_by_group": plot_tables.accuracy_by_group(summary),
@@ -70,7 +69,7 @@ def main() -> None:
         numbers = module.diagnostics(artifact, table, shots) if table is not None else {}
         write_json(METRICS / f"{name}.json", numbers)
         if artifact is not None:
-            notes |= notes_of(method, control, artifact.notes)
+            notes |= {control: dict(artifact.control_notes), method: dict(artifact.notes)}
 
     write_csv(METRICS / "per_class.csv", plot_tables.per_class(every_table, names, counts, shots))
     for name, plot in plots.items():
@@ -100,21 +99,21 @@ def read_tables() -> dict[str, Predictions]:
         table = found[row] if row in found else read_predictions(path, row.made_by)
         first = next(iter(tables.values()), table)
         if table.method != row.name:
-            raise ArtifactError(f"{path} holds the predictions of {table.method}; run `dvc repro {row.made_by}`")
+            raise ArtifactError(path, f"holds the predictions of {table.method}", row.made_by)
         if table.split_digest != first.split_digest:
-            raise ArtifactError(_other(path, row, "belongs to another split", first))
+            raise _mismatch(path, row, "belongs to another split", first)
         if table.num_classes != first.num_classes or not np.array_equal(table.index, first.index):
-            raise ArtifactError(_other(path, row, "holds other images or classes", first))
+            raise _mismatch(path, row, "holds other images or classes", first)
         if not np.array_equal(table.label, first.label):
-            raise ArtifactError(_other(path, row, "holds other labels", first))
+            raise _mismatch(path, row, "holds other labels", first)
         if not np.array_equal(table.train_counts, first.train_counts):
-            raise ArtifactError(_other(path, row, "was made from other training rows", first))
+            raise _mismatch(path, row, "was made from other training rows", first)
         tables[row.name] = table
     return tables
 
 
-def _other(path: Path, row: Row, what: str, first: Predictions) -> str:
-    return f"{path} {what} than the table of {first.method}; run `dvc repro {row.made_by}`"
+def _mismatch(path: Path, row: Row, what: str, first: Predictions) -> ArtifactError:
+    return ArtifactError(path, f"{what} than the table of {first.method}", row.made_by)
 
 
 def read_heads(tables: dict[str, Predictions]) -> dict[str, HeadFile]:
@@ -134,16 +133,8 @@ def read_artifact(entry: StageMethod, table: Predictions) -> Any:
     artifact = module.read(path, entry.stage)
     _require_same_split(path, entry.stage, artifact.split_digest, table)
     if not module.matches(artifact, table):
-        raise ArtifactError(f"{path} holds other rows than the predictions; run `dvc repro {entry.stage}`")
+        raise ArtifactError(path, "holds other rows than the predictions", entry.stage)
     return artifact
-
-
-def notes_of(method: str, control: str, notes: dict[str, Scalar]) -> dict[str, dict[str, Scalar]]:
-    """What a method and its control chose."""
-    return {
-        control: {key.removeprefix("control_"): v for key, v in notes.items() if key.startswith("control_")},
-        method: {key: value for key, value in notes.items() if not key.startswith("control_")},
-    }
 
 
 def _as_number(value: Scalar) -> Scalar:
@@ -152,7 +143,7 @@ def _as_number(value: Scalar) -> Scalar:
 
 def _require_same_split(path: Path, made_by: str, split_digest: str, table: Predictions) -> None:
     if split_digest != table.split_digest:
-        raise ArtifactError(f"{path} belongs to another split than the predictions; run `dvc repro {made_by}`")
+        raise ArtifactError(path, "belongs to another split than the predictions", made_by)
 
 
 def read_class_counts(table: Predictions) -> pd.DataFrame:
@@ -167,7 +158,7 @@ def read_class_counts(table: Predictions) -> pd.DataFrame:
     )
     for part, expected in (("train", table.train_counts), ("test", test)):
         if not np.array_equal(counts[part], expected):
-            raise ArtifactError(f"{CLASS_COUNTS} counts other {part} images than the predictions; run `dvc repro`")
+            raise ArtifactError(CLASS_COUNTS, f"counts other {part} images than the predictions", "subsample")
     return counts
 
 

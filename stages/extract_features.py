@@ -3,7 +3,7 @@
 import json
 
 from longtail.artifacts.features import Features, write_features
-from longtail.artifacts.head_files import HeadFile, write_head
+from longtail.artifacts.head_files import HeadFile, NetworkSize, write_head
 from longtail.augment.transforms import Transform
 from longtail.core.errors import ArtifactError
 from longtail.models.resnet import count_macs, count_parameters
@@ -20,7 +20,9 @@ def main() -> None:
     images = PreparedImages(context)
     backbone, head, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
     if meta["split_digest"] != images.split_digest:
-        raise ArtifactError(f"{BACKBONE} was trained on another split; make it again with `dvc repro train_backbone`")
+        raise ArtifactError(BACKBONE, "was trained on another split", "train_backbone")
+    if head is None:
+        raise ArtifactError(BACKBONE, "has no head", "train_backbone")
     transform = Transform.from_meta(meta["transform"])
     backbone.to(device)
     for part in ("train", "val", "test"):
@@ -39,19 +41,16 @@ def main() -> None:
         write_features(features_file(part), content)
     stage1 = HeadFile(
         method="stage1",
-        kind=meta["head_kind"],
-        weight=head["weight"].numpy(),
-        bias=head["bias"].numpy() if "bias" in head else None,
-        scale=meta["head_scale"],
+        head=head,
         split_digest=images.split_digest,
         backbone_digest=backbone_digest,
+        network=NetworkSize(
+            backbone=meta["name"],
+            parameters=count_parameters(backbone) + head.size,
+            macs=count_macs(backbone, meta["channels"], transform.image_size) + head.weight.size,
+        ),
         notes={"epoch": meta["chosen_epoch"], "select": meta["select"]}
-        | ({"selected_on": "val"} if meta["select"] == "best_val" else {})
-        | {
-            "backbone": meta["name"],
-            "parameters": count_parameters(backbone) + sum(tensor.numel() for tensor in head.values()),
-            "macs": count_macs(backbone, meta["channels"], transform.image_size) + head["weight"].numel(),
-        },
+        | ({"selected_on": "val"} if meta["select"] == "best_val" else {}),
     )
     write_head(HEAD, stage1)
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from longtail.artifacts.digest import Scalar, file_digest
+from longtail.artifacts.feature_set import FeatureSet, features_file
 from longtail.artifacts.predictions import build_predictions, write_predictions
 from longtail.artifacts.tables import write_csv
 from longtail.augment.transforms import Transform, resolve_policy
@@ -21,7 +22,7 @@ from longtail.methods.ipdpp.finetuning import SubsetSampler, label_log_probabili
 from longtail.methods.ipdpp.params import IpdppParams
 from longtail.methods.ipdpp.selection_file import SelectionFile, subset_table, write_selection
 from longtail.methods.objectives.ce.objective import CrossEntropy
-from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.stored import load_backbone, save_backbone
 from longtail.train.batches import FeatureRows, ImageSet
 from longtail.train.extract import outputs
@@ -29,7 +30,7 @@ from longtail.train.loop import Outcome, curves, train
 from longtail.train.objective import Setting
 from stages.context import Context, run
 from stages.data import PreparedImages
-from stages.features import FeatureSet, read_feature_set
+from stages.features import read_feature_set
 from stages.paths import BACKBONE, CURVES, IPDPP_IMAGES, IPDPP_MODEL, IPDPP_SELECTION, IPDPP_SUBSET, PREDICTIONS
 from stages.training import require_val, training_settings
 
@@ -66,15 +67,13 @@ def main() -> None:
     device = context.device
     found = read_feature_set()
     if found.train.foreign:
-        raise ArtifactError(
-            "features/features_train.h5 is from elsewhere: IP-DPP finetuning needs images; make our own features with "
-            "`dvc repro -f extract_features`"
-        )
+        path = features_file(found.folder, "train")
+        raise ArtifactError(path, "is third-party, but IP-DPP finetuning needs images", "extract_features")
     images = PreparedImages(context)
     split = images.split
     backbone, _, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
     if (images.split_digest, backbone_digest) != (found.train.split_digest, found.train.backbone_digest):
-        raise ArtifactError("the features are of another split or backbone; run `dvc repro extract_features`")
+        raise ArtifactError(found.folder, "holds features of another split or backbone", "extract_features")
     require_val(params, split.val)
     policy = resolve_policy(images.info, params.augment, "ipdpp.augment")
     transform = Transform.from_meta(meta["transform"]).with_policy(policy, params.jitter_strength)
@@ -112,7 +111,7 @@ def finetune(
     progress, device = context.runtime.progress, context.device
     seed = derive_seed(context.seed, "finetune_ipdpp")
     torch.manual_seed(derive_seed(seed, "initialise"))
-    head = LinearHead(found.train.features.shape[1], num_classes)
+    head = LinearLayer(found.train.features.shape[1], num_classes)
     encoder = nn.Identity() if params.freeze == "encoder" else backbone
     setting = Setting(num_classes, found.train_counts, found.train.features.shape[1], params.epochs, seed)
     assert found.head is not None
@@ -168,12 +167,10 @@ def write(
             train_counts=found.train_counts,
         )
         write_predictions(PREDICTIONS / f"{name}.h5", predictions)
-    head: nn.Module = main_run.model.head
-    weight, bias = head.export()  # type: ignore[operator]
     encoder = backbone if params.freeze == "encoder" else main_run.model.backbone
-    finetuned = {"head_kind": "linear", "head_scale": 1.0, "select": params.select}
-    chosen = {"chosen_epoch": main_run.outcome.chosen_epoch}
-    save_backbone(IPDPP_MODEL, encoder, meta | finetuned | chosen, {"weight": weight, "bias": bias})
+    chosen = {"select": params.select, "chosen_epoch": main_run.outcome.chosen_epoch}
+    head = main_run.model.head.export()  # type: ignore[operator]
+    save_backbone(IPDPP_MODEL, encoder, meta | chosen, head)
     selection = selection_file(params, found, finished)
     write_selection(IPDPP_SELECTION, selection)
     write_csv(IPDPP_SUBSET, subset_table(selection))
@@ -185,12 +182,12 @@ def write(
 def selection_file(params: IpdppParams, found: FeatureSet, finished: dict[str, Finetuned]) -> SelectionFile:
     """What was drawn in each round, and what was chosen."""
     rounds, control = finished[METHOD].sampler.rounds, finished[CONTROL].sampler.rounds
-    notes: dict[str, Scalar] = {"images": finished[METHOD].sampler.available, "rounds": len(rounds)}
+    chosen: dict[str, dict[str, Scalar]] = {}
     for name, done in finished.items():
-        prefix = "control_" if name == CONTROL else ""
-        notes |= {f"{prefix}epoch": done.outcome.chosen_epoch, f"{prefix}select": params.select}
+        chosen[name] = {"epoch": done.outcome.chosen_epoch, "select": params.select}
         if params.select == "best_val":
-            notes[f"{prefix}selected_on"] = "val"
+            chosen[name]["selected_on"] = "val"
+    notes = {"images": finished[METHOD].sampler.available, "rounds": len(rounds)} | chosen[METHOD]
     notes |= {"sampler": params.sampler, "freeze": params.freeze}
     if params.sampler == "ipdpp":
         notes["scale"] = params.scale
@@ -205,6 +202,7 @@ def selection_file(params: IpdppParams, found: FeatureSet, finished: dict[str, F
         selected=np.stack([one.selected for one in rounds]),
         control=np.stack([one.selected for one in control]),
         notes=notes,
+        control_notes=chosen[CONTROL],
     )
 
 

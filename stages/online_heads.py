@@ -3,21 +3,18 @@
 from typing import Any
 
 import numpy as np
-import torch
 
 from longtail.artifacts.digest import file_digest
+from longtail.artifacts.feature_set import FeatureSet
 from longtail.augment.transforms import Transform
 from longtail.core.errors import ArtifactError, ConfigError
-from longtail.methods.heads.base import LinearHead
 from longtail.methods.heads.crt import initial_head
 from longtail.methods.heads.gradient.online import train_online
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
-from longtail.models.classifier import LinearHead as LinearModule
-from longtail.models.classifier import ScaledHead
+from longtail.models.classifier import ScaledLayer, build_layer
 from longtail.models.stored import load_backbone
 from stages.context import Context
 from stages.data import PreparedImages
-from stages.features import FeatureSet
 from stages.paths import BACKBONE
 
 
@@ -33,14 +30,14 @@ def fit(context: Context, method: str, params: HeadTrainingParams, features: Fea
     split = images.split
     backbone, _, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
     if (images.split_digest, backbone_digest) != (features.train.split_digest, features.train.backbone_digest):
-        raise ArtifactError("the features are of another split or backbone; run `dvc repro extract_features`")
+        raise ArtifactError(features.folder, "holds features of another split or backbone", "extract_features")
     transform = Transform.from_meta(meta["transform"])
     train, val, test = (images.open(index, transform) for index in (split.train, split.val, split.test))
     with context.scratch([file_digest(BACKBONE), *images.digests()]) as scratch:
         outcome = train_online(
             method,
             backbone,
-            _module(method, start),
+            ScaledLayer(start) if method == "lws" else build_layer(start),
             train,
             val if len(split.val) else None,
             test,
@@ -52,24 +49,11 @@ def fit(context: Context, method: str, params: HeadTrainingParams, features: Fea
             scratch.folder,
         )
         scratch.clear()
-    weight, bias = outcome.head.export()  # type: ignore[operator]
     history = {name: [row[name] for row in outcome.history] for name in outcome.history[0]}
     history = {name: [v / 100 for v in column] if "accuracy" in name else column for name, column in history.items()}
     return {
-        "kind": str(outcome.head.kind),
-        "weight": weight.cpu().numpy(),
-        "bias": None if bias is None else bias.cpu().numpy(),
+        "head": outcome.head.export(),  # type: ignore[operator]
         "scores": outcome.test_scores,
         "arrays": history_arrays(history),
         "notes": selection_notes(params, outcome.chosen_epoch),
     }
-
-
-def _module(method: str, start: LinearHead) -> torch.nn.Module:
-    weight = torch.from_numpy(start.effective_weight()).float()
-    bias = None if start.bias is None else torch.from_numpy(start.bias).float()
-    if method == "lws":
-        return ScaledHead(weight, bias, start.unit_input)
-    head = LinearModule(weight.shape[1], weight.shape[0])
-    head.load_state_dict({"weight": weight, "bias": bias})
-    return head

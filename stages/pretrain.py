@@ -28,18 +28,22 @@ def main() -> None:
     info = read_manifest(PREPARED).info
     _ = context.device  # set up threads and determinism before the first random number
     torch.manual_seed(derive_seed(context.seed, "pretrain"))
-    backbone = create_backbone(name, in_channels=info.channels, width=size)
+    backbone = create_backbone(name, in_channels=info.channels, width=size, image_size=info.image_size)
     print(f"{name}: {count_parameters(backbone)} parameters, method {params.method}")
-    meta = {"name": name, "width": size, "channels": info.channels, "pretrain": params.method}
+    meta = {
+        "name": name,
+        "width": size,
+        "channels": info.channels,
+        "image_size": info.image_size,
+        "pretrain": params.method,
+    }
     epochs = 0
     if params.method == NONE:
         save_backbone(PRETRAINED, backbone, meta)
         write_csv(CURVES / "pretrain.tsv", pd.DataFrame(columns=["epoch", "lr", "loss"]), sep="\t")
     else:
         own = context.own(METHODS, params.method, "pretrain")
-        training = importlib.import_module(
-            "stages.pretrain_training"
-        )
+        training = importlib.import_module("stages.pretrain_training")
         epochs = training.pretrain(context, params, own, backbone, meta)
     context.write_cost(epochs=epochs)
 

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from longtail.artifacts.digest import Scalar
+from longtail.artifacts.feature_set import FeatureSet
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.artifacts.predictions import build_predictions, write_predictions
 from longtail.core.errors import ConfigError
+from longtail.core.head import ClassMeans, LinearHead
 from longtail.core.params import Group
 from longtail.core.seeds import derive_seed
 from longtail.methods.heads import HEADS, HeadEntry
 from stages.context import Context, run
-from stages.features import FeatureSet, read_feature_set
+from stages.features import read_feature_set
 from stages.paths import HEADS as HEAD_FILES
 from stages.paths import PREDICTIONS
 
@@ -26,15 +28,12 @@ class FittedHead:
     """A fitted head and its scores.
 
     Attributes:
-        kind: of the head file: ``linear``, ``cosine``, ``unit`` or ``ncm``.
-        weight, bias: (C, D) and (C,) or None.
+        head: its weights, or the class means of NCM.
         scores: (M, C) of the test rows.
         arrays, notes: further arrays of the head file, and what was chosen.
     """
 
-    kind: str
-    weight: np.ndarray
-    bias: np.ndarray | None
+    head: LinearHead | ClassMeans
     scores: np.ndarray
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     notes: dict[str, Scalar] = field(default_factory=dict)
@@ -53,27 +52,25 @@ def main(method: str) -> None:
     seed = derive_seed(context.seed, "rebalance", method) % 2**31
     if getattr(params, "mode", "cached") == "online":
         online = importlib.import_module("stages.online_heads")
-        head: FittedHead = FittedHead(**online.fit(context, method, params, features, seed))
+        fitted = FittedHead(**online.fit(context, method, params, features, seed))
     else:
-        head = fit(context, entry, params, features, seed)
+        fitted = fit(context, entry, params, features, seed)
     test = features.test
     write_head(
         HEAD_FILES / f"{method}.h5",
         HeadFile(
             method=method,
-            kind=head.kind,
-            weight=head.weight,
-            bias=head.bias,
-            scale=1.0,
+            head=fitted.head,
             split_digest=test.split_digest,
             backbone_digest=test.backbone_digest,
-            extra=head.arrays,
-            notes=head.notes,
+            network=features.network if entry.is_stage1 else None,
+            extra=fitted.arrays,
+            notes=fitted.notes,
         ),
     )
     predictions = build_predictions(
         method,
-        head.scores,
+        fitted.scores,
         test.labels,
         test.index,
         likelihood=entry.likelihood,
@@ -82,7 +79,7 @@ def main(method: str) -> None:
         train_counts=features.train_counts,
     )
     write_predictions(PREDICTIONS / f"{method}.h5", predictions)
-    remarks = ", ".join(f"{name} {value}" for name, value in head.notes.items())
+    remarks = ", ".join(f"{name} {value}" for name, value in fitted.notes.items())
     print(f"{method}: {len(test.labels)} test images" + (f" ({remarks})" if remarks else ""))
 
 
@@ -98,10 +95,9 @@ def fit(context: Context, entry: HeadEntry, params: Group, features: FeatureSet,
     if "X_val" in inspect.signature(estimator.fit).parameters:
         rows += features.rows(entry.selects_on(params))
     estimator.fit(*rows)
-    kind, weight, bias = estimator.stored_form()
     notes = dict(features.head_notes) if entry.is_stage1 else entry.notes(estimator, params)
     scores = estimator.scores(features.test.features)
-    return FittedHead(kind, weight, bias, scores, entry.arrays(estimator, params), notes)
+    return FittedHead(estimator.head_, scores, entry.arrays(estimator, params), notes)
 
 
 if __name__ == "__main__":

@@ -34,12 +34,10 @@ def main() -> None:
     transform = choose_transform(context, params, images)
     backbone, _, origin, pretrained_digest = load_backbone(PRETRAINED, "pretrain")
     if (origin["name"], origin["width"] or "auto") != (params.backbone, params.width):
-        raise ArtifactError(
-            f"{PRETRAINED} must hold {params.backbone} of width {params.width}, got {origin['name']} of width "
-            f"{origin['width'] or 'auto'}; run `dvc repro pretrain`"
-        )
+        held = f"{origin['name']} of width {origin['width'] or 'auto'}"
+        raise ArtifactError(PRETRAINED, f"must hold {params.backbone} of width {params.width}, got {held}", "pretrain")
     if origin["channels"] != info.channels or origin.get("split_digest", images.split_digest) != images.split_digest:
-        raise ArtifactError(f"{PRETRAINED} belongs to other images or another split; run `dvc repro pretrain`")
+        raise ArtifactError(PRETRAINED, "belongs to other images or another split", "pretrain")
     seed = derive_seed(context.seed, "train_backbone")
     index = draw_subset(split.train, images.manifest.labels, params, seed)
     labels = images.manifest.labels[index]
@@ -78,19 +76,17 @@ def main() -> None:
             device,
             scratch.folder,
         )
-        weight, bias = model.head.export()  # type: ignore[operator]
         meta = {
             "name": origin["name"],
             "width": origin["width"],
             "channels": origin["channels"],
+            "image_size": origin["image_size"],
             "transform": transform.to_meta(),
-            "head_kind": model.head.kind,
-            "head_scale": model.head.scale,
             "split_digest": images.split_digest,
             "chosen_epoch": outcome.chosen_epoch,
             "select": params.select,
         }
-        save_backbone(BACKBONE, model.backbone, meta, {"weight": weight} | ({} if bias is None else {"bias": bias}))
+        save_backbone(BACKBONE, model.backbone, meta, model.head.export())  # type: ignore[operator]
         write_csv(CURVES / "train_backbone.tsv", curves(outcome.history), sep="\t")
         scratch.clear()
     context.write_cost(epochs=outcome.computed, **size)

@@ -67,7 +67,8 @@ def write(found: FeatureSet, control: DLSA, dlsa: DLSA) -> None:
         thresholds=np.array([level.threshold for level in levels], np.float64),
         parts=parts,
         histories=histories(control, dlsa),
-        notes=notes(control, dlsa),
+        notes=notes(dlsa) | chosen_heads(dlsa, dlsa),
+        control_notes=chosen_heads(control, dlsa),
     )
     write_routing(DLSA_ROUTING, routing)
     shares = np.bincount(parts["test"].route, minlength=dlsa.depth_ + 2)[1:] / len(test.labels)
@@ -98,19 +99,24 @@ def histories(control: DLSA, dlsa: DLSA) -> dict[str, np.ndarray]:
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 
-def notes(control: DLSA, dlsa: DLSA) -> dict[str, Scalar]:
-    """What was chosen, and by what; what the control chose begins with ``control_``."""
+def notes(dlsa: DLSA) -> dict[str, Scalar]:
+    """What was chosen for the flows, and on which rows."""
     chosen: dict[str, Scalar] = {"preset": dlsa.preset, "depth": dlsa.depth_, "selected_on": dlsa.selected_on_}
-    rows = {"val": dlsa.selected_on_}  # a slice of the training rows stands in for val where there is none
     for number, level in enumerate(dlsa.chain_.levels, start=1):
         chosen |= {f"flow_{number}_epoch": level.epoch, f"flow_{number}_rule": level.rule}
-    for model, prefix in ((control, "control_"), (dlsa, "")):
-        for trained in unique_heads(model.chain_.heads):
-            place = f"{prefix}head_{trained.head.routes[0]}"
-            chosen |= {
-                f"{place}_epoch": trained.epoch,
-                f"{place}_selected_on": rows.get(trained.selected_on, trained.selected_on),
-            }
+    return chosen
+
+
+def chosen_heads(model: DLSA, dlsa: DLSA) -> dict[str, Scalar]:
+    """The epoch of each head of ``model``, and the rows that chose it."""
+    rows = {"val": dlsa.selected_on_}  # without val rows, a slice of the training rows takes their place
+    chosen: dict[str, Scalar] = {}
+    for trained in unique_heads(model.chain_.heads):
+        place = f"head_{trained.head.routes[0]}"
+        chosen |= {
+            f"{place}_epoch": trained.epoch,
+            f"{place}_selected_on": rows.get(trained.selected_on, trained.selected_on),
+        }
     return chosen
 
 

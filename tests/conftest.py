@@ -18,10 +18,11 @@ FAST = {
     "crt": {"epochs": 2, "batch_size": 32},
     "lws": {"epochs": 2, "batch_size": 32},
     "dlsa": {"epochs": 6, "flow_epochs": 3},
-    "pretrain": {"epochs": 2, "warmup_epochs": 0, "bns": {"projector_hidden": 32, "projector_dim": 16}},
     "ipdpp": {"epochs": 4, "reselect_every": 2, "warmup_epochs": 0},
     "runtime": {"progress": "off", "device": "cpu", "workers": 0, "checkpoint_every": 1},
 }
+FAST_PRETRAINING = {"pretrain": {"epochs": 2, "warmup_epochs": 0}}
+SMALL_PROJECTOR = {"pretrain": {"bns": {"projector_hidden": 32, "projector_dim": 16}}}
 REPAIRS = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
 METHODS = (*REPAIRS, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
 
@@ -47,7 +48,11 @@ def merged(base: dict, changes: dict) -> dict:
 def write_params(folder: Path, *changes: dict) -> None:
     """The repository's params.yaml with fast settings and ``changes``."""
     params = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), FAST)
-    for change in changes:
+    method = next(
+        (change["pretrain"]["method"] for change in reversed(changes) if "method" in change.get("pretrain", {})), "none"
+    )
+    faster = [FAST_PRETRAINING] * (method != "none") + [SMALL_PROJECTOR] * (method == "bns")
+    for change in [*faster, *changes]:
         params = merged(params, change)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 

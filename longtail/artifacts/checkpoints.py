@@ -1,77 +1,100 @@
-"""Torch checkpoints that are verified before a byte of them is unpickled.
+"""Checkpoints: named tensors and JSON metadata in one safetensors file, with a digest of both.
 
-A checkpoint is what ``torch.save`` writes, a zip archive, with the SHA-256 of all that precedes it as the archive's
-comment. ``torch.load`` reads it as any other; :func:`load_checkpoint` checks the digest first, so a truncated or
-altered file never reaches the unpickler.
+The metadata of the file has one entry, ``longtail``: the SHA-256 of the content, a blank, and the metadata as JSON
+text. The digest covers the JSON text and the name, dtype, shape and bytes of every tensor. A reader recomputes it, so a
+changed file is never used. One entry, because safetensors does not sort the entries of its metadata.
 """
 
 import hashlib
-import io
 import json
-import pickle
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longtail.artifacts.atomic import atomic_open
+from longtail.artifacts.atomic import atomic_path
 from longtail.core.errors import ArtifactError
 
 if TYPE_CHECKING:
     import torch
 
-_MARK = b"longtail-sha256:"
-_COMMENT_LENGTH = len(_MARK) + 64
-_END_RECORD = b"PK\x05\x06"
-_END_RECORD_LENGTH = 22
+ENTRY = "longtail"
 
 
 def save_checkpoint(path: str | Path, tensors: Mapping[str, "torch.Tensor"], meta: Mapping[str, Any]) -> str:
-    """Write tensors by name and JSON-able ``meta`` atomically; equal content gives equal bytes.
+    """Write tensors and ``meta``, which must fit in JSON, atomically. Equal content gives equal bytes.
 
-    Tensors are detached, moved to the CPU and made contiguous. Returns the digest in hex.
+    Tensors of any device and memory layout are allowed. Tensors that share memory are stored separately.
+
+    Returns:
+        The digest of the content, in hex.
     """
-    import torch
+    from safetensors.torch import save_file
 
-    state = {
-        name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)
-    }
-    # One JSON string, not nested objects: pickle encodes object identity, which a resumed run does not share.
-    buffer = io.BytesIO()
-    torch.save({"meta": json.dumps(dict(meta), sort_keys=True), "tensors": state}, buffer)
-    archive = buffer.getvalue()
-    end = len(archive) - _END_RECORD_LENGTH
-    assert archive[end : end + 4] == _END_RECORD, "torch.save wrote an archive with a comment"
-    body = archive[:-2] + struct.pack("<H", _COMMENT_LENGTH)
-    digest = hashlib.sha256(body).hexdigest()
-    with atomic_open(path, "wb") as file:
-        file.write(body + _MARK + digest.encode())
+    stored, used = {}, set()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        stored[name] = tensor.clone() if memory in used else tensor  # safetensors refuses shared memory
+        used.add(memory)
+    text = json.dumps(dict(meta), sort_keys=True)
+    digest = _digest(text, stored)
+    with atomic_path(path) as partial:
+        save_file(stored, partial, {ENTRY: f"{digest} {text}"})
     return digest
 
 
-def load_checkpoint(path: str | Path, made_by: str) -> tuple[dict[str, "torch.Tensor"], dict[str, Any], str]:
-    """Read ``(tensors on the CPU, meta, digest)``.
+def load_checkpoint(
+    path: str | Path, made_by: str | None = None
+) -> tuple[dict[str, "torch.Tensor"], dict[str, Any], str]:
+    """Read a checkpoint and check its digest.
+
+    Args:
+        path: the file; any suffix.
+        made_by: the stage that makes the file, for the error.
+
+    Returns:
+        ``(tensors on the CPU, by name in sorted order; meta; digest)``.
 
     Raises:
-        ArtifactError: missing, truncated, altered, a pickle, or not written by :func:`save_checkpoint`.
+        ArtifactError: the file is missing, truncated or changed, or :func:`save_checkpoint` did not write it.
     """
+    from safetensors import SafetensorError, safe_open
+
     path = Path(path)
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing: make it with `dvc repro {made_by}`")
-    content = path.read_bytes()
-    remedy = f"make it again with `dvc repro -f {made_by}`"
-    if not content.startswith(b"PK\x03\x04"):
-        raise ArtifactError(f"{path} is not a checkpoint of this project (bare pickles are never loaded); {remedy}")
-    body, comment = content[:-_COMMENT_LENGTH], content[-_COMMENT_LENGTH:]
-    if not comment.startswith(_MARK):
-        raise ArtifactError(f"{path} is truncated, or was not written by this project; {remedy}")
-    digest = hashlib.sha256(body).hexdigest()
-    if comment[len(_MARK) :] != digest.encode():
-        raise ArtifactError(f"{path} is damaged (its content does not match its digest); {remedy}")
+        raise ArtifactError(path, "is missing", made_by, missing=True)
+    try:
+        with safe_open(path, framework="pt") as file:
+            entry = (file.metadata() or {}).get(ENTRY)
+            tensors = {name: _copy(file.get_tensor(name)) for name in sorted(file.keys())}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(path, f"is damaged or is not a checkpoint ({error})", made_by) from error
+    if entry is None:
+        raise ArtifactError(path, "was not written by longtail (its metadata has no digest)", made_by)
+    digest, _, text = entry.partition(" ")
+    if digest != _digest(text, tensors):
+        raise ArtifactError(path, "is damaged (its content does not match its digest)", made_by)
+    return tensors, json.loads(text), digest
+
+
+def _copy(tensor: "torch.Tensor") -> "torch.Tensor":
+    """A copy of all bytes. The given tensor is mapped memory, which another process could change after the check.
+
+    The bytes are copied as such, because torch would turn a damaged boolean into a valid one.
+    """
+    return _as_bytes(tensor).clone().view(tensor.dtype).reshape(tensor.shape)
+
+
+def _as_bytes(tensor: "torch.Tensor") -> "torch.Tensor":
     import torch
 
-    try:
-        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except pickle.UnpicklingError as error:
-        raise ArtifactError(f"{path} holds more than tensors and is not loaded; {remedy}") from error
-    return state["tensors"], json.loads(state["meta"]), digest
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _digest(text: str, tensors: Mapping[str, "torch.Tensor"]) -> str:
+    """SHA-256, in hex, of ``text`` and of contiguous CPU tensors in the order of the mapping."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in tensors.items():
+        digest.update(f"\n{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_as_bytes(tensor).numpy().data)
+    return digest.hexdigest()

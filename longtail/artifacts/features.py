@@ -1,7 +1,7 @@
-"""Feature files ``features_SPLIT.h5``: pooled backbone outputs with their labels.
+"""Feature files ``features_PART.h5``: pooled backbone outputs with their labels.
 
 The dataset names ``features`` and ``labels`` are those of DLSA's files. A file without our schema attribute is foreign:
-only shapes, dtypes and finiteness are checked, and ``label`` is accepted for ``labels``.
+only its shapes, dtypes and finiteness are checked, and its labels may also be called ``label``.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,22 @@ from longtail.core.errors import ArtifactError
 
 SCHEMA = "longtail/features/1"
 STAGE = "extract_features"
-CHECKED_ROWS = 128  # a block that stays in the processor's cache
+CHECKED_ROWS = 128  # a block that fits in the processor's cache
+_DATASETS = ("features", "labels", "index")
+_ATTRIBUTES = ("num_classes", "dataset", "split_digest", "backbone_digest", "transform")
 
 
 @dataclass(frozen=True)
 class Features:
-    """N rows of one split part.
+    """N rows of one part of the split.
 
     Attributes:
-        features: (N, D) float32, finite, after global average pooling, not normalised.
+        features: (N, D) float32, finite, after global average pooling, not normalized.
         labels: (N,) int64.
-        index: (N,) int64 into the dataset; 0..N-1 for a foreign file.
+        index: (N,) int64, rows of the dataset; 0..N-1 for a foreign file.
         num_classes: C; for a foreign file the largest label + 1.
         dataset: name of the dataset; empty for a foreign file.
-        split_digest, backbone_digest: what the rows belong to; empty for a foreign file.
+        split_digest, backbone_digest: the split and the backbone that the rows come from; empty for a foreign file.
         transform: how the images were prepared, as JSON text; empty for a foreign file.
     """
 
@@ -46,27 +48,30 @@ class Features:
         return not self.split_digest
 
 
-def write_features(path: str | Path, content: Features) -> str:
-    """Write a feature file and return its content digest; rows that are not finite are refused."""
+def write_features(path: str | Path, content: Features) -> None:
+    """Write a feature file. Raises ArtifactError for a value that is not finite."""
     _check_finite(content.features, path)
-    datasets = {"features": content.features, "labels": content.labels, "index": content.index}
-    names = ("num_classes", "dataset", "split_digest", "backbone_digest", "transform")
-    return write_hdf5(path, datasets, {name: getattr(content, name) for name in names}, schema=SCHEMA)
+    datasets = {name: getattr(content, name) for name in _DATASETS}
+    write_hdf5(path, datasets, {name: getattr(content, name) for name in _ATTRIBUTES}, schema=SCHEMA)
 
 
 def read_features(path: str | Path) -> Features:
-    """Read a feature file of ours, verified, or a foreign one, checked.
+    """Read a verified feature file of ours, or check and read a foreign one.
 
     Raises:
-        ArtifactError: missing, damaged, misshapen, or with a value that is not finite (its row is named).
+        ArtifactError: the file is missing or damaged, has arrays of the wrong shape or dtype, or has a value that is
+            not finite (the message names the row).
     """
     path = Path(path)
     if path.is_file() and is_foreign(path, "features"):
         return _read_foreign(path)
     content = read_hdf5(path, schema=SCHEMA, made_by=STAGE)
-    datasets, attributes = content.datasets, content.attributes
-    _check(path, datasets["features"], datasets["labels"])
-    return Features(**datasets, **attributes)  # type: ignore[arg-type]
+    values = content.datasets | content.attributes
+    missing = [name for name in (*_DATASETS, *_ATTRIBUTES) if name not in values]
+    if missing:
+        raise ArtifactError(path, f"lacks {', '.join(missing)}", STAGE)
+    _check(path, content.datasets["features"], content.datasets["labels"])
+    return Features(**{name: values[name] for name in (*_DATASETS, *_ATTRIBUTES)})  # type: ignore[arg-type]
 
 
 def _read_foreign(path: Path) -> Features:
@@ -74,12 +79,15 @@ def _read_foreign(path: Path) -> Features:
         with h5py.File(path, "r") as file:
             name = "labels" if "labels" in file else "label"
             if name not in file:
-                raise ArtifactError(f"{path} has no dataset `labels` (or `label`)")
+                raise ArtifactError(path, "has no dataset `labels` (or `label`)")
             features, labels = np.asarray(file["features"]), np.asarray(file[name])
     except (OSError, RuntimeError, TypeError) as error:
-        raise ArtifactError(f"{path} is damaged: {error}") from error
+        raise ArtifactError(path, f"is damaged ({error})") from error
     if not np.issubdtype(features.dtype, np.floating) or not np.issubdtype(labels.dtype, np.integer):
-        raise ArtifactError(f"{path}: features {features.dtype}, labels {labels.dtype}; floats and integers expected")
+        raise ArtifactError(
+            path,
+            f"must have features that are floats and labels that are integers, got {features.dtype} and {labels.dtype}",
+        )
     features, labels = features.astype(np.float32, copy=False), labels.reshape(-1).astype(np.int64)
     _check(path, features, labels)
     return Features(features, labels, np.arange(len(labels)), int(labels.max(initial=-1)) + 1)
@@ -87,9 +95,9 @@ def _read_foreign(path: Path) -> Features:
 
 def _check(path: Path, features: np.ndarray, labels: np.ndarray) -> None:
     if features.ndim != 2 or labels.shape != features.shape[:1]:
-        raise ArtifactError(f"{path}: features {features.shape} and labels {labels.shape}; (N, D) and (N,) expected")
+        raise ArtifactError(path, f"must have features (N, D) and labels (N,), got {features.shape} and {labels.shape}")
     if len(labels) and labels.min() < 0:
-        raise ArtifactError(f"{path}: label {labels.min()} given, 0 or more expected")
+        raise ArtifactError(path, f"must have labels of at least 0, got {labels.min()}")
     _check_finite(features, path)
 
 
@@ -98,4 +106,4 @@ def _check_finite(features: np.ndarray, path: str | Path) -> None:
         block = features[start : start + CHECKED_ROWS]
         if not np.isfinite(block).all():
             row = start + int(np.argmin(np.isfinite(block).all(axis=1)))
-            raise ArtifactError(f"{path}: features must be finite, row {row} is not")
+            raise ArtifactError(path, f"must have finite features, but row {row} is not finite")

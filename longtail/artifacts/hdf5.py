@@ -1,4 +1,4 @@
-"""Verified HDF5 files: checksummed chunks, a digest over datasets and attributes, and last one over all bytes."""
+"""HDF5 files that are verified before they are read: each ends with a digest of all its bytes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 
 from longtail.artifacts.atomic import atomic_path
-from longtail.artifacts.digest import Scalar, content_digest, file_digest
+from longtail.artifacts.digest import Scalar, file_digest
 from longtail.core.errors import ArtifactError
 
-SCHEMA, DIGEST = "schema", "digest"
+SCHEMA = "schema"
 MARK = b"longtail-sha256:"
 _TRAILER_LENGTH = len(MARK) + 64
 CHUNK_ROWS = 1024
@@ -20,29 +20,24 @@ CHUNK_ROWS = 1024
 
 @dataclass(frozen=True)
 class Hdf5Content:
-    """What a verified file holds: arrays by name, attributes by name, and the digest of both."""
+    """The arrays of a file and its attributes, by name."""
 
     datasets: dict[str, np.ndarray]
     attributes: dict[str, Scalar]
-    digest: str
 
 
 def write_hdf5(
     path: str | Path, datasets: Mapping[str, np.ndarray], attributes: Mapping[str, Scalar], *, schema: str
-) -> str:
-    """Write arrays and attributes atomically; equal content gives equal bytes.
+) -> None:
+    """Write arrays and attributes atomically. Equal content gives equal bytes.
 
     Args:
         path: the target file.
-        datasets: name -> array of any shape; a name may hold ``/``. Strings are NumPy ``S`` arrays.
+        datasets: name -> array of any shape. A name may contain ``/``. Strings are NumPy ``S`` arrays.
         attributes: name -> str, int, float or bool.
         schema: name and version of the layout, checked by :func:`read_hdf5`.
-
-    Returns:
-        The content digest in hex.
     """
     attributes = {**attributes, SCHEMA: schema}
-    digest = content_digest(datasets, attributes)
     with atomic_path(path) as partial:
         with h5py.File(partial, "w", libver=("earliest", "v110")) as file:
             for name in sorted(datasets):
@@ -52,34 +47,32 @@ def write_hdf5(
                 file.create_dataset(name, data=array, chunks=chunks, fletcher32=chunked, track_times=False)
             for name in sorted(attributes):
                 file.attrs[name] = attributes[name]
-            file.attrs[DIGEST] = digest
-        # HDF5 ignores what stands behind its end. Its library can crash or hang on damaged metadata, so a reader
-        # checks this digest of all bytes before it lets the library see them.
+        # HDF5 ignores bytes after its own end. Its library can crash or hang on damaged metadata, so a reader checks
+        # this digest of all bytes before it opens the file.
         trailer = MARK + file_digest(partial).encode()
         with open(partial, "ab") as tail:
             tail.write(trailer)
-    return digest
 
 
 def has_trailer(path: Path) -> bool:
-    """Whether a file ends as :func:`write_hdf5` ends them."""
+    """Whether a file ends like the files of :func:`write_hdf5`."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - _TRAILER_LENGTH))
         return file.read(len(MARK)) == MARK
 
 
 def is_foreign(path: Path, dataset: str) -> bool:
-    """Whether a file is HDF5 of somebody else's: it holds ``dataset``, and neither our schema nor our trailer."""
+    """Whether a file is third-party HDF5: it has ``dataset``, but neither our schema nor our trailer."""
     if has_trailer(path):
         return False
     try:
         with h5py.File(path, "r") as file:
             return SCHEMA not in file.attrs and dataset in file
     except (OSError, RuntimeError, KeyError, ValueError):
-        return False  # a damaged file of ours: the verified reader says what is wrong
+        return False  # perhaps a damaged file of ours: the verifying reader reports what is wrong
 
 
-def _is_whole(path: Path) -> bool:
+def _is_complete(path: Path) -> bool:
     digest, left = hashlib.sha256(), path.stat().st_size - _TRAILER_LENGTH
     with open(path, "rb") as file:
         while left > 0:
@@ -92,18 +85,16 @@ def _is_whole(path: Path) -> bool:
 
 
 def read_hdf5(path: str | Path, *, schema: str, made_by: str) -> Hdf5Content:
-    """Read a whole file, after its bytes have been verified, and check its schema.
+    """Verify the bytes of a file, check its schema, and read all of it.
 
     Raises:
-        ArtifactError: the file is missing, truncated, damaged, half-written or of another schema; the message names
-            it and the stage ``made_by`` that makes it.
+        ArtifactError: the file is missing, truncated, damaged or of another schema; ``maker`` is ``made_by``.
     """
     path = Path(path)
-    remedy = f"make it again with `dvc repro -f {made_by}`"
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing: make it with `dvc repro {made_by}`")
-    if not _is_whole(path):
-        raise ArtifactError(f"{path} is damaged, half-written, or was not written by this project; {remedy}")
+        raise ArtifactError(path, "is missing", made_by, missing=True)
+    if not _is_complete(path):
+        raise ArtifactError(path, "is damaged or truncated, or was not written by longtail", made_by)
     datasets: dict[str, np.ndarray] = {}
 
     def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:
@@ -112,21 +103,18 @@ def read_hdf5(path: str | Path, *, schema: str, made_by: str) -> Hdf5Content:
 
     try:
         with h5py.File(path, "r") as file:
-            attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            attributes = {name: _to_python(value) for name, value in file.attrs.items()}
             file.visititems(collect)
-    # h5py reports damage through whichever of these its C library's failure maps to.
+    # h5py raises any of these, depending on how its C library fails.
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, MemoryError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); {remedy}") from error
-    recorded = attributes.pop(DIGEST, None)
-    if recorded is None:
-        raise ArtifactError(f"{path} carries no content digest: it is half-written or not one of ours; {remedy}")
-    if attributes.get(SCHEMA) != schema:
-        raise ArtifactError(f"{path} has schema {attributes.get(SCHEMA)!r}, expected {schema!r}; {remedy}")
-    del attributes[SCHEMA]
-    return Hdf5Content(datasets, attributes, str(recorded))
+        raise ArtifactError(path, f"is damaged ({error})", made_by) from error
+    given = attributes.pop(SCHEMA, None)
+    if given != schema:
+        raise ArtifactError(path, f"must have the schema {schema!r}, got {given!r}", made_by)
+    return Hdf5Content(datasets, attributes)
 
 
-def _plain(value: object) -> Scalar:
+def _to_python(value: object) -> Scalar:
     item = value.item() if isinstance(value, np.generic) else value
     if not isinstance(item, str | int | float | bool):
         raise TypeError(f"attribute of type {type(value).__name__}")

@@ -145,7 +145,7 @@ def read_predictions(path: str | Path, made_by: str) -> Predictions:
     data, attributes = content.datasets, content.attributes
     missing = [name for name in (*_DATASETS, *_ATTRIBUTES) if name not in data and name not in attributes]
     if missing:
-        raise ArtifactError(f"{path} lacks {', '.join(missing)}; make it again with `dvc repro -f {made_by}`")
+        raise ArtifactError(path, f"lacks {', '.join(missing)}", made_by)
     return Predictions(
         method=str(attributes["method"]),
         index=data["index"],

@@ -1,4 +1,4 @@
-"""Folders for unfinished work: locked by one process, and found again only by a run that would compute the same."""
+"""Folders for unfinished work: locked by one process, and found again only by a run that computes the same thing."""
 
 import fcntl
 import hashlib
@@ -19,10 +19,10 @@ class Scratch:
 
     Args:
         folder: the stage's scratch folder; git-ignored.
-        identity: JSON-able values that the result depends on; unfinished work of another identity is not seen.
+        identity: everything that the result depends on, as values that fit in JSON. Each identity has its own folder.
 
     Raises:
-        ArtifactError: on entry, when another process holds the folder (killing dvc leaves its stage running).
+        ArtifactError: on entry, if another process holds the folder. Killing the parent of a stage leaves it running.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -40,9 +40,8 @@ class Scratch:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "unknown"
             self._lock.close()
-            raise ArtifactError(
-                f"{self._base} is in use by process {holder}, which still computes this stage; wait for it or stop it"
-            ) from error
+            problem = f"is in use by process {holder}, which is still running this stage; wait for it or stop it"
+            raise ArtifactError(self._base, problem) from error
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -55,7 +54,7 @@ class Scratch:
         self._lock.close()
 
     def clear(self) -> None:
-        """Remove this work, once its outputs are written; unfinished work of other identities stays."""
+        """Remove this work after its outputs are written; the work of other identities stays."""
         shutil.rmtree(self.folder)
 
 
@@ -63,7 +62,7 @@ def code_digest(*packages: str) -> str:
     """SHA-256 over the source files of all loaded modules of the named top-level packages."""
     digest = hashlib.sha256()
     loaded = {getattr(getattr(module, "__spec__", None), "name", name): module for name, module in sys.modules.items()}
-    for name, module in sorted(loaded.items()):  # a stage that runs as __main__ goes by its own name
+    for name, module in sorted(loaded.items()):  # a stage that runs as __main__ keeps its own name
         source = getattr(module, "__file__", None)
         if source and name.partition(".")[0] in packages:
             digest.update(f"{name}\n".encode() + Path(source).read_bytes())

@@ -1,4 +1,7 @@
-"""CSV, TSV and JSON with stable bytes: LF line ends, sorted JSON keys, finite numbers."""
+"""CSV, TSV and JSON files whose bytes depend on the content alone.
+
+Lines end with LF, JSON keys are sorted, and numbers in JSON are finite.
+"""
 
 import json
 from collections.abc import Sequence
@@ -20,29 +23,25 @@ def write_csv(path: str | Path, table: pd.DataFrame, sep: str = ",") -> None:
 def read_csv(
     path: str | Path, *, made_by: str, columns: Sequence[str], text: Sequence[str] = (), sep: str = ","
 ) -> pd.DataFrame:
-    """Read a table that must have exactly ``columns``; those in ``text`` stay strings, as written.
+    """Read a table that must have exactly ``columns``. The columns in ``text`` stay strings, as written.
 
     Raises:
-        ArtifactError: missing, unreadable or with other columns; names the file and its stage.
+        ArtifactError: the file is missing or unreadable, or has other columns; ``maker`` is ``made_by``.
     """
     path = Path(path)
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing: make it with `dvc repro {made_by}`")
+        raise ArtifactError(path, "is missing", made_by, missing=True)
     try:
         table = pd.read_csv(path, sep=sep, keep_default_na=False, dtype=dict.fromkeys(text, str), encoding="utf-8")
     except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}); make it again with `dvc repro -f {made_by}`") from error
+        raise ArtifactError(path, f"is damaged ({error})", made_by) from error
     if list(table.columns) != list(columns):
-        raise ArtifactError(
-            f"{path} has columns {list(table.columns)}, expected {list(columns)}; "
-            f"make it again with `dvc repro -f {made_by}`"
-        )
-    # pandas fills a row that was cut off with empty fields.
+        expected, given = ", ".join(columns), ", ".join(map(str, table.columns))
+        raise ArtifactError(path, f"must have the columns {expected}, got {given}", made_by)
+    # pandas pads a truncated row with empty fields.
     broken = [name for name in columns if name not in text and len(table) and table[name].dtype.kind not in "iufb"]
     if broken:
-        raise ArtifactError(
-            f"{path} is damaged (column {broken[0]} is not all numbers); make it again with `dvc repro -f {made_by}`"
-        )
+        raise ArtifactError(path, f"is damaged (column {broken[0]} must hold only numbers)", made_by)
     return table
 
 
@@ -54,11 +53,15 @@ def write_json(path: str | Path, content: Any) -> None:
 
 
 def read_json(path: str | Path, *, made_by: str) -> Any:
-    """Read JSON; an ArtifactError names a missing or damaged file and its stage."""
+    """Read JSON.
+
+    Raises:
+        ArtifactError: the file is missing or damaged; ``maker`` is ``made_by``.
+    """
     path = Path(path)
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing: make it with `dvc repro {made_by}`")
+        raise ArtifactError(path, "is missing", made_by, missing=True)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ArtifactError(f"{path} is damaged ({error}); make it again with `dvc repro -f {made_by}`") from error
+        raise ArtifactError(path, f"is damaged ({error})", made_by) from error

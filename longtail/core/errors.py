@@ -1,4 +1,6 @@
-"""Errors that a user can cause and mend. Each message names the key or file, what was given and what is allowed."""
+"""Errors that a user can cause and fix. Each message is one sentence that names the key or the file."""
+
+from pathlib import Path
 
 
 class LongtailError(ValueError):
@@ -6,7 +8,7 @@ class LongtailError(ValueError):
 
 
 class ConfigError(LongtailError):
-    """A parameter is unknown, mistyped, out of range, or contradicts another."""
+    """A parameter is unknown, has the wrong type, is out of range, or contradicts another one."""
 
 
 class DataError(LongtailError):
@@ -14,8 +16,24 @@ class DataError(LongtailError):
 
 
 class ArtifactError(LongtailError):
-    """A file that a stage made is missing, damaged, or belongs to other inputs."""
+    """A file that a stage makes is missing, damaged, or belongs to other inputs.
+
+    The message is ``PATH PROBLEM``. How to make the file again is left to whoever runs the stages.
+
+    Attributes:
+        path: the file, or the files joined by "and".
+        problem: the rest of the sentence, e.g. ``is missing``.
+        maker: the stage that makes the file, e.g. ``rebalance@crt``; None if no stage makes it.
+        missing: whether the file does not exist, so that the stage has not run yet.
+    """
+
+    def __init__(self, path: str | Path, problem: str, maker: str | None = None, missing: bool = False) -> None:
+        super().__init__(path, problem, maker, missing)  # all of them, so that a copy from another process is complete
+        self.path, self.problem, self.maker, self.missing = str(path), problem, maker, missing
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.problem}"
 
 
 class TrainingError(LongtailError):
-    """Training cannot go on, for example because the loss is not finite."""
+    """Training cannot continue, for example because the loss is not finite."""

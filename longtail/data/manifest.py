@@ -1,7 +1,9 @@
 """``data/prepared``: one common form for every dataset.
 
-``manifest.csv`` has a row an image (index, label, part, path, sha256), ``classes.csv`` the names in label order,
-``dataset.json`` what kind of set it is, and ``images.h5`` the pixels of a set that is held in memory.
+- ``manifest.csv`` has one row per image: index, label, part, path, sha256.
+- ``classes.csv`` has the class names in label order.
+- ``dataset.json`` has the fields of DatasetInfo.
+- ``images.h5`` has the pixels, if the dataset is held in memory.
 """
 
 import hashlib
@@ -22,14 +24,20 @@ MANIFEST_COLUMNS = ("index", "label", "part", "path", "sha256")
 _UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
 
 
+class ChangedImageError(DataError):
+    """An image file differs from the one that was prepared; ``maker`` is the stage that prepares it again."""
+
+    maker = STAGE
+
+
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What later stages must know of a prepared dataset.
+    """Properties of a prepared dataset that later stages need.
 
     Attributes:
         dataset: the value of the parameter ``dataset``.
-        storage: ``memory`` (images.h5) or ``paths`` (files below data_root).
-        image_size: side of the square that a network sees, in pixels.
+        storage: ``memory`` (pixels in images.h5) or ``paths`` (files below data_root).
+        image_size: side of the square image that the network gets, in pixels.
         channels: 1 or 3.
         num_classes: C.
     """
@@ -43,7 +51,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared dataset without its pixels; arrays have one row an image, in index order."""
+    """A prepared dataset without its pixels. Arrays have one row per image, in index order."""
 
     info: DatasetInfo
     class_names: tuple[str, ...]
@@ -59,7 +67,7 @@ def read_manifest(folder: Path) -> Manifest:
     classes = read_csv(folder / "classes.csv", made_by=STAGE, columns=("label", "name"), text=("name",))
     table = read_csv(folder / "manifest.csv", made_by=STAGE, columns=MANIFEST_COLUMNS, text=MANIFEST_COLUMNS[2:])
     if not np.array_equal(table["index"], np.arange(len(table))) or len(classes) != info.num_classes:
-        raise ArtifactError(f"{folder / 'manifest.csv'} is damaged; make it again with `dvc repro -f {STAGE}`")
+        raise ArtifactError(folder / "manifest.csv", "is damaged (its rows do not match classes.csv)", STAGE)
     return Manifest(
         info=info,
         class_names=tuple(classes["name"]),
@@ -71,23 +79,28 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def read_pixels(folder: Path) -> np.ndarray:
-    """(N, H, W, channels) uint8 of a set that is held in memory."""
+    """(N, H, W, channels) uint8: the pixels of a dataset that is held in memory."""
     return read_hdf5(folder / "images.h5", schema=IMAGES_SCHEMA, made_by=STAGE).datasets["images"]
 
 
 def read_verified(root: Path, path: str, sha256: str) -> bytes:
-    """The bytes of one image file, refused if they are not the ones that were prepared."""
+    """The bytes of one image file, after a check that it has not changed.
+
+    Raises:
+        ChangedImageError: the file differs from the one that was prepared.
+        DataError: the file cannot be read.
+    """
     try:
         content = (root / path).read_bytes()
     except OSError as error:
         raise DataError(f"image {root / path} cannot be read ({error.strerror}); if it moved, set data_root") from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DataError(f"image {root / path} has changed since it was prepared; run `dvc repro -f {STAGE}`")
+        raise ChangedImageError(f"image {root / path} has changed since it was prepared")
     return content
 
 
 def image_dimensions(content: bytes, name: Path) -> tuple[int, int]:
-    """(width, height) from the header; an unreadable one is a DataError that names it."""
+    """(width, height) from the header. Raises a DataError that names an unreadable file."""
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.size
@@ -96,11 +109,11 @@ def image_dimensions(content: bytes, name: Path) -> tuple[int, int]:
 
 
 def decode(content: bytes, name: Path) -> Image.Image:
-    """An RGB picture; an unreadable one is a DataError that names it."""
+    """An RGB picture. Raises a DataError that names an unreadable file."""
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip these to white
-                raise DataError(f"image {name} has mode {image.mode}; 8 bits a channel expected")
+            if image.mode.startswith(("I", "F")):  # Pillow would clip their values to white
+                raise DataError(f"image {name} must have 8 bits per channel, got mode {image.mode}")
             return image.convert("RGB")
     except _UNDECODABLE as error:
         if isinstance(error, DataError):

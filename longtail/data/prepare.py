@@ -1,6 +1,7 @@
-"""Bring a source into the common form of ``data/prepared``."""
+"""Write a source in the common form of ``data/prepared``."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -13,15 +14,16 @@ from PIL import Image
 
 from longtail.artifacts.hdf5 import write_hdf5
 from longtail.artifacts.tables import write_csv, write_json
-from longtail.core.errors import DataError
+from longtail.core.errors import ConfigError, DataError
 from longtail.core.progress import Progress
 from longtail.data.manifest import IMAGES_SCHEMA, MANIFEST_COLUMNS, DatasetInfo, decode, image_dimensions
 from longtail.data.sources.base import Source, check_labels
 
-MEMORY_BUDGET = 2**30
+MEMORY_BUDGET = 2**30  # bytes of pixels that `storage: auto` holds in memory
 SMALL_SIDE = 64
 PATH_SIDE = 224
 SMALL_MEDIAN = 128
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -34,25 +36,30 @@ def prepare(
         source: what a source module returned.
         folder: usually ``data/prepared``.
         dataset: recorded name.
-        image_size: side in pixels, or None for the source's own: an array keeps its size; files that are all squares of
-            one size up to 64 keep it, others become 64 in memory and 224 from paths.
-        storage: ``auto``, ``memory`` or ``paths``. auto holds files in memory when their median shorter side is at most
-            128 pixels and all of them fit in 1 GiB.
+        image_size: side in pixels, or None for the source's own size. Then an array keeps its size, and so do files
+            that are all squares of one size up to 64. Other files become 64 in memory and 224 from paths.
+        storage: ``auto``, ``memory`` or ``paths``. ``auto`` holds files in memory if their median shorter side is at
+            most 128 pixels and their pixels fit in 1 GiB. An array that is resized must fit in 1 GiB too, unless
+            ``memory`` is given.
         workers: decoding threads.
         progress: mode of the progress report.
 
     Raises:
-        DataError: an unreadable image (named), or a class or label that cannot be used.
+        ConfigError: image_size makes an array too large.
+        DataError: an image cannot be read (the message names it), or a class or label cannot be used.
     """
     check_labels(source.labels, source.class_names, f"dataset: {dataset}")
     digests: Sequence[str] = [""] * len(source.labels)
     pixels = source.images
     if source.images is not None:
         if storage == "paths":
-            raise DataError(f"storage: paths given, but dataset: {dataset} comes as an array; use auto or memory")
-        size, storage = image_size or source.images.shape[1], "memory"
+            raise DataError(f"storage must be auto or memory for dataset: {dataset}, which is an array, got paths")
+        size = image_size or source.images.shape[1]
         if size != source.images.shape[1]:
-            pixels = np.stack([_resize(image, size) for image in source.images])
+            if storage == "auto":
+                _check_memory(len(source.images), size, source.images.shape[3])
+            pixels = _resize_all(source.images, size)
+        storage = "memory"
     else:
         assert source.root is not None
         digests, sizes = _survey(source.root, source.paths, workers, progress)
@@ -94,13 +101,34 @@ def _choose(sizes: np.ndarray, image_size: int | None, storage: str) -> tuple[in
 
 
 def _decode_all(root: Path, paths: Sequence[str], size: int, workers: int, progress: str) -> np.ndarray:
-    def load(path: str) -> np.ndarray:
-        picture = decode(_read(root / path), root / path)
-        return np.asarray(
-            picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BILINEAR)
-        )
+    def load(row: int) -> None:
+        path = root / paths[row]
+        picture = decode(_read(path), path)
+        if picture.size != (size, size):
+            picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        pixels[row] = np.asarray(picture)
 
-    return np.stack(_in_threads(load, paths, workers, Progress(len(paths), "decoding images", progress)))
+    pixels = np.empty((len(paths), size, size, 3), np.uint8)
+    _in_threads(load, range(len(paths)), workers, Progress(len(paths), "decoding images", progress))
+    return pixels
+
+
+def _resize_all(images: np.ndarray, size: int) -> np.ndarray:
+    """(N, size, size, channels) uint8, allocated once."""
+    resized = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for row, image in enumerate(images):
+        resized[row] = _resize(image, size)
+    return resized
+
+
+def _check_memory(images: int, size: int, channels: int) -> None:
+    needed = images * size * size * channels
+    if needed > MEMORY_BUDGET:
+        largest = math.isqrt(MEMORY_BUDGET // (images * channels))
+        raise ConfigError(
+            f"image_size must be at most {largest} for {images} images in memory, got {size}, which needs {needed} "
+            f"bytes where {MEMORY_BUDGET} are allowed; set storage: memory to allow more"
+        )
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -115,8 +143,8 @@ def _read(path: Path) -> bytes:
         raise DataError(f"image {path} cannot be read: {error.strerror}") from error
 
 
-def _in_threads(function: Callable[[str], T], items: Sequence[str], workers: int, report: Progress) -> list[T]:
-    """``map`` in threads; order is kept and the first error, in order, is raised."""
+def _in_threads(function: Callable[[S], T], items: Sequence[S], workers: int, report: Progress) -> list[T]:
+    """``map`` in threads. Results keep their order, and so does the error that is raised if there are several."""
     results = []
     with report, ThreadPoolExecutor(max(1, workers)) as pool:
         try:

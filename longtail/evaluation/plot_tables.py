@@ -13,6 +13,7 @@ import pandas as pd
 
 from longtail.artifacts.head_files import HeadFile
 from longtail.artifacts.predictions import Predictions
+from longtail.core.head import LinearHead
 from longtail.evaluation.metrics import GROUPS, class_accuracy, group_means, group_of, percent, reliability_bins
 from longtail.evaluation.shots import Shots
 
@@ -168,11 +169,11 @@ def weight_norm(heads: Mapping[str, HeadFile], names: Sequence[str], counts: np.
                 "class": np.arange(len(counts)),
                 "name": list(names),
                 "count": counts,
-                "norm": _significant(np.linalg.norm(head.weight.astype(np.float64), axis=1)),
+                "norm": _significant(np.linalg.norm(head.head.weight.astype(np.float64), axis=1)),
             }
         )
         for method, head in heads.items()
-        if head.kind != "ncm"
+        if isinstance(head.head, LinearHead)
     ]
     empty = pd.DataFrame(columns=["method", "class", "name", "count", "norm"])
     return pd.concat(frames, ignore_index=True) if frames else empty

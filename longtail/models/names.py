@@ -1,28 +1,48 @@
-"""Names of backbones, known without torch."""
+"""Names of backbones, known without importing torch."""
 
-import importlib.util
 import re
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from longtail.core.params import refuse
 
 CIFAR_DEPTHS = (8, 20, 32, 44, 56, 110)
 STEM_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-OWN = (*(f"resnet{depth}" for depth in CIFAR_DEPTHS), *STEM_DEPTHS)
-RESNEXT152 = "resnext152_32x4d"  # of Kang et al. 2020; timm has its parts, but no model of this name
+OWN_NAMES = (*(f"resnet{depth}" for depth in CIFAR_DEPTHS), *STEM_DEPTHS)
+RESNEXT152 = "resnext152_32x4d"  # of Kang et al. 2020; built from timm's parts, which has no model of this name
 TIMM_PREFIX = "timm:"
+
+_DEPRECATIONS = re.compile(rb"^register_model_deprecations\(.*?\}\)", re.MULTILINE | re.DOTALL)
+
+
+def is_known_backbone(name: str) -> bool:
+    """Whether ``name`` is one of our backbones or a model of timm, perhaps with a tag (``resnet50.a1_in1k``).
+
+    timm's names come from its source files, because importing timm takes seconds.
+    """
+    if name in OWN_NAMES:
+        return True
+    name = name.removeprefix(TIMM_PREFIX)
+    return name == RESNEXT152 or _is_timm_model(name.partition(".")[0])
 
 
 @cache
-def timm_names() -> frozenset[str]:
-    """Names of all models that timm registers, read from its source: importing timm imports torch."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None or spec.origin is None:
-        return frozenset()
-    registered = re.compile(r"^@register_model\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-    files = (Path(spec.origin).parent / "models").glob("*.py")
-    return frozenset(name for path in files for name in registered.findall(path.read_text(encoding="utf-8")))
+def _is_timm_model(name: str) -> bool:
+    if not re.fullmatch(r"\w+", name):
+        return False
+    spec = find_spec("timm")
+    assert spec is not None and spec.submodule_search_locations is not None, "timm is a dependency"
+    word = name.encode()
+    registered = re.compile(rb"^@register_model\s*\n(?:@.*\n)*def %s\(" % word, re.MULTILINE)
+    renamed = re.compile(rb"""["']%s["']\s*:\s*["']""" % word)  # None instead of a name: removed from timm
+    for path in Path(spec.submodule_search_locations[0], "models").glob("*.py"):
+        source = path.read_bytes()
+        if word not in source:
+            continue
+        if registered.search(source) or any(renamed.search(block) for block in _DEPRECATIONS.findall(source)):
+            return True
+    return False
 
 
 def check_name(name: str, width: int | None = None) -> None:
@@ -31,10 +51,9 @@ def check_name(name: str, width: int | None = None) -> None:
     Raises:
         ConfigError: names ``train.backbone`` or ``train.width``.
     """
-    if name in OWN:
-        return
-    model = name.removeprefix(TIMM_PREFIX)
-    if model != RESNEXT152 and model.partition(".")[0] not in timm_names():
-        raise refuse("train.backbone", f"one of {', '.join(OWN)}, {RESNEXT152}, or the name of a timm model", name)
-    if width is not None:
+    if not is_known_backbone(name):
+        raise refuse(
+            "train.backbone", f"one of {', '.join(OWN_NAMES)}, {RESNEXT152}, or the name of a timm model", name
+        )
+    if width is not None and name not in OWN_NAMES:
         raise refuse("train.width", f"auto with train.backbone: {name}, a timm model of fixed width", width)

@@ -154,7 +154,8 @@ class PathImages:
         except DataError as error:
             traceback.clear_frames(error.__traceback__)  # else the loader lives on, and ends its workers by a timeout
             # A worker's error arrives with its traceback as the message; the sentence for the user is the last line.
-            raise DataError(str(error).strip().splitlines()[-1].partition("DataError: ")[2] or str(error)) from error
+            kind = type(error)
+            raise kind(str(error).strip().splitlines()[-1].partition(f"{kind.__name__}: ")[2] or str(error)) from error
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise

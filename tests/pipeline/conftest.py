@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from tests.conftest import REPAIRS, write_params
 from tests.imports import ROOT
 from tests.pipeline.helpers import BEFORE, write_image
 
-CARRIED = ("stages", "longtail", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore", ".dvc/config",
-           ".dvc/.gitignore", ".dvc/plots")  # fmt: skip
+CARRIED = ("stages", "longtail", "dvc.yaml", "metrics/dvc.yaml", "params.yaml", ".dvcignore", ".gitignore",
+           ".dvc/config", ".dvc/.gitignore", ".dvc/plots")  # fmt: skip
 BIN = Path(sys.executable).parent
 
 
@@ -49,14 +50,30 @@ class Project:
     def dvc(self, *arguments: str, check: bool = True) -> str:
         return self.call("dvc", *arguments, check=check)
 
+    def restore(self) -> None:
+        """Take back all edits of tracked files, and remove files that git neither tracks nor ignores."""
+        self.call("git", "checkout", "-q", ".")
+        self.call("git", "clean", "-fdq")
+        self.dvc("checkout", "--force")
+
+    def wait_for_queue(self) -> str:
+        """The status of the queue once nothing is left to run."""
+        for _ in range(240):
+            status = self.dvc("queue", "status")
+            if "Running" not in status and "Queued" not in status:
+                break
+            time.sleep(0.5)
+        return status
+
     def commit(self, message: str = "state") -> None:
         self.call("git", "add", "-A")
         self.call("git", "commit", "-qm", message)
 
 
 def stages_run(output: str) -> list[str]:
-    """The stages that dvc executed, in order."""
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+    """The stages that dvc executed, in order, without ``check``, which always runs."""
+    ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+    return [stage for stage in ran if stage != "check"]
 
 
 def copy_code(folder: Path) -> Project:

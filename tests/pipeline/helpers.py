@@ -15,7 +15,7 @@ from tests.conftest import write_params
 
 BEFORE = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
 OUTPUT_FOLDERS = ("data", "models", "features", "metrics")
-DLSA_OUTPUTS = ("models/dlsa.pt", "models/dlsa_routing.h5",
+DLSA_OUTPUTS = ("models/dlsa.safetensors", "models/dlsa_routing.h5",
                 "metrics/predictions/dlsa_control.h5", "metrics/predictions/dlsa.h5")  # fmt: skip
 BNS = {"pretrain": {"method": "bns", "epochs": 3}}
 
@@ -89,4 +89,6 @@ def pretrained(stage, folder: Path, *changes: dict) -> dict[str, bytes]:
     write_params(folder, BNS, *changes)
     for name in BEFORE[:3]:
         stage(name)
-    return {name: (folder / name).read_bytes() for name in ("models/pretrained.pt", "metrics/curves/pretrain.tsv")}
+    return {
+        name: (folder / name).read_bytes() for name in ("models/pretrained.safetensors", "metrics/curves/pretrain.tsv")
+    }

@@ -96,8 +96,8 @@ def damaged(path: str, how: str) -> bytes:
 def test_damaged_artifacts_are_refused_by_name_and_stage(tmp_path, pipeline, stage, how):
     pipeline("extract_features")
     readers = {
-        "models/pretrained.pt": ("train_backbone", "pretrain"),
-        "models/backbone.pt": ("extract_features", "train_backbone"),
+        "models/pretrained.safetensors": ("train_backbone", "pretrain"),
+        "models/backbone.safetensors": ("extract_features", "train_backbone"),
         "features/features_train.h5": ("rebalance joint", "extract_features"),
         "features/head.h5": ("rebalance joint", "extract_features"),
         "features/features_val.h5": ("train_dlsa", "extract_features"),
@@ -127,8 +127,8 @@ def test_error_of_a_stage_process_is_one_line_and_exit_status_1(tmp_path, stage)
     )
     assert result.returncode == 1 and result.stdout == ""
     assert result.stderr.splitlines() == [
-        "error: crt.epoch: unknown key (did you mean crt.epochs?); allowed here: mode, bn_mode, epochs, batch_size, "
-        "lr, momentum, weight_decay, samples_per_class, select"
+        "error: crt.epoch is not a key (did you mean crt.epochs?); allowed here: batch_size, bn_mode, epochs, lr, "
+        "mode, momentum, samples_per_class, select, weight_decay"
     ]
 
 

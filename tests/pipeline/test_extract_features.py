@@ -17,7 +17,7 @@ def test_features_and_head_give_the_networks_own_logits(tmp_path, pipeline):
     from longtail.augment.transforms import normalizer
     from longtail.data.manifest import read_pixels
 
-    backbone, head, meta, _ = load_backbone(Path("models/backbone.pt"), "train_backbone")
+    backbone, head, meta, _ = load_backbone(Path("models/backbone.safetensors"), "train_backbone")
     test, stored = read_features("features/features_test.h5"), read_head("features/head.h5", "extract_features")
     pixels = torch.from_numpy(read_pixels(Path("data/prepared"))[test.index]).permute(0, 3, 1, 2)
     images = normalizer(Transform.from_meta(meta["transform"]), torch.device("cpu"))(pixels)

@@ -21,12 +21,12 @@ from longtail.methods.ipdpp.finetuning import label_log_probability
 from longtail.methods.ipdpp.information import Information
 from longtail.methods.ipdpp.selection_file import read_selection
 from longtail.methods.ipdpp.structured import RankOneKDPP
-from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.classifier import Classifier, build_layer
 from longtail.models.stored import load_backbone
 from longtail.train.batches import open_part
 from longtail.train.extract import outputs
-from stages.common import PREPARED
-from stages.split_file import read_split
+from stages.data import read_split
+from stages.paths import PREPARED
 from tests.conftest import write_params
 from tests.pipeline.helpers import BEFORE, interrupt_save, known, refused, write_foreign, write_image
 
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 IPDPP_OUTPUTS = (
-    "models/ipdpp.pt",
+    "models/ipdpp.safetensors",
     "models/ipdpp_selection.h5",
     "data/ipdpp_subset.csv",
     "metrics/curves/finetune_ipdpp.tsv",
@@ -93,7 +93,7 @@ def test_subset_holds_min_k_and_n_c_images_of_each_class_in_every_round(trained,
 
 def test_round_0_is_drawn_by_the_backbones_own_head(trained, stage):
     finetune(stage, trained)
-    features, head = read_features(Path("features/features_train.h5")), read_head(Path("features/head.h5"), "x")
+    features, head = read_features(Path("features/features_train.h5")), read_head(Path("features/head.h5"), "x").head
     logits = features.features.astype(np.float64) @ head.weight.T + head.bias
     log_p = torch.log_softmax(torch.from_numpy(logits), dim=1).numpy()[np.arange(len(logits)), features.labels]
     stored = draws(trained)
@@ -130,15 +130,13 @@ def test_p_source_says_whose_probabilities_count(trained, stage, source, fixed):
 
 def part_images(index: np.ndarray):
     manifest = read_manifest(PREPARED)
-    meta = load_checkpoint(Path("models/ipdpp.pt"), "finetune_ipdpp")[1]
+    meta = load_checkpoint(Path("models/ipdpp.safetensors"), "finetune_ipdpp")[1]
     return open_part(manifest, PREPARED, None, index, Transform.from_meta(meta["transform"]), CPU, 0)
 
 
 def stored_model():
-    backbone, tensors, _, _ = load_backbone(Path("models/ipdpp.pt"), "finetune_ipdpp")
-    head = LinearHead(*tensors["weight"].shape[::-1])
-    head.load_state_dict(tensors)
-    return Classifier(backbone, head), part_images(read_split()[0].test)
+    backbone, head, _, _ = load_backbone(Path("models/ipdpp.safetensors"), "finetune_ipdpp")
+    return Classifier(backbone, build_layer(head)), part_images(read_split()[0].test)
 
 
 @pytest.mark.parametrize("kind", ["default", "encoder", "best_val"])
@@ -152,10 +150,10 @@ def test_stored_model_gives_the_predictions_of_the_table(trained, stage, kind):
 
 
 def test_frozen_encoder_stays_and_a_free_one_moves_in_all_its_weights(trained, stage):
-    before = load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0]
+    before = load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")[0]
 
     def moved() -> set[str]:
-        after = load_checkpoint(Path("models/ipdpp.pt"), "finetune_ipdpp")[0]
+        after = load_checkpoint(Path("models/ipdpp.safetensors"), "finetune_ipdpp")[0]
         return {name for name in before if name.startswith("backbone.") and not torch.equal(before[name], after[name])}
 
     finetune(stage, trained, freeze="encoder")
@@ -252,20 +250,18 @@ def test_image_files_are_finetuned(tmp_path, stage, freeze):
 def test_foreign_features_are_refused_by_finetuning(trained, stage):
     write_foreign(trained / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
     write_foreign(trained / "features", "test", np.repeat([0, 1, 2], 5))
-    refused(ArtifactError, lambda: stage("finetune_ipdpp"), "features_train.h5", "foreign")
+    refused(ArtifactError, lambda: stage("finetune_ipdpp"), "features_train.h5", "third-party")
 
 
 def test_features_of_another_backbone_are_refused_by_finetuning(trained, stage):
     write_params(trained, {"train": {"epochs": 1}})
     stage("train_backbone")
-    refused(ArtifactError, lambda: stage("finetune_ipdpp"), "backbone", "dvc repro extract_features")
+    refused(ArtifactError, lambda: stage("finetune_ipdpp"), "backbone", "dvc repro -f extract_features")
 
 
-def test_best_val_without_val_is_refused_by_finetuning(tmp_path, stage):
+def test_best_val_without_val_is_refused_by_the_first_stage(tmp_path, stage):
     write_params(tmp_path, {"val_per_class": 0, "ipdpp": {"select": "best_val"}})
-    for name in BEFORE:
-        stage(name)
-    refused(ConfigError, lambda: stage("finetune_ipdpp"), "ipdpp.select", "val_per_class")
+    refused(ConfigError, lambda: stage("prepare"), "ipdpp.select", "val_per_class")
 
 
 def test_policy_of_files_is_refused_by_name(trained, stage):
@@ -348,7 +344,7 @@ def test_damaged_checkpoint_of_one_run_names_the_stage_and_is_computed_anew(trai
     capsys.readouterr()
     assert finetune(stage, trained) == whole
     output = capsys.readouterr().out
-    assert "starting over" in output and "dvc repro -f finetune_ipdpp" in output
+    assert "starting over" in output
     assert output.count("resuming") == 1
 
 

@@ -55,7 +55,7 @@ def test_foreign_features_run_dlsa_and_a_table_of_its_two_rows(foreign, stage, c
     assert all({"many", "medium", "few"} <= set(row) for row in summary.values())
     assert summary["dlsa_control"]["macro"] > 60
     others = ", ".join((*REPAIRS, "ipdpp_uniform", "ipdpp"))
-    assert f"foreign features: {others} not run on them and left out" in capsys.readouterr().out
+    assert f"third-party features: left out since not run on them: {others}" in capsys.readouterr().out
     assert pd.read_csv("metrics/plots/tau_curve.csv").empty
     assert len(pd.read_csv("metrics/plots/dlsa_routes.csv"))
 
@@ -78,10 +78,10 @@ def test_foreign_val_chooses_where_it_is_there_and_a_slice_of_train_where_not(fo
 
 def test_foreign_val_changes_what_is_kept(foreign, stage):
     stage("train_dlsa")
-    without = Path("models/dlsa.pt").read_bytes()
+    without = Path("models/dlsa.safetensors").read_bytes()
     write_foreign(foreign, "val", np.repeat([0, 1, 2], 7))
     stage("train_dlsa")
-    assert Path("models/dlsa.pt").read_bytes() != without
+    assert Path("models/dlsa.safetensors").read_bytes() != without
 
 
 def test_foreign_features_take_neither_val_nor_head_of_ours(repaired, stage, capsys):
@@ -106,7 +106,7 @@ def test_foreign_table_takes_every_method_that_was_run_on_the_same_features(repa
     stage("evaluate")
     assert set(read_metrics("summary")) == {"ncm", "dlsa_control", "dlsa"}
     assert (
-        "joint, crt, tau, lws, logit_adjustment, ipdpp_uniform, ipdpp not run on them and left out"
+        "left out since not run on them: joint, crt, tau, lws, logit_adjustment, ipdpp_uniform, ipdpp"
         in capsys.readouterr().out
     )
 

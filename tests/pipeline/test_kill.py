@@ -32,20 +32,25 @@ BACKBONE = Work(
     "train_backbone",
     ("prepare", "subsample", "pretrain"),
     {"train": {"epochs": EPOCHS, "select": "best_val"}, "runtime": {"checkpoint_every": 2}},
-    ("models/backbone.pt", "metrics/curves/train_backbone.tsv"),
+    ("models/backbone.safetensors", "metrics/curves/train_backbone.tsv"),
 )
 DLSA = Work(
     "train_dlsa",
     (*BACKBONE.before, "train_backbone", "extract_features"),
     {"train": {"epochs": 1}, "dlsa": {"depth": 2, "epochs": 16, "flow_epochs": 8, "patience": 100}},
-    ("models/dlsa.pt", "models/dlsa_routing.h5", "metrics/predictions/dlsa_control.h5", "metrics/predictions/dlsa.h5"),
+    (
+        "models/dlsa.safetensors",
+        "models/dlsa_routing.h5",
+        "metrics/predictions/dlsa_control.h5",
+        "metrics/predictions/dlsa.h5",
+    ),
 )
 
 PRETRAIN = Work(
     "pretrain",
     ("prepare", "subsample"),
     {"pretrain": {"method": "bns", "epochs": 12, "bns": {"variant": "paper"}}, "runtime": {"checkpoint_every": 2}},
-    ("models/pretrained.pt", "metrics/curves/pretrain.tsv"),
+    ("models/pretrained.safetensors", "metrics/curves/pretrain.tsv"),
 )
 SMALL = {"train": {"epochs": 6, "width": 4}, "pretrain": {"epochs": 6}, "runtime": {"checkpoint_every": 2}}
 STATEFUL = {
@@ -66,7 +71,7 @@ FINETUNE = Work(
         "runtime": {"checkpoint_every": 3},
     },
     (
-        "models/ipdpp.pt",
+        "models/ipdpp.safetensors",
         "models/ipdpp_selection.h5",
         "data/ipdpp_subset.csv",
         "metrics/curves/finetune_ipdpp.tsv",
@@ -178,7 +183,7 @@ def check_killed_inside_an_atomic_write(ready: Ready, whole: dict[str, bytes], r
 
 @pytest.mark.parametrize("rename", [1, 2, 7, EPOCHS // 2, EPOCHS // 2 + 1, EPOCHS // 2 + 2])
 def test_killed_inside_an_atomic_write_gives_the_same_bytes(ready, rename):
-    """Checkpoints are renames 1 to 12, then come backbone.pt and the curves."""
+    """Checkpoints are renames 1 to 12, then come backbone.safetensors and the curves."""
     whole, _ = ready.finish()
     check_killed_inside_an_atomic_write(ready, whole, rename)
 

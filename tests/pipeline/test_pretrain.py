@@ -9,6 +9,7 @@ import torch
 
 from longtail.artifacts.checkpoints import load_checkpoint
 from longtail.core.errors import TrainingError
+from longtail.methods.pretraining import METHODS
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.models.stored import load_backbone
@@ -23,30 +24,36 @@ def test_pretraining_writes_the_same_bytes_twice_and_exports_the_backbone_alone(
     change = {"pretrain": {"bns": {"variant": variant}}}
     first = pretrained(stage, tmp_path, change)
     assert pretrained(stage, tmp_path, change) == first
-    tensors, meta, _ = load_checkpoint(Path("models/pretrained.pt"), "pretrain")
+    tensors, meta, _ = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")
     assert all(name.startswith("backbone.") for name in tensors)
     assert meta["pretrain"] == "bns"
     table = pd.read_csv("metrics/curves/pretrain.tsv", sep="\t")
     assert list(table["epoch"]) == [1, 2, 3] and {"loss", "positive_similarity"} <= set(table.columns)
 
 
+def seeded_weights(stage, folder):
+    write_params(folder)
+    for name in ("prepare", "subsample", "pretrain"):
+        stage(name)
+
+
 def test_pretraining_starts_from_the_seeded_weights_and_moves_them(tmp_path, stage):
-    pretrained(stage, tmp_path, {"pretrain": {"method": "none"}})
-    seeded = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    seeded_weights(stage, tmp_path)
+    seeded = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[0]
     assert Path("metrics/curves/pretrain.tsv").read_text().split() == ["epoch", "lr", "loss"]
     pretrained(stage, tmp_path, {"pretrain": {"lr": 1e-12, "weight_decay": 0.0}})
-    still = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    still = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[0]
     weights = [name for name in seeded if name.endswith("weight")]
     assert all(torch.allclose(seeded[name], still[name], atol=1e-6) for name in weights)
     pretrained(stage, tmp_path)
-    moved = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    moved = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[0]
     assert not any(torch.allclose(seeded[name], moved[name], atol=1e-4) for name in weights)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"normalize": "none"}], ids=str)
 def test_every_choice_beside_the_keys_of_pretraining_reaches_the_weights(tmp_path, stage, change):
-    first = pretrained(stage, tmp_path)["models/pretrained.pt"]
-    assert pretrained(stage, tmp_path, change)["models/pretrained.pt"] != first
+    first = pretrained(stage, tmp_path)["models/pretrained.safetensors"]
+    assert pretrained(stage, tmp_path, change)["models/pretrained.safetensors"] != first
 
 
 PRETRAIN_KEYS = {
@@ -78,17 +85,19 @@ METHOD_KEYS = {
 
 @pytest.mark.parametrize("key", PRETRAIN_KEYS)
 def test_every_key_of_pretraining_reaches_the_weights(tmp_path, stage, key):
-    first = known("pretrain", lambda: pretrained(stage, tmp_path))["models/pretrained.pt"]
-    assert pretrained(stage, tmp_path, {"pretrain": {key: PRETRAIN_KEYS[key]}})["models/pretrained.pt"] != first
+    first = known("pretrain", lambda: pretrained(stage, tmp_path))["models/pretrained.safetensors"]
+    assert (
+        pretrained(stage, tmp_path, {"pretrain": {key: PRETRAIN_KEYS[key]}})["models/pretrained.safetensors"] != first
+    )
 
 
 @pytest.mark.parametrize(("method", "key"), [(method, key) for method, keys in METHOD_KEYS.items() for key in keys])
 def test_every_key_of_a_method_of_pretraining_reaches_the_weights(tmp_path, stage, method, key):
     of_method = {"variant": "paper"} if key in ("extra_positives", "negatives") else {}
     base = {"pretrain": {"method": method, method: of_method}}
-    first = known(f"pretrain {base}", lambda: pretrained(stage, tmp_path, base))["models/pretrained.pt"]
+    first = known(f"pretrain {base}", lambda: pretrained(stage, tmp_path, base))["models/pretrained.safetensors"]
     changed = pretrained(stage, tmp_path, base, {"pretrain": {method: {key: METHOD_KEYS[method][key]}}})
-    assert changed["models/pretrained.pt"] != first
+    assert changed["models/pretrained.safetensors"] != first
 
 
 @pytest.mark.parametrize("method", ["rotation", "moco"])
@@ -96,32 +105,31 @@ def test_self_supervised_pretraining_moves_every_tensor_of_the_backbone_and_know
     """Weights and batch-norm buffers are other ones, the file holds nothing but the backbone, and the head that follows
     starts as it does without pretraining."""
     change = {"pretrain": {"method": method}}
-    pretrained(stage, tmp_path, {"pretrain": {"method": "none"}})
-    seeded = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
+    seeded_weights(stage, tmp_path)
+    seeded = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[0]
     first = pretrained(stage, tmp_path, change)
-    moved, meta, _ = load_checkpoint(Path("models/pretrained.pt"), "pretrain")
+    moved, meta, _ = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")
     assert moved.keys() == seeded.keys() and meta["pretrain"] == method
     assert not [name for name in moved if torch.equal(moved[name], seeded[name])]
     assert pretrained(stage, tmp_path, change) == first
     heads = {}
     for chosen in ("none", method):
         still = {"lr": 1e-30, "weight_decay": 0.0, "epochs": 1}
-        write_params(tmp_path, {"pretrain": {"method": chosen, "epochs": 1}, "train": still})
+        epochs = {} if chosen == "none" else {"epochs": 1}
+        write_params(tmp_path, {"pretrain": {"method": chosen, **epochs}, "train": still})
         for name in ("pretrain", "train_backbone"):
             stage(name)
-        _, heads[chosen], _, _ = load_backbone(Path("models/backbone.pt"), "train_backbone")
+        _, heads[chosen], _, _ = load_backbone(Path("models/backbone.safetensors"), "train_backbone")
     for name, tensor in heads["none"].items():
         assert torch.equal(tensor, heads[method][name]), name
 
 
 def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_path, stage):
-    from longtail.methods.objectives.pretraining import PRETRAINING
-
     labels = torch.arange(12) % 3
     images = torch.rand(2, 12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     found = {}
     for name in ("rotation", "moco"):
-        kind = PRETRAINING[name]
+        kind = METHODS.get(name).load()
         for order in (labels, labels.flip(0)):
             torch.manual_seed(0)
             objective = kind(Setting(3, np.array([4, 4, 4]), 16, 2, 0))
@@ -134,8 +142,8 @@ def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_p
 
 def test_momentum_of_pretraining_counts_with_sgd(tmp_path, stage):
     sgd = {"pretrain": {"optimizer": "sgd"}}
-    first = pretrained(stage, tmp_path, sgd)["models/pretrained.pt"]
-    assert pretrained(stage, tmp_path, sgd, {"pretrain": {"momentum": 0.5}})["models/pretrained.pt"] != first
+    first = pretrained(stage, tmp_path, sgd)["models/pretrained.safetensors"]
+    assert pretrained(stage, tmp_path, sgd, {"pretrain": {"momentum": 0.5}})["models/pretrained.safetensors"] != first
 
 
 def test_interrupted_pretraining_goes_on_and_gives_the_same_bytes(tmp_path, stage, monkeypatch, capsys):
@@ -164,4 +172,4 @@ def test_pretraining_on_image_files(tmp_path, stage):
 def test_diverging_pretraining_ends_with_its_name_and_leaves_no_output(tmp_path, stage):
     diverging = {"pretrain": {"lr": 1e30, "optimizer": "sgd", "weight_decay": 1.0}}
     refused(TrainingError, lambda: pretrained(stage, tmp_path, diverging), "pretrain (bns)", "lr")
-    assert not Path("models/pretrained.pt").exists()
+    assert not Path("models/pretrained.safetensors").exists()

@@ -79,7 +79,7 @@ def test_features_of_another_backbone_or_split_are_refused(tmp_path, pipeline, s
     stage("rebalance", "joint")
     write_params(tmp_path, {"seed": 3, "imb_factor": 50})
     stage("subsample")
-    refused(ArtifactError, lambda: stage("extract_features"), "backbone.pt", "another split")
+    refused(ArtifactError, lambda: stage("extract_features"), "backbone.safetensors", "another split")
 
 
 def test_unknown_method_is_refused(stage):
@@ -87,10 +87,9 @@ def test_unknown_method_is_refused(stage):
 
 
 @pytest.mark.parametrize("mode", ["cached", "online"])
-def test_repair_that_selects_on_val_without_val_is_refused(tmp_path, pipeline, stage, mode):
+def test_head_that_selects_on_val_without_val_is_refused_by_the_first_stage(tmp_path, stage, mode):
     write_params(tmp_path, {"val_per_class": 0, "crt": {"select": "best_val", "mode": mode}})
-    pipeline("extract_features")
-    refused(ConfigError, lambda: stage("rebalance", "crt"), "crt.select", "val_per_class")
+    refused(ConfigError, lambda: stage("prepare"), "crt.select", "val_per_class")
 
 
 def test_logit_adjustment_row_is_the_joint_one_less_the_log_prior(pipeline, stage):

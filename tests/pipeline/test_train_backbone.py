@@ -1,5 +1,6 @@
 """The stage train_backbone, and its linear probe: every key matters, and bad input is refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,14 @@ import pytest
 import torch
 
 from longtail.artifacts.checkpoints import load_checkpoint
-from longtail.core.config import Train
 from longtail.core.errors import ArtifactError, ConfigError, DataError
 from longtail.data.manifest import read_manifest
+from longtail.methods.objectives.params import TrainParams
 from longtail.models.factory import create_backbone
 from longtail.models.stored import save_backbone
 from longtail.train import loop as trainer
-from stages.common import PREPARED
-from stages.split_file import read_split
+from stages.data import read_split
+from stages.paths import PREPARED
 from tests.conftest import merged, write_params
 from tests.pipeline.helpers import BEFORE, BNS, digests, pretrained, refused, write_image
 
@@ -28,7 +29,7 @@ def test_another_seed_gives_another_backbone_on_the_same_split(tmp_path, pipelin
     stage("train_backbone")
     second = digests(tmp_path)
     assert {name for name in first if first[name] != second[name]} == {
-        "models/pretrained.pt", "models/backbone.pt", "metrics/curves/train_backbone.tsv"
+        "models/pretrained.safetensors", "models/backbone.safetensors", "metrics/curves/train_backbone.tsv"
     }  # fmt: skip
 
 
@@ -48,6 +49,15 @@ def test_image_that_changed_after_prepare_is_named_by_later_stages(tmp_path, ima
 
 def test_best_val_without_val_is_refused_before_training(tmp_path, stage):
     write_params(tmp_path, {"val_per_class": 0, "train": {"select": "best_val"}})
+    refused(ConfigError, lambda: stage("prepare"), "train.select", "val_per_class")
+
+
+def test_best_val_without_a_val_folder_is_refused_before_training(image_root, stage, tmp_path):
+    """Whether a folder has images for val is known once it has been read."""
+    own = {"dataset": "image_folder", "data_root": str(image_root), "imb_type": "natural", "val_per_class": 0}
+    write_params(tmp_path, own | {"train": {"select": "best_val"}})
+    shutil.rmtree(image_root / "val", ignore_errors=True)
+    (image_root / "val").mkdir()
     for name in ("prepare", "subsample", "pretrain"):
         stage(name)
     refused(ConfigError, lambda: stage("train_backbone"), "train.select", "val_per_class")
@@ -101,11 +111,11 @@ OBJECTIVE_CHANGES = {
     "class_balanced": {"objective": "class_balanced"},
     "ldam": {"objective": "ldam"},
     "balanced_softmax": {"objective": "balanced_softmax"},
-    "logit_adjustment": {"objective": "logit_adjustment", "adjustment": 0.5},
-    "focal_gamma": {"objective": "focal", "focal_gamma": 3.0},
-    "focal_released": {"objective": "focal", "focal_released": True, "rule": "reweight"},
+    "logit_adjustment": {"objective": "logit_adjustment", "logit_adjustment": {"adjustment": 0.5}},
+    "focal_gamma": {"objective": "focal", "focal": {"gamma": 3.0}},
+    "focal_released": {"objective": "focal", "focal": {"released": True}, "rule": "reweight"},
     "focal_weighted": {"objective": "focal", "rule": "reweight"},
-    "margin": {"objective": "ldam", "margin": 0.1},
+    "margin": {"objective": "ldam", "ldam": {"margin": 0.1}},
     "scale": {"objective": "ldam", "scale": 10.0},
     "resample": {"rule": "resample"},
     "reweight": {"rule": "reweight"},
@@ -125,7 +135,7 @@ def test_every_objective_rule_and_key_trains_a_backbone_of_its_own(tmp_path, sta
         for before in ("prepare", "subsample", "pretrain") if not weights else ():
             stage(before)
         stage("train_backbone")
-        tensors, meta, _ = load_checkpoint(Path("models/backbone.pt"), "train_backbone")
+        tensors, meta, _ = load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")
         weights[name] = tensors["head.weight"].numpy().tobytes()
         assert meta["head_kind"] == ("cosine" if name in ("ldam", "margin", "scale", "cosine") else "linear")
     assert weights.pop("class_balanced") == weights["reweight"]
@@ -170,7 +180,7 @@ def test_every_key_of_the_two_view_objectives_and_of_mixing_reaches_the_backbone
         for before in ("prepare", "subsample", "pretrain") if not found else ():
             stage(before)
         stage("train_backbone")
-        tensors, _, _ = load_checkpoint(Path("models/backbone.pt"), "train_backbone")
+        tensors, _, _ = load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")
         content = b"".join(tensor.numpy().tobytes() for name, tensor in sorted(tensors.items()))
         assert content not in found, f"{change} gives what {found[content]} gives"
         found[content] = change
@@ -205,7 +215,7 @@ def test_new_keys_of_training_reach_the_backbone(tmp_path, stage, key):
         write_params(tmp_path, {"train": {"epochs": 2} | change})
         for name in BEFORE[:4]:
             stage(name)
-        found.append(load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0])
+        found.append(load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")[0])
     assert any(not torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
@@ -216,43 +226,43 @@ def test_strength_of_the_jitter_matters_to_simclr_alone(tmp_path, stage, augment
         write_params(tmp_path, {"train": {"epochs": 2, "augment": augment, "jitter_strength": strength}})
         for name in BEFORE[:4]:
             stage(name)
-        found.append(Path("models/backbone.pt").read_bytes())
+        found.append(Path("models/backbone.safetensors").read_bytes())
     assert (found[0] != found[1]) == matters
 
 
 def test_probe_sees_plain_images_and_every_one_of_them_by_default(tmp_path, stage):
     pretrained(stage, tmp_path, {"train": {"frozen": True, "epochs": 30, "batch_size": 64}})
     stage("train_backbone")
-    assert load_checkpoint(Path("models/backbone.pt"), "train_backbone")[1]["transform"]["policy"] == "none"
-    dropping = Path("models/backbone.pt").read_bytes()
+    assert load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")[1]["transform"]["policy"] == "none"
+    dropping = Path("models/backbone.safetensors").read_bytes()
     write_params(tmp_path, BNS, {"train": {"frozen": True, "epochs": 30, "batch_size": 64, "drop_last": True}})
     stage("train_backbone")
-    assert Path("models/backbone.pt").read_bytes() != dropping
+    assert Path("models/backbone.safetensors").read_bytes() != dropping
 
 
 def test_pretrained_weights_of_another_split_or_other_channels_are_refused(tmp_path, stage):
     pretrained(stage, tmp_path)
     write_params(tmp_path, BNS, {"split_seed": 7})
     stage("subsample")
-    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.pt", "dvc repro pretrain")
+    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.safetensors", "dvc repro pretrain")
     write_params(tmp_path, {"split_seed": 7})
     stage("pretrain")
-    meta = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[1]
+    meta = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[1]
     backbone = create_backbone("resnet8", in_channels=3)
-    save_backbone(Path("models/pretrained.pt"), backbone, meta | {"channels": 3})
-    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.pt", "dvc repro pretrain")
+    save_backbone(Path("models/pretrained.safetensors"), backbone, meta | {"channels": 3})
+    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.safetensors", "dvc repro pretrain")
 
 
 def test_linear_probe_leaves_the_pretrained_backbone_as_it_is_with_its_statistics(tmp_path, stage, capsys):
     pretrained(stage, tmp_path, {"train": {"frozen": True}})
     stage("train_backbone")
-    assert "train.per_class: 10 images of each class at most, 70 of 304 images" in capsys.readouterr().out
-    before = load_checkpoint(Path("models/pretrained.pt"), "pretrain")[0]
-    after = load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0]
+    assert "train.per_class: at most 10 images per class, 70 of 304 images" in capsys.readouterr().out
+    before = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[0]
+    after = load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")[0]
     assert all(torch.equal(before[name], after[name]) for name in before)
     write_params(tmp_path, BNS, {"train": {"frozen": True, "bn_mode": "train"}})
     stage("train_backbone")
-    drifted = load_checkpoint(Path("models/backbone.pt"), "train_backbone")[0]
+    drifted = load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")[0]
     moved = {name for name in before if not torch.equal(before[name], drifted[name])}
     assert moved == {name for name in before if "running" in name or "num_batches" in name}
 
@@ -294,12 +304,12 @@ def test_per_class_trains_on_a_balanced_subset(tmp_path, stage, monkeypatch, tra
     ],
 )
 def test_probe_is_trained_on_the_published_number_of_images(counts, size, total):
-    from stages.train_backbone import subset
+    from stages.train_backbone import draw_subset
 
     labels = np.repeat(np.arange(len(counts)), counts)
     shuffled = np.random.default_rng(0).permutation(len(labels))
-    config = Train(frozen=True, per_class=size)
-    chosen = subset(shuffled, labels, config, seed=0)
+    config = TrainParams(frozen=True, per_class=size)
+    chosen = draw_subset(shuffled, labels, config, seed=0)
     assert len(chosen) == len(set(chosen)) == total
     assert np.array_equal(np.bincount(labels[chosen]), np.minimum(counts, size))
-    assert not np.array_equal(chosen, subset(shuffled, labels, config, seed=1))
+    assert not np.array_equal(chosen, draw_subset(shuffled, labels, config, seed=1))

@@ -48,7 +48,7 @@ def test_stored_dlsa_gives_the_routes_and_predictions_of_the_tables(repaired, st
 
     write_params(repaired, {"dlsa": DLSA_KINDS[kind]})
     stage("train_dlsa")
-    chain, meta = load_chain("models/dlsa.pt")
+    chain, meta = load_chain("models/dlsa.safetensors")
     test = read_features("features/features_test.h5")
     rows = torch.from_numpy(test.features)
     table = read_predictions("metrics/predictions/dlsa.h5", "train_dlsa")
@@ -135,7 +135,7 @@ def test_published_configuration_runs_on_small_data_with_its_own_values(repaired
 
     write_params(repaired, {"dlsa": {"preset": preset, "epochs": 2, "flow_epochs": 2}})
     stage("train_dlsa")
-    chain, meta = load_chain("models/dlsa.pt")
+    chain, meta = load_chain("models/dlsa.safetensors")
     assert chain.settings == Settings(**{**PUBLISHED[preset], "epochs": 2, "flow_epochs": 2})
     assert chain.depth == PUBLISHED[preset].get("depth", 1) and meta["preset"] == preset
     stage("evaluate")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from longtail.core.head import LinearHead, unit_rows
 from longtail.core.seeds import derive_seed
 from longtail.methods.dlsa.classifiers import RouteHead
 from longtail.methods.dlsa.filter import FlowFilter, host
@@ -18,7 +19,7 @@ from longtail.methods.dlsa.flow_training import FlowHistory, Rows, can_train, fr
 from longtail.methods.dlsa.head_training import BLOCK_ROWS, HeadHistory, RoutedRows, train_head
 from longtail.methods.dlsa.routing import cluster_prior, random_scores, threshold
 from longtail.methods.dlsa.settings import Settings
-from longtail.methods.heads.base import LinearHead, fit_linear_head, unit_rows
+from longtail.methods.heads.base import fit_linear_head
 from longtail.train.checkpointing import Stash
 
 LOG = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from longtail.core.errors import ConfigError, DataError
+from longtail.core.head import LinearHead
 from longtail.core.params import keys_of
 from longtail.methods.dlsa.chain import Chain, Routing, fit_chain
 from longtail.methods.dlsa.flow_training import Rows
@@ -15,7 +16,6 @@ from longtail.methods.dlsa.settings import Settings, resolve
 from longtail.methods.heads.base import (
     HeadClassifier,
     LikelihoodMixin,
-    LinearHead,
     as_linear_head,
     fifth_of_each_class,
     seed_of,

@@ -1,4 +1,4 @@
-"""What DLSA's flows said of every row, and how they were trained: ``models/dlsa_routing.h5``.
+"""DLSA's routes, likelihoods and clusters of every row, and its training curves: ``models/dlsa_routing.h5``.
 
 Shape legend: N rows of a part, L levels, E epochs, C classes, K clusters.
 """
@@ -12,18 +12,18 @@ from longtail.artifacts.digest import Scalar
 from longtail.artifacts.hdf5 import read_hdf5, write_hdf5
 from longtail.core.errors import ArtifactError
 
-SCHEMA = "longtail/routing/1"
+SCHEMA = "longtail/routing/2"
 _COLUMNS = ("index", "label", "route", "log_likelihood", "cluster")
 
 
 @dataclass(frozen=True)
 class RoutedPart:
-    """Rows of one split part.
+    """Rows of one part of the split.
 
     Attributes:
-        index, label: (N,) int64, row of the image in the dataset, and its class.
-        route: (N,) int64: 1..L for the level that decides the row, L+1 for the regular classifier.
-        log_likelihood: (N, L) float, nats, under the flow of each level.
+        index, label: (N,) int64, the row of each image in the dataset, and its class.
+        route: (N,) int64, 1..L for the level that decides the row, L+1 for the regular classifier.
+        log_likelihood: (N, L) float, in nats, under the flow of each level.
         cluster: (N, L) int64 in 0..K-1.
     """
 
@@ -36,7 +36,7 @@ class RoutedPart:
 
 @dataclass(frozen=True)
 class RoutingFile:
-    """All of the file.
+    """The content of the file.
 
     Attributes:
         depth, num_clusters, split_digest: L, K, and the split that the rows belong to (empty for foreign features).
@@ -45,7 +45,8 @@ class RoutingFile:
         parts: ``train``, ``test`` and, where there is one, ``val``.
         histories: training curves by name: ``flow/LEVEL/COLUMN`` (E,), ``flow/LEVEL/log_likelihood/PART`` (E, C) class
             means, NaN for classes without rows, ``head/ROUTE/COLUMN`` and ``control/COLUMN`` (E,).
-        notes: how it came about, such as the epochs kept.
+        notes: what was chosen, and on which rows, e.g. the epochs that were kept.
+        control_notes: the same of the control, the head without a flow.
     """
 
     depth: int
@@ -56,10 +57,11 @@ class RoutingFile:
     parts: dict[str, RoutedPart]
     histories: dict[str, np.ndarray] = field(default_factory=dict)
     notes: dict[str, Scalar] = field(default_factory=dict)
+    control_notes: dict[str, Scalar] = field(default_factory=dict)
 
 
-def write_routing(path: str | Path, routing: RoutingFile) -> str:
-    """Write the file and return its content digest."""
+def write_routing(path: str | Path, routing: RoutingFile) -> None:
+    """Write the file."""
     datasets = {f"parts/{name}/{c}": getattr(part, c) for name, part in routing.parts.items() for c in _COLUMNS}
     datasets |= {f"histories/{name}": values for name, values in routing.histories.items()}
     datasets |= {"train_counts": routing.train_counts, "thresholds": routing.thresholds}
@@ -69,14 +71,15 @@ def write_routing(path: str | Path, routing: RoutingFile) -> str:
         "split_digest": routing.split_digest,
     }
     attributes |= {f"note:{name}": value for name, value in routing.notes.items()}
-    return write_hdf5(path, datasets, attributes, schema=SCHEMA)
+    attributes |= {f"control_note:{name}": value for name, value in routing.control_notes.items()}
+    write_hdf5(path, datasets, attributes, schema=SCHEMA)
 
 
 def read_routing(path: str | Path, made_by: str) -> RoutingFile:
     """Read and verify the file.
 
     Raises:
-        ArtifactError: missing, damaged or incomplete; names the file and ``made_by``, the stage that writes it.
+        ArtifactError: the file is missing, damaged or incomplete; ``maker`` is ``made_by``.
     """
     content = read_hdf5(path, schema=SCHEMA, made_by=made_by)
     data, attributes = content.datasets, content.attributes
@@ -85,7 +88,7 @@ def read_routing(path: str | Path, made_by: str) -> RoutingFile:
     wanted += ["train_counts", "thresholds", "depth", "num_clusters", "split_digest"]
     missing = sorted(name for name in wanted if name not in data and name not in attributes)
     if missing:
-        raise ArtifactError(f"{path} lacks {', '.join(missing)}; make it again with `dvc repro -f {made_by}`")
+        raise ArtifactError(path, f"lacks {', '.join(missing)}", made_by)
     return RoutingFile(
         depth=int(attributes["depth"]),
         num_clusters=int(attributes["num_clusters"]),
@@ -95,4 +98,7 @@ def read_routing(path: str | Path, made_by: str) -> RoutingFile:
         parts={part: RoutedPart(*(data[f"parts/{part}/{column}"] for column in _COLUMNS)) for part in names},
         histories={n.removeprefix("histories/"): v for n, v in data.items() if n.startswith("histories/")},
         notes={n.removeprefix("note:"): v for n, v in attributes.items() if n.startswith("note:")},
+        control_notes={
+            n.removeprefix("control_note:"): v for n, v in attributes.items() if n.startswith("control_note:")
+        },
     )

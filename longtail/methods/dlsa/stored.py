@@ -1,4 +1,4 @@
-"""A trained chain on disk: ``models/dlsa.pt``."""
+"""A trained DLSA model on disk."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,6 +17,8 @@ from longtail.methods.dlsa.flow_training import FlowHistory
 from longtail.methods.dlsa.head_training import HeadHistory
 from longtail.methods.dlsa.settings import Settings
 from longtail.train.checkpointing import below, with_prefix
+
+STAGE = "train_dlsa"
 
 
 def save_chain(path: str | Path, chain: Chain, meta: Mapping[str, Any]) -> str:
@@ -45,14 +47,14 @@ def save_chain(path: str | Path, chain: Chain, meta: Mapping[str, Any]) -> str:
 
 
 def load_chain(path: str | Path, device: str | torch.device = "cpu") -> tuple[Chain, dict[str, Any]]:
-    """Read what ``save_chain`` wrote: a chain that routes and scores rows, with empty histories, and its ``meta``.
+    """Read a file of ``save_chain``: a chain that can route and score rows, with empty histories, and its ``meta``.
 
     Raises:
-        ArtifactError: the file is missing, damaged or something else.
+        ArtifactError: the file is missing or damaged, or holds no DLSA model.
     """
-    tensors, stored, _ = load_checkpoint(path, "train_dlsa")
+    tensors, stored, _ = load_checkpoint(path, STAGE)
     if "chain" not in stored:
-        raise ArtifactError(f"{path} holds no chain of DLSA; make it again with `dvc repro -f train_dlsa`")
+        raise ArtifactError(path, "holds no DLSA model", STAGE)
     content = stored["chain"]
     settings, width = Settings(**content["settings"]), content["width"]
     chain = Chain(settings, content["num_classes"], content["seed"], content["unit_input"])

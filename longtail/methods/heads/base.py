@@ -5,7 +5,6 @@ A head never holds a second copy of X: whatever needs one works on blocks of row
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,54 +14,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from longtail.core.errors import ConfigError, DataError
+from longtail.core.head import LinearHead
 from longtail.core.seeds import generator
 
 BLOCK_BYTES = 64 * 2**20
 HELD_OUT_FRACTION = 5  # one row in five
-NORM_FLOOR = 1e-12  # a row with a smaller norm counts as zero and stays zero when normalised
-
-
-@dataclass(frozen=True, eq=False)
-class LinearHead:
-    """A prediction head on features x (D,).
-
-    kind "linear": x W^T + b. kind "cosine": scale * cos(x, W[c]), without bias; a zero x or a zero row scores 0.
-    weight: (C, D) float; bias: (C,) float or None.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray | None = None
-    kind: str = "linear"
-    scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("linear", "cosine"):
-            raise DataError(f"a head's kind must be 'linear' or 'cosine', got {self.kind!r}")
-        if self.weight.ndim != 2 or not np.issubdtype(self.weight.dtype, np.floating):
-            raise DataError(
-                f"a head's weight must be a (C, D) float array, got {self.weight.dtype} of shape {self.weight.shape}"
-            )
-        if self.kind == "cosine" and self.bias is not None:
-            raise DataError("a cosine head has no bias")
-        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
-            raise DataError(f"a head's bias must be ({len(self.weight)},) like its weight, got {self.bias.shape}")
-        if not np.isfinite(self.weight).all() or (self.bias is not None and not np.isfinite(self.bias).all()):
-            raise DataError("a head's weight and bias must be finite")
-
-    @property
-    def unit_input(self) -> bool:
-        """Whether the head acts on x / ||x|| instead of x."""
-        return self.kind == "cosine"
-
-    def effective_weight(self) -> np.ndarray:
-        """(C, D): the matrix whose product with the (for "cosine": normalised) features gives the scores less bias."""
-        if self.kind == "linear":
-            return self.weight
-        return (self.scale * unit_rows(self.weight)).astype(self.weight.dtype, copy=False)
-
-    def scores(self, X: np.ndarray) -> np.ndarray:
-        """(N, C) scores of the rows of X (N, D)."""
-        return linear_scores(X, self.effective_weight(), self.bias, self.unit_input)
 
 
 def as_linear_head(head: Any) -> LinearHead:
@@ -80,17 +36,6 @@ def as_linear_head(head: Any) -> LinearHead:
     else:
         raise DataError(f"head must be None, a LinearHead or a (weight, bias) pair, got {type(head).__name__}")
     return LinearHead(np.asarray(weight), None if bias is None else np.asarray(bias), kind, float(scale))
-
-
-def unit_rows(matrix: np.ndarray) -> np.ndarray:
-    """Rows divided by their Euclidean norm; zero rows stay zero."""
-    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), NORM_FLOOR).astype(matrix.dtype)
-
-
-def linear_scores(X: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, unit_input: bool) -> np.ndarray:
-    """(N, C): x W^T + b, or the same of x / ||x||."""
-    scores = (unit_rows(X) if unit_input else X) @ weight.T
-    return scores if bias is None else scores + bias
 
 
 def fit_linear_head(X: np.ndarray, y: np.ndarray, num_classes: int) -> LinearHead:
@@ -209,27 +154,34 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
 
 
 class LinearFormMixin:
-    """Scores of heads that end as weight and bias.
+    """Scores of estimators that end as one linear head.
 
-    ``linear_head_``: what the head started from; ``weight_`` (C, D); ``bias_`` (C,) or None; ``unit_input_``: True
-    where it started from a cosine head, then weight_ acts on x / ||x||.
+    Learned: ``linear_head_``, the head they started from, and ``head_``, the head that gives the scores. ``weight_``
+    (C, D), ``bias_`` (C,) or None, and ``unit_input_`` are those of ``head_``, which acts on x / ||x|| if the estimator
+    started from a cosine head.
     """
 
     linear_head_: LinearHead
-    weight_: np.ndarray
-    bias_: np.ndarray | None
-    unit_input_: bool
+    head_: LinearHead
+
+    @property
+    def weight_(self) -> np.ndarray:
+        return self.head_.weight
+
+    @property
+    def bias_(self) -> np.ndarray | None:
+        return self.head_.bias
+
+    @property
+    def unit_input_(self) -> bool:
+        return self.head_.unit_input
 
     def _block_scores(self, X: np.ndarray) -> np.ndarray:
-        return linear_scores(X, self.weight_, self.bias_, self.unit_input_)
-
-    def stored_form(self) -> tuple[str, np.ndarray, np.ndarray | None]:
-        """Kind, weight (C, D) and bias (C,) or None, as a head file holds them."""
-        return "unit" if self.unit_input_ else "linear", self.weight_, self.bias_
+        return self.head_.scores(X)
 
     def _set_linear_form(self, start: LinearHead, weight: np.ndarray, bias: np.ndarray | None) -> Self:
-        self.linear_head_, self.unit_input_ = start, start.unit_input
-        self.weight_, self.bias_ = weight, bias
+        self.linear_head_ = start
+        self.head_ = LinearHead(weight, bias, "unit" if start.unit_input else "linear")
         return self
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from longtail.core.head import unit_rows
 from longtail.core.params import key
 from longtail.methods.heads import HeadEntry
-from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, row_blocks, seed_of, unit_rows
+from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, row_blocks, seed_of
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
 from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, ScaleScorer
 from longtail.train.device import to_device

@@ -15,9 +15,10 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 from scipy.sparse import csr_array
 
+from longtail.core.head import NORM_FLOOR, ClassMeans, unit_rows
 from longtail.core.params import Group, key
 from longtail.methods.heads import HeadEntry
-from longtail.methods.heads.base import NORM_FLOOR, HeadClassifier, unit_rows
+from longtail.methods.heads.base import HeadClassifier
 
 CACHED_BYTES = 2**20
 
@@ -52,8 +53,10 @@ class NCM(HeadClassifier):
         self.centroids_ = sums / counts[:, None]
         return self
 
-    def stored_form(self) -> tuple[str, np.ndarray, np.ndarray | None]:
-        return "ncm", self.centroids_, None
+    @property
+    def head_(self) -> ClassMeans:
+        """The class means, as a head file holds them."""
+        return ClassMeans(self.centroids_, self.mean_)
 
     def _class_sums(self, X: np.ndarray, y: np.ndarray, shift: np.ndarray | None) -> np.ndarray:
         """(C, D) float64: per-class sums of the rows, or, given ``shift`` (D,), of the unit vectors along X - shift."""
@@ -151,5 +154,4 @@ HEAD = HeadEntry(
     rank=10,
     likelihood=False,
     notes=lambda ncm, params: {"feature": params.feature, "distance": params.distance},
-    arrays=lambda ncm, params: {"mean": ncm.mean_},
 )

@@ -13,17 +13,16 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from longtail.core.head import LinearHead, unit_rows
 from longtail.core.params import Auto, Group, key, only_with
 from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import (
     HeadClassifier,
     LinearFormMixin,
-    LinearHead,
     fifth_of_each_class,
     fit_linear_head,
     row_blocks,
     seed_of,
-    unit_rows,
 )
 
 WITHOUT_SELECTION = 1.0  # unit rows: the parameter-free member of the family

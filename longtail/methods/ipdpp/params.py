@@ -29,7 +29,6 @@ class IpdppParams(TrainingParams):
         "whose probabilities are used: the backbone's own `head`, or the current `model`. auto: the head in round "
         "0, then "
         "the model",
-        unused=only_with(sampler=("ipdpp", "feature_kdpp")),
     )
     beta: float = key(
         0.0,

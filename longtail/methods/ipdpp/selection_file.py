@@ -13,7 +13,7 @@ from longtail.artifacts.digest import Scalar
 from longtail.artifacts.hdf5 import read_hdf5, write_hdf5
 from longtail.core.errors import ArtifactError
 
-SCHEMA = "longtail/selection/1"
+SCHEMA = "longtail/selection/2"
 _PER_IMAGE = ("index", "label")
 _PER_ROUND = ("log_probability", "inclusion_probability")
 _DRAWS = ("selected", "control")
@@ -32,7 +32,8 @@ class SelectionFile:
         log_probability: (R, N) float64, log-probability of the image's own label in nats, from the model at that time.
         inclusion_probability: (R, N) float64, the probability that each image is drawn; 1 in a class kept whole.
         selected, control: (R, N) bool, the images drawn by IP-DPP and by the uniform control.
-        notes: settings that the file was made with.
+        notes: what was chosen, and on which rows.
+        control_notes: the same for the uniform control.
     """
 
     split_digest: str
@@ -45,17 +46,19 @@ class SelectionFile:
     selected: np.ndarray
     control: np.ndarray
     notes: dict[str, Scalar] = field(default_factory=dict)
+    control_notes: dict[str, Scalar] = field(default_factory=dict)
 
 
-def write_selection(path: str | Path, selection: SelectionFile) -> str:
-    """Write the file and return its content digest."""
+def write_selection(path: str | Path, selection: SelectionFile) -> None:
+    """Write the file."""
     datasets = {name: getattr(selection, name) for name in _DATASETS}
     # HDF5 has no boolean type; h5py would store its own enumeration.
     datasets |= {name: datasets[name].astype(np.uint8) for name in _DRAWS}
     assert _find_inconsistency(datasets) is None, _find_inconsistency(datasets)
     attributes: dict[str, Scalar] = {"split_digest": selection.split_digest}
     attributes |= {f"note:{name}": value for name, value in selection.notes.items()}
-    return write_hdf5(path, datasets, attributes, schema=SCHEMA)
+    attributes |= {f"control_note:{name}": value for name, value in selection.control_notes.items()}
+    write_hdf5(path, datasets, attributes, schema=SCHEMA)
 
 
 def read_selection(path: str | Path, made_by: str) -> SelectionFile:
@@ -70,11 +73,14 @@ def read_selection(path: str | Path, made_by: str) -> SelectionFile:
     missing = sorted(name for name in (*_DATASETS, "split_digest") if name not in data and name not in attributes)
     fault = f"lacks {', '.join(missing)}" if missing else _find_inconsistency(data)
     if fault:
-        raise ArtifactError(f"{path} {fault}; make it again with `dvc repro -f {made_by}`")
+        raise ArtifactError(path, fault, made_by)
     return SelectionFile(
         split_digest=str(attributes["split_digest"]),
         **{name: data[name].astype(bool) if name in _DRAWS else data[name] for name in _DATASETS},
         notes={n.removeprefix("note:"): v for n, v in attributes.items() if n.startswith("note:")},
+        control_notes={
+            n.removeprefix("control_note:"): v for n, v in attributes.items() if n.startswith("control_note:")
+        },
     )
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from longtail.core.config import Shots
 
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.artifacts.predictions import Predictions, build_predictions, write_predictions
-from longtail.core.config import Shots
 from longtail.core.errors import ArtifactError
+from longtail.core.head import ClassMeans, LinearHead
 from longtail.evaluation.plot_tables import (
     accuracy_by_group,
     class_profile,
@@ -48,11 +49,9 @@ def table() -> Predictions:
 
 
 def head(kind: str = "linear", extra: dict[str, np.ndarray] | None = None) -> HeadFile:
+    weight = np.array([[3, 4], [0, 2], [1.2, -0.5]], dtype=np.float32)
     return HeadFile(
-        kind=kind,
-        weight=np.array([[3, 4], [0, 2], [1.2, -0.5]], dtype=np.float32),
-        bias=None,
-        scale=1.0,
+        head=ClassMeans(weight, weight[0]) if kind == "ncm" else LinearHead(weight, None, kind),
         method="tau",
         split_digest="s",
         backbone_digest="b",

@@ -1,7 +1,11 @@
 """Backbones and heads: the published sizes, shapes and initial weights, and what a checkpoint must fit."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,10 +13,13 @@ from torch.nn import functional as F
 
 from longtail.artifacts.checkpoints import load_checkpoint, save_checkpoint
 from longtail.core.errors import ArtifactError, ConfigError
-from longtail.models.classifier import Classifier, CosineHead, LinearHead, ScaledHead, create_head
-from longtail.models.factory import BACKBONES, create_backbone
+from longtail.core.head import LinearHead
+from longtail.models.classifier import Classifier, CosineLayer, LinearLayer, ScaledLayer, build_layer, create_head
+from longtail.models.factory import BACKBONES, check_backbone, create_backbone
+from longtail.models.names import OWN_NAMES, RESNEXT152, is_known_backbone
 from longtail.models.resnet import CifarResNet, count_macs, count_parameters
 from longtail.models.stored import load_backbone, save_backbone
+from tests.refusals import refused
 
 CIFAR_WITH_HEAD = {"resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018, "resnet110": 1_727_962}
 BLOCKS = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
@@ -53,7 +60,7 @@ def test_cifar_resnets_have_the_published_parameters(name):
     backbone = on_meta(name)
     assert backbone.num_features == 64
     assert count_parameters(backbone) + 64 * 10 + 10 == CIFAR_WITH_HEAD[name]
-    assert count_parameters(backbone) + count_parameters(CosineHead(64, 10, 30.0)) == CIFAR_WITH_HEAD[name] - 10
+    assert count_parameters(backbone) + count_parameters(CosineLayer(64, 10, 30.0)) == CIFAR_WITH_HEAD[name] - 10
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -71,7 +78,7 @@ def test_cifar_resnets_have_6n_plus_2_layers(name):
 def test_stem_resnets_have_the_published_parameters(name, parameters, classes, with_head):
     backbone = on_meta(name)
     assert count_parameters(backbone) == parameters
-    assert count_parameters(backbone) + count_parameters(LinearHead(512, classes)) == with_head
+    assert count_parameters(backbone) + count_parameters(LinearLayer(512, classes)) == with_head
     assert backbone.num_features == 512
 
 
@@ -90,14 +97,14 @@ def test_timm_trunks_have_the_published_parameters_and_batch_norms(name):
 def test_resnets_of_one_name_differ_by_their_width(name, width, expected):
     """GLMC's ResNet-32 of 64 channels has 7.44 million parameters."""
     with torch.device("meta"):
-        model = Classifier(create_backbone(name, in_channels=3, width=width), LinearHead(4 * (width or 16), 10))
+        model = Classifier(create_backbone(name, in_channels=3, width=width), LinearLayer(4 * (width or 16), 10))
         if name == "resnet34":
-            model.head = LinearHead(512, 10)
+            model.head = LinearLayer(512, 10)
     assert count_parameters(model) == pytest.approx(expected, rel=0.01)
 
 
 def test_macs_of_resnet32_are_the_published_69_million():
-    assert count_macs(Classifier(build("resnet32"), LinearHead(64, 10)), 3, 32) == pytest.approx(69e6, rel=0.01)
+    assert count_macs(Classifier(build("resnet32"), LinearLayer(64, 10)), 3, 32) == pytest.approx(69e6, rel=0.01)
 
 
 def test_counting_macs_leaves_the_model_as_it_is():
@@ -116,7 +123,7 @@ def test_width_scales_every_stage(name):
 
 
 def test_frozen_parameters_are_counted_too():
-    head = LinearHead(4, 3)
+    head = LinearLayer(4, 3)
     head.weight.requires_grad_(False)
     assert count_parameters(head) == 15
 
@@ -217,7 +224,8 @@ def test_unknown_backbone_is_refused_with_the_known_ones(name):
     with pytest.raises(ConfigError) as caught:
         build(name)
     message = str(caught.value)
-    assert message.startswith(f"train.backbone: {name!r} is unknown; use one of resnet8, resnet20, resnet32")
+    assert message.startswith("train.backbone must be one of resnet8, resnet20, resnet32")
+    assert message.endswith(f"got {name!r}")
     assert message.endswith("or the name of a timm model")
 
 
@@ -229,7 +237,7 @@ def test_prefix_chooses_timms_model_of_the_same_name():
 
 
 def test_width_of_a_timm_model_is_refused():
-    with pytest.raises(ConfigError, match=r"train\.width: 8 given, but resnet50 is a timm model .*; use auto"):
+    with pytest.raises(ConfigError, match=r"train\.width must be auto for the timm model resnet50, .* got 8"):
         build("resnet50", width=8)
 
 
@@ -242,13 +250,8 @@ def test_depth_must_be_6n_plus_2():
 
 
 def head_scores(head: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Scores as the readers of a head file compute them from kind, scale, weight and bias."""
-    weight, bias = head.export()
-    if head.kind == "cosine":
-        assert bias is None
-        return head.scale * F.normalize(x) @ F.normalize(weight).T
-    x = F.normalize(x) if head.kind == "unit" else x
-    return x @ weight.T + (0 if bias is None else bias)
+    """Scores of the exported head, without torch."""
+    return torch.from_numpy(head.export().scores(x.numpy()))
 
 
 @pytest.fixture
@@ -260,9 +263,23 @@ def x() -> torch.Tensor:
 def test_exported_head_gives_the_scores_of_forward(kind, x):
     torch.manual_seed(0)
     head = create_head(kind, 5, 4, scale=16.0)
-    assert head.kind == kind
+    assert head.export().kind == kind
     torch.testing.assert_close(head_scores(head, x), head(x).detach())
-    assert not any(part is not None and part.requires_grad for part in head.export())
+    torch.testing.assert_close(build_layer(head.export())(x), head(x))
+
+
+def test_exported_head_does_not_change_with_the_layer():
+    head = create_head("linear", 5, 4)
+    exported = head.export()
+    before = exported.weight.copy()
+    with torch.no_grad():
+        head.weight.zero_()
+    assert np.array_equal(exported.weight, before)
+
+
+def test_layer_of_a_head_without_bias_starts_with_a_bias_of_zero(x):
+    head = LinearHead(np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32))
+    np.testing.assert_allclose(build_layer(head)(x).detach(), head.scores(x.numpy()), rtol=1e-5)
 
 
 def test_linear_head_starts_uniform_within_one_over_root_of_the_width():
@@ -278,7 +295,7 @@ def test_linear_head_starts_uniform_within_one_over_root_of_the_width():
 
 def test_cosine_head_scores_lie_within_the_scale_and_ignore_lengths(x):
     torch.manual_seed(0)
-    head = CosineHead(5, 4, 30.0)
+    head = CosineLayer(5, 4, 30.0)
     assert (head.weight.norm(dim=1) - 1).abs().max() < 1e-6
     assert head(x).abs().max() <= 30.0 + 1e-4
     torch.testing.assert_close(head(7 * x), head(x))
@@ -286,20 +303,21 @@ def test_cosine_head_scores_lie_within_the_scale_and_ignore_lengths(x):
         scores = head(x)
         head.weight.mul_(5)
         torch.testing.assert_close(head(x), scores)
-        torch.testing.assert_close(head.export()[0].norm(dim=1), torch.ones(4))
+        np.testing.assert_allclose(np.linalg.norm(head.export().weight, axis=1), np.ones(4), rtol=1e-6)
         torch.testing.assert_close(head(head.weight[:1]).max(), torch.tensor(30.0))
 
 
 def test_cosine_head_of_a_zero_feature_is_finite():
-    assert CosineHead(5, 4, 30.0)(torch.zeros(1, 5)).abs().sum() == 0
+    assert CosineLayer(5, 4, 30.0)(torch.zeros(1, 5)).abs().sum() == 0
 
 
 @pytest.mark.parametrize("unit_input", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_scaled_head_exports_what_it_computes(x, unit_input, with_bias):
     weight, bias = torch.randn(4, 5), torch.randn(4) if with_bias else None
-    head = ScaledHead(weight, bias, unit_input)
-    assert head.kind == ("unit" if unit_input else "linear")
+    kind = "unit" if unit_input else "linear"
+    head = ScaledLayer(LinearHead(weight.numpy(), None if bias is None else bias.numpy(), kind))
+    assert head.export().kind == kind
     start = F.linear(F.normalize(x) if unit_input else x, weight, bias)
     assert torch.equal(head(x).detach(), start), "scales of 1 reproduce the head"
     with torch.no_grad():
@@ -309,12 +327,12 @@ def test_scaled_head_exports_what_it_computes(x, unit_input, with_bias):
 
 
 def test_scaled_head_learns_its_scales_only():
-    head = ScaledHead(torch.randn(4, 5), torch.randn(4))
+    head = ScaledLayer(LinearHead(np.ones((4, 5), np.float32), np.ones(4, np.float32)))
     assert [name for name, _ in head.named_parameters()] == ["scales"]
 
 
 def test_classifier_is_head_of_backbone(x):
-    model = Classifier(build("resnet8"), LinearHead(64, 4)).eval()
+    model = Classifier(build("resnet8"), LinearLayer(64, 4)).eval()
     with torch.no_grad():
         features = model.forward_features(images())
         assert torch.equal(model(images()), model.head(features))
@@ -328,15 +346,15 @@ META = {"name": "resnet8", "width": None, "channels": 1, "note": [1, 2]}
 def test_backbone_and_head_survive_the_round_trip(tmp_path):
     backbone = build("resnet8", 1)
     backbone(images(channels=1))  # running statistics move
-    head = {"weight": torch.randn(4, 64), "bias": torch.randn(4)}
+    head = LinearHead(torch.randn(4, 64).numpy(), torch.randn(4).numpy())
     written = save_backbone(tmp_path / "a.pt", backbone, META, head)
     found, found_head, meta, digest = load_backbone(tmp_path / "a.pt", "train_backbone")
     assert (meta, digest) == (META, written)
     expected = backbone.state_dict()
     assert found.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())
-    assert found_head.keys() == head.keys()
-    assert all(torch.equal(found_head[name], head[name]) for name in head)
+    assert (found_head.kind, found_head.scale) == ("linear", 1.0)
+    assert np.array_equal(found_head.weight, head.weight) and np.array_equal(found_head.bias, head.bias)
     again = save_backbone(tmp_path / "b.pt", found, meta, found_head)
     assert again == written
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
@@ -344,7 +362,7 @@ def test_backbone_and_head_survive_the_round_trip(tmp_path):
 
 def test_backbone_without_a_head_has_none(tmp_path):
     save_backbone(tmp_path / "a.pt", build("resnet8", 1), META)
-    assert load_backbone(tmp_path / "a.pt", "pretrain")[1] == {}
+    assert load_backbone(tmp_path / "a.pt", "pretrain")[1] is None
 
 
 def test_narrow_backbone_is_rebuilt_by_its_recorded_width(tmp_path):
@@ -374,5 +392,64 @@ def test_backbone_with_a_missing_or_strange_tensor_is_refused(tmp_path, change):
 
 def test_checkpoint_that_is_no_backbone_is_refused(tmp_path):
     save_checkpoint(tmp_path / "a.pt", {"a": torch.zeros(1)}, {"epoch": 3})
-    with pytest.raises(ArtifactError, match=r"a\.pt.*train_backbone"):
+    with refused(r"a\.pt", "train_backbone"):
         load_backbone(tmp_path / "a.pt", "train_backbone")
+
+
+# Names and image sizes
+
+
+def test_names_known_without_torch_are_those_of_our_registry_and_of_timm():
+    import timm
+    from timm.models import _registry
+
+    assert set(OWN_NAMES) == set(BACKBONES)
+    known = {*OWN_NAMES, *(f"timm:{name}" for name in OWN_NAMES[-2:]), RESNEXT152, "resnet50.a1_in1k"}
+    assert all(is_known_backbone(name) for name in known)
+    assert [name for name in timm.list_models() if not is_known_backbone(name)] == []
+    renamed = _registry._deprecated_models
+    assert [name for name, current in renamed.items() if is_known_backbone(name) != (current is not None)] == []
+    for name in ("", "resnet", "resnet9", "resnet50x", "Resnet50", "register_model", "_create_resnet", "(", "timm:"):
+        assert not is_known_backbone(name)
+
+
+def test_name_is_looked_up_quickly_and_without_torch():
+    program = (
+        "import sys, time; from longtail.models.names import is_known_backbone; start = time.perf_counter(); "
+        "assert is_known_backbone('vit_tiny_patch16_224') and not is_known_backbone('no_such_model'); "
+        "assert time.perf_counter() - start < 0.15; assert not {'torch', 'timm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "channels"),
+    [("resnet8", 8, 1), ("resnet50", 32, 3), ("vit_tiny_patch16_224", 32, 3), ("swin_tiny_patch4_window7_224", 64, 3)],
+)
+def test_backbone_that_takes_the_images_passes_and_leaves_the_random_state(name, image_size, channels):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    check_backbone(name, image_size, channels)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"), [("vit_tiny_patch16_224", 8), ("convnext_atto", 8), ("inception_v3", 32)]
+)
+def test_backbone_that_does_not_take_the_images_is_one_sentence_that_names_both_keys(name, image_size):
+    with pytest.raises(ConfigError, match=rf"train\.backbone must .* image_size: {image_size} .* got {name}") as caught:
+        check_backbone(name, image_size, 3)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="must be one of"):
+        check_backbone("no_such_model", 32, 3)
+
+
+def test_timm_model_of_fixed_size_is_built_for_the_size_of_the_images_and_stored_with_it(tmp_path):
+    backbone = create_backbone("vit_tiny_patch16_224", in_channels=1, image_size=32).eval()
+    rows = torch.randn(2, 1, 32, 32)
+    meta = {"name": "vit_tiny_patch16_224", "width": None, "channels": 1, "image_size": 32}
+    save_backbone(tmp_path / "a", backbone, meta)
+    found = load_backbone(tmp_path / "a", "pretrain")[0].eval()
+    with torch.no_grad():
+        assert backbone(rows).shape == (2, backbone.num_features)
+        assert torch.equal(found(rows), backbone(rows))

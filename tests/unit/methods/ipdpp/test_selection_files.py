@@ -29,12 +29,13 @@ SELECTION = SelectionFile(
     selected=np.array([[1, 1, 1, 0, 1, 0, 1], [0, 1, 0, 1, 1, 1, 1]], bool),
     control=np.array([[0, 1, 1, 1, 1, 0, 1], [1, 1, 0, 0, 1, 1, 1]], bool),
     notes={"scale": "n", "epochs": 20, "k": "10*n_min"},
+    control_notes={"epoch": 20},
 )
 
 
 def equal(a: SelectionFile, b: SelectionFile) -> bool:
     """NaN equals NaN; dtypes count."""
-    return (a.split_digest, a.notes) == (b.split_digest, b.notes) and all(
+    return (a.split_digest, a.notes, a.control_notes) == (b.split_digest, b.notes, b.control_notes) and all(
         left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
         for left, right in ((getattr(a, name), getattr(b, name)) for name in ARRAYS)
     )
@@ -50,7 +51,7 @@ def refused(path: Path) -> str:
     with pytest.raises(ArtifactError) as caught:
         read_selection(path, MADE_BY)
     assert str(path) in str(caught.value)
-    assert MADE_BY in str(caught.value)
+    assert caught.value.maker == MADE_BY
     return str(caught.value)
 
 
@@ -59,7 +60,7 @@ def stored(path: Path) -> tuple[dict, dict]:
     with h5py.File(path, "r") as file:
         datasets = {name: item[()] for name, item in file.items()}
         attributes = {name: getattr(value, "item", lambda v=value: v)() for name, value in file.attrs.items()}
-    return datasets, {name: value for name, value in attributes.items() if name not in ("digest", "schema")}
+    return datasets, {name: value for name, value in attributes.items() if name != "schema"}
 
 
 def test_what_was_written_comes_back(path: Path) -> None:
@@ -89,7 +90,7 @@ def test_equal_content_has_equal_bytes_whatever_its_order(path: Path, tmp_path: 
     assert (tmp_path / "elsewhere" / "again.h5").read_bytes() == path.read_bytes()
 
 
-def test_digest_depends_on_every_part(tmp_path: Path) -> None:
+def test_bytes_depend_on_every_part(tmp_path: Path) -> None:
     # Two images of class 1 stand at positions 1 and 6, one of class 2 at position 4.
     relabelled = SELECTION.label[[0, 4, 2, 3, 1, 5, 6]]
     changes: list[dict[str, Any]] = [
@@ -104,13 +105,17 @@ def test_digest_depends_on_every_part(tmp_path: Path) -> None:
         {"selected": SELECTION.control},
         {"control": SELECTION.selected},
         {"notes": {"scale": "n2"}},
+        {"control_notes": {"epoch": 19}},
     ]
-    digests = [write_selection(tmp_path / "a.h5", dataclasses.replace(SELECTION, **change)) for change in changes]
-    assert len(set(digests)) == len(changes)
+    files = set()
+    for change in changes:
+        write_selection(tmp_path / "a.h5", dataclasses.replace(SELECTION, **change))
+        files.add((tmp_path / "a.h5").read_bytes())
+    assert len(files) == len(changes)
 
 
 def test_missing_file_names_its_stage(tmp_path: Path) -> None:
-    assert "dvc repro finetune_ipdpp" in refused(tmp_path / "none.h5")
+    assert refused(tmp_path / "none.h5").endswith("is missing")
 
 
 @pytest.mark.parametrize("missing", [*ARRAYS, "split_digest"])
@@ -118,14 +123,14 @@ def test_missing_dataset_or_attribute_is_named(path: Path, missing: str) -> None
     datasets, attributes = stored(path)
     kept = {name: array for name, array in datasets.items() if name != missing}
     write_hdf5(path, kept, {name: v for name, v in attributes.items() if name != missing}, schema=SCHEMA)
-    assert f"lacks {missing};" in refused(path)
+    assert refused(path).endswith(f"lacks {missing}")
 
 
 def test_all_that_is_missing_is_named(path: Path) -> None:
     datasets, attributes = stored(path)
     del datasets["control"], datasets["epochs"]
     write_hdf5(path, datasets, attributes, schema=SCHEMA)
-    assert "lacks control, epochs;" in refused(path)
+    assert refused(path).endswith("lacks control, epochs")
 
 
 @pytest.mark.parametrize(
@@ -152,7 +157,7 @@ def test_arrays_that_do_not_agree_are_refused(path: Path, name: str, changed: np
 
 
 def test_writing_arrays_that_do_not_agree_is_a_programmers_error(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="has selected of shape"):
+    with pytest.raises(AssertionError, match="must have selected of the shape"):
         write_selection(tmp_path / "a.h5", dataclasses.replace(SELECTION, selected=SELECTION.selected[:, :3]))
     assert not (tmp_path / "a.h5").exists()
 

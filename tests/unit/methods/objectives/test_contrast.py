@@ -11,8 +11,8 @@ from torch import nn
 from longtail.augment.transforms import Transform
 from longtail.data.samplers import create_sampler
 from longtail.methods.objectives.contrast import KeyQueue, MomentumEncoder, Projector, unit_rows
-from longtail.methods.pretraining.moco.objective import MoCo
 from longtail.methods.objectives.paco.objective import PaCo
+from longtail.methods.pretraining.moco.objective import MoCo
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages

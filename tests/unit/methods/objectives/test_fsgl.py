@@ -447,7 +447,12 @@ def test_scaling_acts_in_training_and_evaluation_knows_nothing_of_it():
     (_, plain), (objective, model) = runs
     assert not torch.allclose(plain.backbone.conv1.weight, model.backbone.conv1.weight)
     found = model(images)
-    torch.testing.assert_close(found, F.linear(model.backbone(images), *model.head.export()))
+    torch.testing.assert_close(
+        found,
+        F.linear(
+            model.backbone(images), *map(torch.from_numpy, (model.head.export().weight, model.head.export().bias))
+        ),
+    )
     objective.scales.fill_(7.0)
     assert torch.equal(model(images), found)
     plain.load_state_dict(model.state_dict())

@@ -15,7 +15,7 @@ from longtail.methods.objectives.focal.objective import Focal, focal
 from longtail.methods.objectives.ldam.objective import LDAM, margins
 from longtail.methods.objectives.logit_adjustment.objective import BalancedSoftmax, LogitAdjustment
 from longtail.methods.objectives.weighting import Weighted, weighted_mean
-from longtail.models.classifier import CosineHead, LinearHead
+from longtail.models.classifier import CosineLayer, LinearLayer
 from longtail.train.batches import Batch
 from longtail.train.objective import Moment, Setting
 
@@ -235,7 +235,7 @@ def test_ldam_without_a_margin_is_cross_entropy_of_scaled_cosines():
 
 def test_ldam_predicts_with_a_cosine_head_and_refuses_a_linear_one():
     head = LDAM(setting(head="cosine", scale=16.0)).create_head()
-    assert isinstance(head, CosineHead) and head.scale == 16.0
+    assert isinstance(head, CosineLayer) and head.scale == 16.0
     with pytest.raises(ConfigError, match=r"train\.head: linear given, cosine"):
         LDAM(setting(head="linear"))
 
@@ -276,4 +276,4 @@ def test_logit_adjustment_lies_between_cross_entropy_and_balanced_softmax(adjust
 
 
 def test_shifted_losses_predict_with_the_head_as_it_is():
-    assert type(BalancedSoftmax(setting()).create_head()) is LinearHead
+    assert type(BalancedSoftmax(setting()).create_head()) is LinearLayer

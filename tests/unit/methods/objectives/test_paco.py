@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from longtail.core.errors import ConfigError
 from longtail.methods.objectives.contrast import unit_rows
 from longtail.methods.objectives.paco.objective import PaCo, floored_log_prior, paco_loss
-from longtail.models.classifier import Classifier, LinearHead
+from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch
 from longtail.train.objective import Moment, Setting
@@ -212,7 +212,7 @@ def test_key_encoder_starts_as_the_backbone_and_the_projector():
 def test_accuracy_is_of_the_logits_without_prior_by_a_linear_head():
     """A bias of 1 for the rare class, below the 1.8 by which its log prior is lower."""
     model, objective = create()
-    assert type(model.head) is LinearHead
+    assert type(model.head) is LinearLayer
     with torch.no_grad():
         model.head.weight.zero_()
         model.head.bias.copy_(torch.tensor([0.0, 0.0, 1.0]))

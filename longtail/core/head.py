@@ -1,0 +1,96 @@
+"""Heads as plain values: what estimators take and give, what head files hold, and what a trained layer exports.
+
+Shapes: C classes, D features, N rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from longtail.core.errors import DataError
+
+KINDS = ("linear", "cosine", "unit")
+NORM_FLOOR = 1e-12  # a row with a smaller norm counts as zero and stays zero when normalized
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """A head whose scores are linear in the features x (D,), or in x / ||x||.
+
+    Attributes:
+        weight: (C, D) float.
+        bias: (C,) float, or None.
+        kind: ``linear``: x W^T + b. ``unit``: the same on x / ||x||. ``cosine``: scale * cos(x, W[c]), without a bias;
+            a zero x or a zero row of W scores 0.
+        scale: the factor of ``cosine``; 1 for the other kinds.
+
+    Raises:
+        DataError: an unknown kind, arrays that do not fit together, or values that are not finite.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray | None = None
+    kind: str = "linear"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise DataError(f"a head's kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.weight.ndim != 2 or not np.issubdtype(self.weight.dtype, np.floating):
+            raise DataError(
+                f"a head's weight must be a (C, D) float array, got {self.weight.dtype} of shape {self.weight.shape}"
+            )
+        if self.kind == "cosine" and self.bias is not None:
+            raise DataError("a cosine head has no bias")
+        if self.bias is not None and self.bias.shape != self.weight.shape[:1]:
+            raise DataError(
+                f"a head's bias must be ({len(self.weight)},) for a weight of {self.weight.shape}, got "
+                f"{self.bias.shape}"
+            )
+        if not np.isfinite(self.weight).all() or (self.bias is not None and not np.isfinite(self.bias).all()):
+            raise DataError("a head's weight and bias must be finite")
+
+    @property
+    def unit_input(self) -> bool:
+        """Whether the head acts on x / ||x|| instead of x."""
+        return self.kind != "linear"
+
+    @property
+    def size(self) -> int:
+        """Number of values in weight and bias."""
+        return self.weight.size + (0 if self.bias is None else self.bias.size)
+
+    def effective_weight(self) -> np.ndarray:
+        """(C, D): the matrix that gives the scores before the bias, from x or, with ``unit_input``, from x / ||x||."""
+        if self.kind != "cosine":
+            return self.weight
+        return (self.scale * unit_rows(self.weight)).astype(self.weight.dtype, copy=False)
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """(N, C) scores of the rows of X (N, D)."""
+        scores = (unit_rows(X) if self.unit_input else X) @ self.effective_weight().T
+        return scores if self.bias is None else scores + self.bias
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMeans:
+    """What a nearest-class-mean classifier compares with; its scores are not linear in the features.
+
+    Attributes:
+        centroids: (C, D) float, one per class.
+        mean: (D,) float, over all training rows.
+    """
+
+    centroids: np.ndarray
+    mean: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.centroids.ndim != 2 or self.mean.shape != self.centroids.shape[1:]:
+            raise DataError(
+                f"centroids and mean must be (C, D) and (D,), got {self.centroids.shape} and {self.mean.shape}"
+            )
+
+
+def unit_rows(matrix: np.ndarray) -> np.ndarray:
+    """Rows divided by their Euclidean norm; zero rows stay zero."""
+    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), NORM_FLOOR).astype(matrix.dtype)

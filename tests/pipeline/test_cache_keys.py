@@ -1,0 +1,93 @@
+"""What runs again after an edit of the code, through the real dvc."""
+
+import re
+
+import pytest
+
+from tests.conftest import METHODS
+from tests.pipeline.conftest import stages_run
+
+
+def edit(project, path, old, new):
+    """Replace the first ``old`` in a file of the project."""
+    file = project.folder / path
+    text = file.read_text()
+    assert old in text, f"{path} does not contain {old!r}"
+    file.write_text(text.replace(old, new, 1))
+
+
+@pytest.fixture
+def edited(reproduced):
+    """The reproduced project; edits of its code are taken back afterwards, and results restored from the cache."""
+    yield reproduced
+    reproduced.restore()
+    reproduced.dvc("repro")
+
+
+def test_a_changed_comment_docstring_or_line_break_anywhere_runs_no_stage(edited):
+    number = 0
+    for folder in ("longtail", "stages"):
+        for file in (edited.folder / folder).rglob("*.py"):
+            text = file.read_text()
+            if '"""' in text:
+                text = text.replace('"""', '"""Other words. ', 1)
+            text = re.sub(r"^(def |class )", r"# A comment.\n\n\n\n\1", text, flags=re.MULTILINE)
+            file.write_text(text + "\n# The end.\n")
+            number += 1
+    assert number > 100
+    edit(edited, "longtail/methods/heads/tau.py", '"largest tau of the grid"', '"the largest one"')
+    assert stages_run(edited.dvc("repro")) == []
+
+
+def test_a_changed_objective_that_is_not_chosen_runs_no_stage(edited):
+    edit(edited, "longtail/methods/objectives/fsgl/objective.py", "alpha * plain", "alpha * 2 * plain")
+    assert stages_run(edited.dvc("repro")) == []
+
+
+def test_a_changed_formula_of_tau_runs_tau_and_evaluate_alone(edited):
+    edit(edited, "longtail/methods/heads/tau.py", "** grid[:, None]", "** (grid[:, None] + 0.01)")
+    assert stages_run(edited.dvc("repro")) == ["rebalance@tau", "evaluate"]
+
+
+def test_changed_code_of_evaluate_retrains_nothing(edited):
+    edit(edited, "longtail/evaluation/metrics.py", "ECE_BINS = 15", "ECE_BINS = 14")
+    assert stages_run(edited.dvc("repro")) == ["evaluate"]
+
+
+def test_a_changed_function_that_training_reaches_runs_it_again(edited):
+    edit(edited, "longtail/augment/transforms.py", "round(side / 8)", "round(side / 4)")
+    run = stages_run(edited.dvc("repro", "rebalance@joint"))
+    assert run[0] == "train_backbone"
+    assert not {"prepare", "subsample"} & set(run)
+
+
+def test_exp_run_and_a_single_stage_notice_changed_code(edited):
+    edit(edited, "longtail/methods/heads/ncm.py", "CACHED_BYTES = 2**20", "CACHED_BYTES = 2**19")
+    assert stages_run(edited.dvc("exp", "run", "rebalance@ncm")) == ["rebalance@ncm"]
+    edit(edited, "longtail/methods/heads/ncm.py", "CACHED_BYTES = 2**19", "CACHED_BYTES = 2**18")
+    assert stages_run(edited.dvc("repro", "rebalance@ncm")) == ["rebalance@ncm"]
+
+
+def test_a_single_item_run_with_a_stale_digest_is_refused(edited):
+    """``--single-item`` skips the first stage, so the stage itself compares the digest with its code."""
+    edit(edited, "longtail/methods/heads/ncm.py", "CACHED_BYTES = 2**20", "CACHED_BYTES = 2**19")
+    output = edited.dvc("repro", "--single-item", "--force", "rebalance@ncm", check=False)
+    assert "error: .fingerprints/rebalance_ncm must be the digest of the code and parameters at hand" in output
+    assert "without --single-item" in output and "Traceback" not in output
+
+
+def test_a_queued_run_computes_its_digests_itself(edited):
+    edit(edited, "longtail/methods/heads/tau.py", "** grid[:, None]", "** (grid[:, None] + 0.5)")
+    edited.dvc("exp", "run", "--queue", "--name", "queued-tau")
+    edited.dvc("queue", "start")
+    edited.wait_for_queue()
+    logs = edited.dvc("queue", "logs", "queued-tau")
+    ran = stages_run(logs)
+    assert "rebalance@tau" in ran and "train_backbone" not in ran, logs
+
+
+def test_experiments_show_one_column_per_stage_and_no_source_file(reproduced):
+    shown = reproduced.dvc("exp", "show", "--csv").splitlines()[0].split(",")
+    assert not [name for name in shown if name.endswith(".py")]
+    digests = [name for name in shown if name.startswith(".fingerprints")]
+    assert len(digests) == 8 + len([method for method in METHODS if "_uniform" not in method]) - 3

@@ -126,8 +126,8 @@ def _check_memory(images: int, size: int, channels: int) -> None:
     if needed > MEMORY_BUDGET:
         largest = math.isqrt(MEMORY_BUDGET // (images * channels))
         raise ConfigError(
-            f"image_size must be at most {largest} for {images} images in memory, got {size}, which needs {needed} bytes "
-            f"where {MEMORY_BUDGET} are allowed; set storage: memory to allow more"
+            f"image_size must be at most {largest} for {images} images in memory, got {size}, which needs {needed} "
+            f"bytes where {MEMORY_BUDGET} are allowed; set storage: memory to allow more"
         )
 
 

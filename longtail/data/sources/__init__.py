@@ -1,1 +1,1 @@
-"""Where images come from: one module a kind of source, each with a function that returns a Source."""
+"""Sources of images: one module per kind, each with a function that returns a Source."""

@@ -11,23 +11,23 @@ ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.t
 
 
 def load(dataset: str, root: Path) -> Source:
-    """Read (after a download, if need be) the official train and test parts from ``root``.
+    """Read the official train and test parts from ``root``, after a download if they are not there.
 
     Raises:
-        DataError: nothing usable in ``root`` and no download possible; says which file to place where.
+        DataError: ``root`` has no usable archive and the download failed; the message names the file to put there.
     """
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset]
     if not root.is_dir():
-        raise DataError(f"data_root: {root} is not a folder; it should hold {ARCHIVES[dataset]}, or receive it")
+        raise DataError(f"data_root must be a folder, which holds or receives {ARCHIVES[dataset]}, got {root}")
     try:
         parts = [kind(str(root), train=train, download=True) for train in (True, False)]
     # URLError and timeouts are OSErrors; torchvision reports a wrong digest as RuntimeError.
     except (OSError, RuntimeError, EOFError) as error:
         raise DataError(
-            f"dataset: {dataset} is not in {root} and could not be downloaded ({error}); place {ARCHIVES[dataset]} "
-            f"there, or set data_root to the folder that holds it"
+            f"dataset: {dataset} is not in {root} and could not be downloaded ({error}); put {ARCHIVES[dataset]} "
+            f"there, or set data_root to the folder that has it"
         ) from error
     train, test = parts
     return Source(

@@ -664,7 +664,7 @@ def test_proportion_one_survives_storage(tmp_path):
 
 def test_missing_or_damaged_chain_is_refused(tmp_path, deep):
     path = tmp_path / "chain.pt"
-    with refused(r"chain\.pt is missing", "train_dlsa"):
+    with refused(r"chain\.pt is missing$", "train_dlsa", missing=True):
         load_chain(path)
     save_chain(path, deep.chain_, {})
     content = bytearray(path.read_bytes())

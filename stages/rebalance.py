@@ -63,7 +63,7 @@ def main(method: str) -> None:
             head=fitted.head,
             split_digest=test.split_digest,
             backbone_digest=test.backbone_digest,
-            network=features.network if entry.is_stage1 else None,
+            network=features.network,
             extra=fitted.arrays,
             notes=fitted.notes,
         ),

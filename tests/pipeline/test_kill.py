@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch._dynamo  # noqa: F401 - optimizers import it at their first step: a second, paid once and not by every fork
 
 from longtail.core.errors import ArtifactError
 from tests.conftest import merged, write_params
@@ -117,6 +118,7 @@ class Ready:
     folder: Path
 
     def start(self, kill_at_rename: int = 0) -> "multiprocessing.process.BaseProcess":
+        importlib.import_module(f"stages.{self.work.stage}")
         process = FORKS.Process(target=work_in, args=(str(self.folder), self.work.stage, kill_at_rename))
         process.start()
         return process

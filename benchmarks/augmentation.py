@@ -36,7 +36,7 @@ from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import MemoryImages
 from longtail.train.loop import Settings, train
-from longtail.train.objective import Setting
+from longtail.train.objective import TaskInfo
 from longtail.train.runtime import set_up
 from longtail.train.schedule import create_schedule
 
@@ -134,7 +134,7 @@ class Bench:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         counts = np.bincount(self.labels, minlength=CLASSES)
         model = create_model(backbone)
-        setting = Setting(CLASSES, counts, int(model.backbone.num_features), epochs, SEED)  # type: ignore[arg-type]
+        setting = TaskInfo(CLASSES, counts, int(model.backbone.num_features), epochs, SEED)  # type: ignore[arg-type]
         sampler = create_sampler("instance", self.labels, seed=SEED, epochs=epochs)
         settings = Settings(
             epochs=epochs,

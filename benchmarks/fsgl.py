@@ -21,7 +21,7 @@ from longtail.methods.objectives.fsgl.objective import FSGL, Mixed
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer import create_optimizer
 from longtail.train.optimizer_step import Update
 
@@ -33,7 +33,7 @@ class Released(FSGL):
     """FSGL with the scaling of every image summed in Python."""
 
     def scaling(self, mixed: Mixed, share: Tensor) -> Tensor:
-        classes = self.setting.num_classes
+        classes = self.task.num_classes
         own, other = (F.one_hot(labels, classes).float() for labels in (mixed.labels, mixed.partners))
         soft = share * own + (1 - share) * other
         factors = []
@@ -52,7 +52,7 @@ class Side:
         counts = (LARGEST * IMBALANCE ** (-np.arange(options.classes) / (options.classes - 1))).astype(np.int64)
         torch.manual_seed(0)
         backbone = create_backbone(options.backbone, in_channels=3).to(device)
-        setting = Setting(options.classes, counts, int(backbone.num_features), 200, 0)  # type: ignore[arg-type]
+        setting = TaskInfo(options.classes, counts, int(backbone.num_features), 200, 0)  # type: ignore[arg-type]
         self.objective = kind(setting, gamma=1.0).to(device)
         self.model = Classifier(backbone, self.objective.create_head().to(device))
         optimizer = create_optimizer("sgd", [self.model, self.objective], lr=0.01, momentum=0.9, weight_decay=5e-3)
@@ -72,7 +72,7 @@ class Side:
     def step(self) -> None:
         """Take one optimizer step on the next batch."""
         torch.manual_seed(self.taken)
-        self.objective.step(self.model, self.batches[self.taken], Moment(100, 200, self.taken, 1000), self.update)
+        self.objective.step(self.model, self.batches[self.taken], Position(100, 200, self.taken, 1000), self.update)
         self.wait()
         self.taken += 1
 

@@ -41,6 +41,11 @@ class ImageSet(Protocol):
 
     labels: np.ndarray
 
+    @property
+    def pixels(self) -> int:
+        """Pixels of one image; 1 for features."""
+        ...
+
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         """Augmented batches of the rows in ``order``; the same seed and order give the same pixels."""
         ...
@@ -59,6 +64,10 @@ class MemoryImages:
         self._labels = torch.from_numpy(labels).to(device)
         self._transform, self._device = transform, device
         self._normalize = normalizer(transform, device)
+
+    @property
+    def pixels(self) -> int:
+        return self._images.shape[1] * self._images.shape[2]
 
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         order_on_device = torch.from_numpy(order).to(self._device)
@@ -87,6 +96,10 @@ class FeatureRows:
         self.labels = labels
         self._features = torch.from_numpy(np.ascontiguousarray(features)).to(device)
         self._labels = torch.from_numpy(labels).to(device)
+
+    @property
+    def pixels(self) -> int:
+        return 1
 
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         for rows in torch.from_numpy(order).to(self._labels.device).split(batch_size):
@@ -138,7 +151,12 @@ class PathImages:
         self._labels = torch.from_numpy(labels).to(device)
         self._files = _Files(root, paths, sha256, transform)
         self._device, self._workers = device, workers
+        self._side = transform.image_size
         self._normalize = normalizer(transform, device)
+
+    @property
+    def pixels(self) -> int:
+        return self._side**2
 
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         keys = [(int(row), views, derive_seed(seed, "position", position)) for position, row in enumerate(order)]

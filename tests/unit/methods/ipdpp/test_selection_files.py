@@ -157,7 +157,7 @@ def test_arrays_that_do_not_agree_are_refused(path: Path, name: str, changed: np
 
 
 def test_writing_arrays_that_do_not_agree_is_a_programmers_error(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="must have selected of the shape"):
+    with pytest.raises(AssertionError, match=r"has selected of shape \(2, 3\), but it must be \(2, 7\)"):
         write_selection(tmp_path / "a.h5", dataclasses.replace(SELECTION, selected=SELECTION.selected[:, :3]))
     assert not (tmp_path / "a.h5").exists()
 

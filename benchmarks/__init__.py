@@ -1,1 +1,1 @@
-"""Scripts behind the numbers in docs; each prints Markdown with hardware, versions, repetitions and spread."""
+"""Scripts behind the numbers in the docs. Each prints Markdown with hardware, versions, repetitions and spread."""

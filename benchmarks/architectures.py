@@ -1,8 +1,8 @@
-"""Parameters and multiply-accumulates of the networks of the published tables: ``python -m benchmarks.architectures``.
+"""Parameters and multiply-accumulates of the networks in published tables: ``python -m benchmarks.architectures``.
 
-"ResNet-32" has half a million parameters in one paper and seven in another, so a name alone compares nothing. Counted
-with a linear head of 100 classes for images of 32 x 32 pixels, of 1,000 classes for those of 224 x 224, by torch's own
-counter on the modules that training builds. Nothing is computed.
+"ResNet-32" has half a million parameters in one paper and seven million in another, so the name alone is not enough.
+The counts include a linear head with 100 classes for images of 32 x 32 pixels, and with 1,000 classes for 224 x 224.
+They come from torch's own counter, applied to the modules that training builds. No forward pass is computed.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.factory import create_backbone
 from longtail.models.resnet import count_macs, count_parameters
 
-# name, width, side, where it is used
+# name, width, image side in pixels, where it is used
 NETWORKS: tuple[tuple[str, int | None, int, str], ...] = (
     ("resnet32", None, 32, "CIFAR: LDAM-DRW, SSP, balanced softmax, PaCo, Bag of Tricks"),
     ("resnet32", 64, 32, "CIFAR: GLMC"),
@@ -33,7 +33,7 @@ NETWORKS: tuple[tuple[str, int | None, int, str], ...] = (
 
 
 def size(name: str, width: int | None, side: int) -> tuple[int, int]:
-    """Parameters, and multiply-accumulates of an image."""
+    """Return the number of parameters, and of multiply-accumulates per image."""
     with torch.device("meta"):
         backbone = create_backbone(name, in_channels=3, width=width)
         head = LinearLayer(int(backbone.num_features), 100 if side == 32 else 1000)  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         parameters, macs = size(name, width, side)
         shown = f"`{name}`" if width is None else f"`{name}`, `width: {width}`"
         lines.append([shown, f"{side}", f"{parameters / 1e6:.2f} M", f"{macs / 1e6:,.0f} M", used])
-    print(table(["`train.backbone`", "pixels", "parameters", "MACs an image", "used in"], lines))
+    print(table(["`train.backbone`", "pixels", "parameters", "MACs per image", "used in"], lines))
 
 
 if __name__ == "__main__":

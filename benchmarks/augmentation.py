@@ -1,9 +1,11 @@
-"""Batched augmentation against torchvision's per-image transforms: ``python -m benchmarks.augmentation [--threads 2]``.
+"""Batched augmentation vs. torchvision's per-image transforms: ``python -m benchmarks.augmentation [--threads 2]``.
 
-Random crop (padding 4), mirror and normalisation of 32 x 32 images in batches of 128, and with --policy AutoAugment or
-RandAugment between them (after which our side cuts a hole too). The direct side is what a script does: PIL images,
-``torchvision.transforms`` v1 or v2, a DataLoader with persistent workers, warm (the epoch that starts the workers is
-not timed). On a GPU its batches are pinned and copied there, and whole training epochs are timed too.
+Measures random crop (padding 4), mirror and normalization of 32 x 32 images in batches of 128. With --policy,
+AutoAugment or RandAugment runs before normalization; longtail then also applies cutout.
+
+The direct side is a typical script: PIL images, ``torchvision.transforms`` v1 or v2, and a DataLoader with persistent
+workers. The workers are warm: the epoch that starts them is not timed. On a GPU, the direct side pins its batches and
+copies them to the GPU, and full training epochs are timed too.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import MemoryImages
 from longtail.train.loop import Settings, train
-from longtail.train.objective import Setting
+from longtail.train.objective import TaskInfo
 from longtail.train.runtime import set_up
 from longtail.train.schedule import create_schedule
 
@@ -58,7 +60,7 @@ VERSIONS = {"torchvision v1": v1, "torchvision v2": v2}
 
 
 class Pictures(Dataset):
-    """Images as torchvision's CIFAR gives them: a PIL image made from an array, then the transforms."""
+    """Images as in torchvision's CIFAR dataset: a PIL image made from an array, then the transforms."""
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, pipeline: str, policy: str) -> None:
         self._pixels, self._labels = pixels, labels.tolist()
@@ -72,7 +74,7 @@ class Pictures(Dataset):
 
 
 class Bench:
-    """The images and both ways to go once through them, on one device."""
+    """The images, and one pass over them with either side, on one device."""
 
     def __init__(
         self, images: int, batch_size: int, workers: int, device: torch.device, policy: str = "crop_flip"
@@ -85,7 +87,7 @@ class Bench:
         self.memory = MemoryImages(self.pixels, self.labels, TRANSFORM.with_policy(policy, 1.0), device)
 
     def check(self) -> float:
-        """The largest difference between a batch of ours and the same windows cut by torchvision image by image."""
+        """Return the largest difference between a longtail batch and the same windows cropped by torchvision."""
         rng = np.random.default_rng(SEED)
         rows = rng.integers(0, len(self.labels), self.batch_size)
         top, left = rng.integers(0, 2 * PADDING + 1, (2, self.batch_size))
@@ -105,7 +107,7 @@ class Bench:
         return worst
 
     def epoch(self) -> None:
-        """One pass with longtail, to the last pixel on the device."""
+        """Run one pass with longtail and wait for the device."""
         order = np.random.default_rng(SEED).permutation(len(self.labels))
         for batch in self.memory.train_batches(order, self.batch_size, 1, SEED):
             last = batch.views[0]
@@ -122,17 +124,17 @@ class Bench:
         )
 
     def direct_epoch(self, batches: DataLoader) -> None:
-        """One pass with a DataLoader, batches on the device."""
+        """Run one pass with a DataLoader, copying batches to the device."""
         for images, _ in batches:
             last = images.to(self.device, non_blocking=True)
         last.sum().item()
 
     def train(self, backbone: str, epochs: int) -> None:
-        """Training with longtail's loop, deterministic as its stages are."""
+        """Train with longtail's loop, deterministically, as in its stages."""
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         counts = np.bincount(self.labels, minlength=CLASSES)
         model = create_model(backbone)
-        setting = Setting(CLASSES, counts, int(model.backbone.num_features), epochs, SEED)  # type: ignore[arg-type]
+        setting = TaskInfo(CLASSES, counts, int(model.backbone.num_features), epochs, SEED)  # type: ignore[arg-type]
         sampler = create_sampler("instance", self.labels, seed=SEED, epochs=epochs)
         settings = Settings(
             epochs=epochs,
@@ -149,7 +151,7 @@ class Bench:
             train(model, CrossEntropy(setting), self.memory, None, sampler, settings, self.device, Path(scratch))
 
     def direct_train(self, backbone: str, epochs: int, batches: DataLoader) -> None:
-        """Training with a DataLoader, the loss read at each step, and the fastest convolutions that cuDNN finds."""
+        """Train with a DataLoader, reading the loss at each step, with the fastest convolutions that cuDNN finds."""
         model = create_model(backbone).to(self.device)
         optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = True, False
@@ -166,7 +168,7 @@ class Bench:
 
 
 def create_model(name: str) -> Classifier:
-    """The same network for both sides."""
+    """Create the network, the same for both sides."""
     torch.manual_seed(SEED)
     backbone = create_backbone(name, in_channels=3)
     return Classifier(backbone, torch.nn.Linear(int(backbone.num_features), CLASSES))  # type: ignore[arg-type]
@@ -174,14 +176,14 @@ def create_model(name: str) -> Classifier:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--images", type=int, default=10_847, help="as CIFAR-100-LT, imbalance factor 100")
+    parser.add_argument("--images", type=int, default=10_847, help="default as in CIFAR-100-LT, imbalance factor 100")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of longtail's side on the CPU")
-    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of longtail on the CPU")
+    parser.add_argument("--workers", type=int, default=2, help="workers of the DataLoader")
     parser.add_argument("--policy", default="crop_flip", choices=list(POLICIES))
     parser.add_argument("--backbone", default="resnet32")
-    parser.add_argument("--epochs", type=int, help="of a timed training; default 5 with a GPU, 0 (none) without")
+    parser.add_argument("--epochs", type=int, help="epochs of timed training; default 5 with a GPU, 0 (none) without")
     options = parser.parse_args(arguments)
     print(f"{machine('torch', 'torchvision', 'pillow')}")
     print(
@@ -209,14 +211,14 @@ def _compare(
     images: int,
     repeats: int,
 ) -> str:
-    """The table of images/s; one untimed round first starts the workers and warms the device up."""
+    """Return the table of images/s. An untimed first round starts the workers and warms up the device."""
     tasks: list[Callable[[], None]] = [ours, *(partial(direct, batches) for batches in loaders.values())]
     alternate(1, *tasks)
     timed = [task.seconds for task in alternate(repeats, *tasks)]
     lines = [["longtail", spread([images / s for s in timed[0]]), ""]]
     for pipeline, seconds in zip(loaders, timed[1:], strict=True):
         lines.append([pipeline, spread([images / s for s in seconds]), spread(ratios(seconds, timed[0]))])
-    return table(["side", "images/s", "longtail is faster by"], lines)
+    return table(["side", "images/s", "speedup of longtail"], lines)
 
 
 if __name__ == "__main__":

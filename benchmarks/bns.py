@@ -1,9 +1,10 @@
-"""The BNS loss against the broadcast form of the released code: ``python -m benchmarks.bns``.
+"""The BNS loss vs. the broadcast form of the released code: ``python -m benchmarks.bns``.
 
-Broadcast: the cosine of every pair of the 2B rows from (2B, 1, D) and (1, 2B, D). A step is the loss, forward and
-backward, on random embeddings of ten long-tailed classes. Each side runs in processes of its own, in turn, and repeats
-the step after one that is not timed. Memory is what the steps add at their peak to a process that has the embeddings
-and has run a step on 8 of them (resident set on a CPU, allocated memory on a GPU).
+- Broadcast form: computes the cosine of every pair of the 2B rows by broadcasting (2B, 1, D) against (1, 2B, D).
+- Step: the loss, forward and backward, on random embeddings of ten long-tailed classes.
+- Timing: the sides alternate, each in its own processes. A process runs one untimed step, then repeats the step.
+- Memory: the peak that the steps add to a process that already has the embeddings and has run a step on 8 of them. This
+  is the resident set on a CPU, and allocated memory on a GPU.
 """
 
 import argparse
@@ -29,7 +30,7 @@ TEMPERATURE = 0.5
 
 
 def broadcast_loss(e1: Tensor, e2: Tensor, labels: Tensor) -> Tensor:
-    """The same loss, with a cosine similarity that broadcasts all pairs of rows."""
+    """Compute the same loss, broadcasting all pairs of rows for the cosine similarity."""
     rows = functional.normalize(torch.cat([e1, e2]))
     both = torch.cat([labels, labels])
     similarity = (functional.cosine_similarity(rows[:, None], rows[None], dim=2) / TEMPERATURE).exp()
@@ -44,7 +45,7 @@ SIDES = {"longtail": bns_loss, "broadcast": broadcast_loss}
 
 
 def embeddings(batch: int, dim: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Two views (batch, dim), the second near the first, and labels of shares that fall from 100 to 1."""
+    """Return two similar views, (batch, dim) each, and labels whose class shares fall from 100 to 1."""
     stream = torch.Generator().manual_seed(0)
     shares = 100 ** (-torch.arange(CLASSES) / (CLASSES - 1))
     labels = torch.multinomial(shares, batch, replacement=True, generator=stream)
@@ -54,7 +55,7 @@ def embeddings(batch: int, dim: int, device: torch.device) -> tuple[Tensor, Tens
 
 
 def step(loss: Callable[[Tensor, Tensor, Tensor], Tensor], e1: Tensor, e2: Tensor, labels: Tensor) -> float:
-    """Forward and backward; the gradients are on the leaves."""
+    """Run forward and backward. The gradients are stored in e1 and e2."""
     e1.grad = e2.grad = None
     value = loss(e1, e2, labels)
     value.backward()
@@ -64,16 +65,16 @@ def step(loss: Callable[[Tensor, Tensor, Tensor], Tensor], e1: Tensor, e2: Tenso
 
 
 def resident(field: str) -> int:
-    """Bytes of this process's resident set: VmRSS now, VmHWM at its peak.
+    """Return the bytes of this process's resident set. VmRSS is the current value, VmHWM the peak.
 
-    Not the peak of getrusage, in which a child begins with that of its parent.
+    getrusage is not used, because a child process inherits its parent's peak there.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def run_side(options: argparse.Namespace) -> dict[str, Any]:
-    """In a process of its own: seconds of each timed step, and bytes at the peak."""
+    """Measure one side in this process: seconds of each timed step, and bytes at the peak."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     on_gpu = device.type == "cuda"
@@ -93,7 +94,7 @@ def run_side(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def differences(options: argparse.Namespace) -> tuple[float, float, float]:
-    """Between the two sides: of the value, the largest of the gradient, and that over the largest gradient."""
+    """Return how much the sides differ: in value, in gradient (largest), and in gradient relative to the largest."""
     e1, e2, labels = embeddings(options.batch, options.dim, torch.device(options.device))
     values, gradients = [], []
     for loss in SIDES.values():
@@ -106,11 +107,11 @@ def differences(options: argparse.Namespace) -> tuple[float, float, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=512, help="images, with two rows each")
+    parser.add_argument("--batch", type=int, default=512, help="images, each with two rows")
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=1, help="timed in a process, at least")
-    parser.add_argument("--seconds", type=float, default=1.0, help="and more steps until they took this long")
-    parser.add_argument("--repeats", type=int, default=5, help="processes a side")
+    parser.add_argument("--steps", type=int, default=1, help="smallest number of timed steps per process")
+    parser.add_argument("--seconds", type=float, default=1.0, help="smallest total time of the steps per process")
+    parser.add_argument("--repeats", type=int, default=5, help="processes per side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--side", choices=tuple(SIDES), help=argparse.SUPPRESS)
@@ -129,17 +130,17 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     value, gradient, relative = differences(options)
     if value > 1e-6 or relative > 1e-4:
-        raise SystemExit(f"the two sides differ: by {value:.1e} in value, {relative:.1e} (relative) in gradient")
+        raise SystemExit(f"the two sides differ by {value:.1e} in value and by {relative:.1e} (relative) in gradient")
     print(f"{machine('torch')}, {options.threads} threads, {options.device}")
     print(
-        f"\nBatch {options.batch:,}, {options.dim} dimensions, forward and backward; {options.repeats} processes a "
-        f"side, each its median step over {options.seconds:g} s or more; median (min-max)\n"
+        f"\nBatch {options.batch:,}, {options.dim} dimensions, forward and backward; {options.repeats} processes per "
+        f"side, each with its median step over at least {options.seconds:g} s; median (min-max)\n"
     )
     seconds = {side: [statistics.median(run["seconds"]) for run in runs] for side, runs in found.items()}
     mebibytes = {side: [run["bytes"] / 2**20 for run in runs] for side, runs in found.items()}
     lines = [
         [what, *(spread(values[side]) for side in found), spread(ratios(values["broadcast"], values["longtail"]))]
-        for what, values in (("seconds a step", seconds), ("peak memory of a step, MiB", mebibytes))
+        for what, values in (("seconds per step", seconds), ("peak memory per step, MiB", mebibytes))
     ]
     print(table(["measure", *found, "broadcast / longtail"], lines))
     print(

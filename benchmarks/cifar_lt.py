@@ -1,15 +1,19 @@
-"""CIFAR-100-LT and CIFAR-10-LT by a recipe, every method: ``python -m benchmarks.cifar_lt --archive FILE``.
+"""All methods on CIFAR-100-LT and CIFAR-10-LT with a recipe: ``python -m benchmarks.cifar_lt --archive FILE``.
 
-The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked and the stages run on it as they are:
-dataset image_folder, no val, pretraining and stage 1 as ``recipes/NAME.yaml`` of --recipe says; without one that is
-LDAM-DRW's recipe with cross-entropy. cRT (10 epochs) and LWS (5) have the ImageNet-LT setting of Kang et al. 2020 with
-batch 128 and the rate scaled to it, 0.05, as its authors advise. IP-DPP and its control are finetuned as Lin & Yuan
-2025 do. All other keys are those of params.yaml. The split is always the published one (split_seed 0); the seeds are
-those of training.
+The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked, and the stages run on it:
 
-With --bns-epochs the system is that of Lin & Yuan 2025 from the start: ResNet-34 (CIFAR-10: 18) pretrained by BNS,
-which they do for 1000 epochs, and frozen under a linear probe, which the row joint then is. With --folder a run that
-was killed goes on where it was, so that a long one can be made of short ones.
+- Data: dataset image_folder, no val, always the published split (split_seed 0). --seeds only seeds training.
+- Pretraining and stage 1: as in ``recipes/NAME.yaml``, where NAME is set by --recipe. The default is LDAM-DRW's recipe
+  with cross-entropy.
+- cRT (10 epochs) and LWS (5 epochs): the ImageNet-LT settings of Kang et al. 2020, with batch size 128 and the learning
+  rate scaled to it, 0.05, as the authors advise.
+- IP-DPP and its control: finetuned as in Lin & Yuan 2025.
+- All other keys: as in params.yaml.
+
+--bns-epochs runs the full system of Lin & Yuan 2025: a ResNet-34 (CIFAR-10: ResNet-18) is pretrained with BNS, for 1000
+epochs in the paper. It is then frozen and gets a linear probe, which is the row joint.
+
+--folder lets a killed run resume, so that a long run can be split into short ones.
 """
 
 import argparse
@@ -44,19 +48,19 @@ PUBLISHED_BNS = {
 
 
 def settings_of(name: str) -> list[str]:
-    """The settings of a recipe over params.yaml, less those that choose the data."""
+    """Return a recipe's overrides of params.yaml, except those that choose the data."""
     data = ("dataset", "imb_type", "imb_factor", "val_per_class", "split_seed")
     return [f"{key}={json.dumps(value)}" for key, value in flat(read_recipe(name)["params"]) if key not in data]
 
 
 def bns_recipe(classes: int, epochs: int) -> list[str]:
-    """Further settings: BNS of ``epochs`` and a linear probe in the place of stage 1, as released."""
+    """Return more overrides: ``epochs`` of BNS, and a linear probe instead of stage 1, as released."""
     warmup = f"pretrain.warmup_epochs={min(20, epochs)}"
     return [*settings_of(f"cifar{classes}_lt_bns_ipdpp"), f"pretrain.epochs={epochs}", warmup]
 
 
 def recipe(root: Path, imb_factor: float, seed: int, name: str = PLAIN, epochs: int | None = None) -> list[str]:
-    """Settings over params.yaml; ``epochs`` shortens the recipe, and its pretraining, and drops its milestones."""
+    """Return overrides of params.yaml. ``epochs`` shortens the recipe and its pretraining and drops its milestones."""
     settings = [
         "dataset=image_folder",
         f"data_root={root}",
@@ -84,16 +88,16 @@ def recipe(root: Path, imb_factor: float, seed: int, name: str = PLAIN, epochs: 
 
 
 def _value(settings: list[str], key: str) -> Any:
-    """What the last of ``settings`` that names ``key`` says, or None."""
+    """Return the value of ``key`` in the last of ``settings`` that sets it, or None."""
     given = [setting.partition("=")[2] for setting in settings if setting.startswith(f"{key}=")]
     return json.loads(given[-1]) if given else None
 
 
 def unpack(archive: Path, target: Path, *, smoke: bool) -> None:
-    """Image files of the archive as ``target/PART/CLASS/FILE``; with ``smoke`` a few of a few classes.
+    """Unpack the images of the archive to ``target/PART/CLASS/FILE``. ``smoke`` takes a few images of a few classes.
 
     Raises:
-        SystemExit: no image in the archive.
+        SystemExit: the archive has no images.
     """
     limit = {"train": SMOKE_TRAIN, "test": SMOKE_TEST}
     taken: dict[tuple[str, str], int] = {}
@@ -117,11 +121,14 @@ def unpack(archive: Path, target: Path, *, smoke: bool) -> None:
             assert content is not None
             path.write_bytes(content.read())
     if not taken:
-        raise SystemExit(f"{archive} holds no train/CLASS/FILE or test/CLASS/FILE")
+        raise SystemExit(f"{archive} must contain train/CLASS/FILE or test/CLASS/FILE, got neither")
 
 
 def run_seed(folder: Path, settings: list[str], online: bool) -> dict[str, Any]:
-    """Summary by method, chosen values, cost of training and seconds by stage; with ``online`` two more methods."""
+    """Run the pipeline. Return the summary by method, selected values, training cost, and seconds by stage.
+
+    ``online`` adds online cRT and LWS.
+    """
     outcome = run_pipeline(folder, settings)
     outcome["cost"] = {
         stage: json.loads((folder / f"metrics/cost/{stage}.json").read_text())
@@ -145,15 +152,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--dataset-root", type=Path, help="folder with train/ and test/; filled from --archive if absent"
     )
-    parser.add_argument("--classes", type=int, help="how many the dataset has; default the recipe's")
-    parser.add_argument("--imb-factor", type=float, help="default the recipe's")
+    parser.add_argument("--classes", type=int, help="number of classes; default as in the recipe")
+    parser.add_argument("--imb-factor", type=float, help="imbalance factor; default as in the recipe")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--recipe", default=PLAIN, choices=[name for name in names() if name.startswith("cifar")])
-    parser.add_argument("--epochs", type=int, help="of pretraining and stage 1; default the recipe's, with --smoke 2")
-    parser.add_argument("--bns-epochs", type=int, help="pretrain by BNS so long, and probe instead of training")
-    parser.add_argument("--folder", type=Path, help="work here and keep it; the same command goes on with it")
-    parser.add_argument("--online", action="store_true", help="train cRT and LWS on augmented images too")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="further overrides of params.yaml")
+    parser.add_argument(
+        "--epochs", type=int, help="of pretraining and stage 1; default as in the recipe, 2 with --smoke"
+    )
+    parser.add_argument(
+        "--bns-epochs", type=int, help="pretrain with BNS for this many epochs, then train a linear probe"
+    )
+    parser.add_argument("--folder", type=Path, help="work in this folder and keep it; the same command resumes from it")
+    parser.add_argument("--online", action="store_true", help="also train cRT and LWS on augmented images")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="more overrides of params.yaml")
     parser.add_argument("--smoke", action="store_true", help="a few images on the CPU: does the script work?")
     options = parser.parse_args(arguments)
     if options.archive is None and (options.dataset_root is None or options.smoke):
@@ -161,25 +172,27 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = read_recipe(options.recipe)["params"]
     classes = {"cifar10": 10, "cifar100": 100}[chosen["dataset"]]
     if options.recipe != PLAIN and options.classes not in (None, classes):
-        parser.error(f"--classes: {options.classes} given, {classes} expected with --recipe {options.recipe}")
+        parser.error(f"--classes must be {classes} with --recipe {options.recipe}, got {options.classes}")
     options.classes = options.classes or classes
     options.imb_factor = options.imb_factor or float(chosen["imb_factor"])
     if options.bns_epochs and options.classes not in BNS_BATCH:
-        parser.error(f"--classes: {options.classes} given, 10 or 100 expected with --bns-epochs")
+        parser.error(f"--classes must be 10 or 100 with --bns-epochs, got {options.classes}")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) if options.folder is None else options.folder.absolute()
         root = work / "images" if options.dataset_root is None or options.smoke else options.dataset_root.absolute()
         if not (root / "train").is_dir():
             if options.archive is None:
-                parser.error(f"--dataset-root: {root} has no train/, and no --archive is given")
+                parser.error(f"--archive must be given if --dataset-root has no train/, got {root} alone")
             unpack(options.archive, root, smoke=options.smoke)
         found = sum(entry.is_dir() for entry in (root / "train").iterdir())
         if not options.smoke and found != options.classes:
-            parser.error(f"--classes: {options.classes} given, but {root} has {found}")
+            parser.error(f"--classes must be {found}, the number in {root}, got {options.classes}")
         if options.bns_epochs and options.epochs:
-            parser.error("--epochs: given beside --bns-epochs, whose probe has 100; use --set train.epochs=...")
+            parser.error(
+                "--epochs must not be given with --bns-epochs; to change the probe, use --set train.epochs=..."
+            )
         if options.bns_epochs and options.recipe != PLAIN:
-            parser.error("--recipe: given beside --bns-epochs, which is one")
+            parser.error("--recipe must not be given with --bns-epochs, which is a recipe itself")
         epochs = options.epochs or (2 if options.smoke else None)
         imb_factor = min(options.imb_factor, SMOKE_TRAIN / 4) if options.smoke else options.imb_factor
         runs = []
@@ -236,19 +249,19 @@ def report(
     an_epoch = [run["cost"][stage]["seconds"] / run["cost"][stage]["epochs"] for run in runs]
     shown = images if kept else images // batch_size * batch_size
     facts = [
-        [f"seconds an epoch of {stage}, start and reading the images included", _cell(an_epoch)],
+        [f"seconds per epoch of {stage}, including startup and reading the images", _cell(an_epoch)],
         [f"images/s of {stage}", _cell([shown / seconds for seconds in an_epoch])],
         ["parameters", f"{size['parameters']:,}"],
-        ["MACs an image", f"{size['macs']:,}"],
+        ["MACs per image", f"{size['macs']:,}"],
         [f"peak memory of {stage}, MiB", _cell([run["cost"][stage]["peak_memory_bytes"] / 2**20 for run in runs])],
-        ["seconds of each stage, process start included", ""],
+        ["seconds of each stage, including process start", ""],
     ]
     facts += [[f"- {stage}", _cell([run["seconds"][stage] for run in runs])] for stage in runs[0]["seconds"]]
     print(table(["cost", "value"], facts))
 
 
 def _cell(values: list[float | None]) -> str:
-    """Mean, and with several values the standard deviation; ``-`` where the group is empty."""
+    """Format the mean, and for several values the standard deviation. ``-`` marks an empty group."""
     if any(value is None for value in values):
         return "-"
     numbers = np.asarray(values, float)

@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: the machine in words, and a pipeline run in a folder of its own, without DVC."""
+"""Shared by the benchmark scripts: a description of the machine, and pipeline runs in separate folders, without DVC."""
 
 import json
 import os
@@ -20,7 +20,7 @@ METHODS = (*REPAIRS, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
 
 
 def machine(*packages: str) -> str:
-    """One line: processor, cores, GPU, Python and package versions, date."""
+    """Describe the machine in one line: processor, cores, GPU, Python and package versions, date."""
     from importlib.metadata import version
 
     cpu = platform.processor() or platform.machine()
@@ -41,7 +41,7 @@ def _gpu() -> str:
 
 
 def override(params: dict[str, Any], settings: list[str]) -> None:
-    """Apply ``group.key=value`` settings, values in YAML, in place."""
+    """Apply ``group.key=value`` settings in place. Values are YAML."""
     for setting in settings:
         key, _, value = setting.partition("=")
         *groups, last = key.split(".")
@@ -52,7 +52,7 @@ def override(params: dict[str, Any], settings: list[str]) -> None:
 
 
 def write_params(folder: Path, settings: list[str]) -> None:
-    """The repository's params.yaml with ``settings`` applied, as params.yaml in ``folder``."""
+    """Write the repository's params.yaml, with ``settings`` applied, to ``folder``."""
     params = parse_yaml((ROOT / "params.yaml").read_text())
     override(params, settings)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def write_params(folder: Path, settings: list[str]) -> None:
 
 
 def run_stage(folder: Path, *command: str) -> float:
-    """Run ``python -m stages.COMMAND`` in ``folder``; seconds of wall time. Its output goes to stderr."""
+    """Run ``python -m stages.COMMAND`` in ``folder``. Return seconds of wall time. Its output goes to stderr."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     start = time.perf_counter()
     command_line = [sys.executable, "-m", f"stages.{command[0]}", *command[1:]]
@@ -70,15 +70,15 @@ def run_stage(folder: Path, *command: str) -> float:
 
 
 def run_pipeline(folder: Path, settings: list[str]) -> dict[str, Any]:
-    """Every stage in order in ``folder``; returns the summary and, under ``seconds``, wall time by stage.
+    """Run all stages in ``folder``. Return the summary and, under ``seconds``, the wall time of each stage.
 
-    Stages that were finished in ``folder`` with the same parameters are not run again.
+    Stages that have finished in ``folder`` with the same parameters are skipped.
     """
     write_params(folder, settings)
     finished = folder / "finished.json"
     params = (folder / "params.yaml").read_text()
-    known = json.loads(finished.read_text()) if finished.is_file() else {}
-    seconds: dict[str, float] = known["seconds"] if known.get("params") == params else {}
+    previous = json.loads(finished.read_text()) if finished.is_file() else {}
+    seconds: dict[str, float] = previous["seconds"] if previous.get("params") == params else {}
     for stage in (*STAGES, *(f"rebalance@{method}" for method in REPAIRS), "train_dlsa", "finetune_ipdpp", "evaluate"):
         if stage not in seconds:
             seconds[stage] = run_stage(folder, *stage.split("@"))

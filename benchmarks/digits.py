@@ -1,7 +1,8 @@
-"""All classifiers on long-tailed digits over seeds: ``python -m benchmarks.digits [--seeds 3] [KEY=VALUE ...]``.
+"""All methods on long-tailed digits over several seeds: ``python -m benchmarks.digits [--seeds 3] [KEY=VALUE ...]``.
 
-Every seed is a whole run of the pipeline (split and training seeded alike) on the defaults of params.yaml. With --bns a
-second one on the same split pretrains by BNS and freezes the backbone: its joint head is the linear probe of BNS.
+Each seed is a full run of the pipeline with the defaults of params.yaml. Split and training use the same seed. --bns
+adds a second run on the same split, which pretrains with BNS and freezes the backbone. Its joint head is the linear
+probe of BNS.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def main() -> None:
     for method in methods:
         cells = [np.array([run[method][column] for run in runs]) for column in COLUMNS]
         print(f"| {method} | " + " | ".join(f"{cell.mean():.1f} ± {cell.std(ddof=1):.1f}" for cell in cells) + " |")
-    print("\ngain over joint, seed by seed (few / macro):\n")
+    print("\ngain over joint for each seed (few / macro):\n")
     for method in methods[1:]:
         gains = [f"{run[method][k] - run['joint'][k]:+.1f}" for run in runs for k in ("few", "macro")]
         print(f"- {method}: " + ", ".join(" / ".join(gains[i : i + 2]) for i in range(0, len(gains), 2)))

@@ -1,11 +1,15 @@
-"""What DLSA's routing adds, variant by variant, beside its controls: ``python -m benchmarks.dlsa [SET ...]``.
+"""What DLSA's routing adds, for several variants and their controls: ``python -m benchmarks.dlsa [SET ...]``.
 
-Sets: ``digits`` (the pipeline's defaults), ``synthetic`` (20 classes in 5 superclasses, 64 features, imbalance 50) and
-``cifar100`` (features of a short run: ResNet-20, 12 epochs, imbalance 100, 20 val images a class; needs --archive).
-Every split has a backbone of its own (cifar100: one split, three backbones). With --work features are kept there.
+Datasets:
+
+- ``digits``: the pipeline's defaults.
+- ``synthetic``: 20 classes in 5 superclasses, 64 features, imbalance 50.
+- ``cifar100``: features of a short run (ResNet-20, 12 epochs, imbalance 100, 20 val images per class). Needs --archive.
+
+Each split has its own backbone (cifar100: one split, three backbones). --work keeps the features in a folder.
 
 All variants start from the same head and train it for the same number of epochs. ``dlsa_control`` is that head without
-a flow; ``random routing`` keeps the shares of the routes and draws them by lot.
+a flow. ``random routing`` routes rows at random, in the same shares.
 """
 
 import argparse
@@ -31,7 +35,7 @@ from tests.synthetic import hierarchical_features
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 SETS = ("digits", "synthetic", "cifar100")
-RELEASED = {  # what the released form does otherwise; sizes, standardisation and the bounded log-scale stay
+RELEASED = {  # settings of the released code; sizes, standardization and the bounded log-scale stay as they are
     "warm_start": False,
     "second_branch": "random",
     "loss_counts": "stage",
@@ -62,7 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def stored(folder: Path) -> tuple[Parts, LinearHead]:
-    """Features and stage-1 head that the stages wrote below ``folder``."""
+    """Read the features and the stage-1 head that the stages wrote in ``folder``."""
     parts = {part: read_features(folder / f"features/features_{part}.h5") for part in ("train", "val", "test")}
     head = read_head(folder / "features/head.h5", "extract_features").head
     assert isinstance(head, LinearHead)
@@ -70,7 +74,7 @@ def stored(folder: Path) -> tuple[Parts, LinearHead]:
 
 
 def by_stages(folder: Path, settings: list[str]) -> tuple[Parts, LinearHead]:
-    """The same, after running the stages unless they have run."""
+    """Do the same after running the stages, unless they have run already."""
     if not (folder / "features/head.h5").is_file():
         write_params(folder, [*settings, "runtime.progress=lines"])
         for stage in STAGES:
@@ -79,7 +83,7 @@ def by_stages(folder: Path, settings: list[str]) -> tuple[Parts, LinearHead]:
 
 
 def load(name: str, seed: int, work: Path, archive: Path | None, epochs: int) -> tuple[Parts, LinearHead]:
-    """Train, val and test rows of a set, and the head that everything starts from."""
+    """Return the train, val and test rows of a dataset, and the head that all variants start from."""
     if name == "synthetic":
         parts = hierarchical_features(seed)
         return parts, fit_linear_head(*parts["train"], 20)
@@ -88,7 +92,7 @@ def load(name: str, seed: int, work: Path, archive: Path | None, epochs: int) ->
     images = work / "cifar100/images"
     if not (work / f"cifar100/{seed}/features/head.h5").is_file() and not images.is_dir():
         if archive is None:
-            raise SystemExit("--archive is needed for cifar100")
+            raise SystemExit("--archive must be given for cifar100, got none")
         unpack(archive, images, smoke=False)
     train = ["backbone=resnet20", f"epochs={epochs}", "batch_size=128", "augment=crop_flip", "warmup_epochs=1"]
     settings = [
@@ -105,7 +109,7 @@ def load(name: str, seed: int, work: Path, archive: Path | None, epochs: int) ->
 
 
 def accuracies(model: HeadClassifier, parts: Parts) -> tuple[float, float]:
-    """Mean accuracy of all classes, and of the classes with fewer than 20 training rows, in percent."""
+    """Return the mean accuracy of all classes, and of those with fewer than 20 training rows, in percent."""
     (_, y), (X_test, y_test) = parts["train"], parts["test"]
     counts, correct = np.bincount(y), model.predict(X_test) == y_test
     by_class = np.array([correct[y_test == c].mean() for c in range(len(counts))])
@@ -113,7 +117,7 @@ def accuracies(model: HeadClassifier, parts: Parts) -> tuple[float, float]:
 
 
 def models(head: LinearHead, seed: int, fast: dict[str, Any], only: str) -> dict[str, HeadClassifier]:
-    """Every row of the table whose name holds ``only``, and the control, not fitted."""
+    """Return the unfitted model of each row whose name contains ``only``, and of the control."""
     repairs: dict[str, HeadClassifier] = {
         "joint": Joint(head),
         "ncm": NCM(),
@@ -126,7 +130,7 @@ def models(head: LinearHead, seed: int, fast: dict[str, Any], only: str) -> dict
 
 
 def compare(name: str, options: argparse.Namespace, work: Path) -> dict[str, np.ndarray]:
-    """Method -> (splits, repeats, 2): all and few."""
+    """Map each method to its scores, (splits, repeats, 2): all and few."""
     fast = {"epochs": 2, "flow_epochs": 2} if options.smoke else {}
     found: dict[str, np.ndarray] = {}
     for split in range(options.seeds):
@@ -145,7 +149,7 @@ def compare(name: str, options: argparse.Namespace, work: Path) -> dict[str, np.
 
 
 def report(found: dict[str, np.ndarray]) -> None:
-    """Means over all runs with the deviation over splits, and the difference to the control in each split."""
+    """Print means over all runs, standard deviations over splits, and the gain over the control in each split."""
     lines = []
     for method, scores in found.items():
         by_split = scores.mean(axis=1)
@@ -153,23 +157,27 @@ def report(found: dict[str, np.ndarray]) -> None:
         cells = [f"{s.mean():.2f} ± {s.std(ddof=1):.2f}" if len(s) > 1 else f"{s.mean():.2f}" for s in by_split.T]
         each = ", ".join(f"{value:+.2f}" for value in gain[:, 0])
         lines.append([method, *cells, f"{gain[:, 0].mean():+.2f}", f"{gain[:, 1].mean():+.2f}", each])
-    print(table(["method", "all", "few", "all less control", "few less control", "all, split by split"], lines))
+    print(
+        table(
+            ["method", "all", "few", "all minus control", "few minus control", "all minus control, each split"], lines
+        )
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", default=["digits", "synthetic"], help=", ".join(SETS))
-    parser.add_argument("--seeds", type=int, default=3, help="splits, each with a backbone of its own")
-    parser.add_argument("--repeats", type=int, default=1, help="training seeds of every method a split")
-    parser.add_argument("--only", default="", help="rows whose name holds this text")
+    parser.add_argument("--seeds", type=int, default=3, help="number of splits, each with its own backbone")
+    parser.add_argument("--repeats", type=int, default=1, help="training seeds per method and split")
+    parser.add_argument("--only", default="", help="only rows whose name contains this text")
     parser.add_argument("--archive", type=Path, help="cifar100-images.tar.gz, for cifar100")
-    parser.add_argument("--work", type=Path, help="folder that keeps features between calls")
-    parser.add_argument("--epochs", type=int, default=12, help="of the backbone of cifar100")
+    parser.add_argument("--work", type=Path, help="folder that keeps features between runs")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of the backbone for cifar100")
     parser.add_argument("--smoke", action="store_true", help="a few epochs: does the script work?")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.sets) - set(SETS))
     if unknown:
-        parser.error(f"{unknown[0]}: not a set; allowed are {', '.join(SETS)}")
+        parser.error(f"SET must be one of {', '.join(SETS)}, got {unknown[0]}")
     print(f"{machine('torch', 'scikit-learn')}; percent, mean ± standard deviation over splits")
     with tempfile.TemporaryDirectory() as folder:
         for name in options.sets:

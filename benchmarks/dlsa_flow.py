@@ -1,12 +1,13 @@
-"""One training step of DLSA's flow against the direct form: ``python -m benchmarks.dlsa_flow``.
+"""One training step of DLSA's flow vs. the direct form: ``python -m benchmarks.dlsa_flow``.
 
-Direct: the flow runs over the positive and the negative batch one after the other, and the distances to the centres
-come from the (B, K, d) differences. Each side runs in processes of its own, in turn; a step is the forward pass, the
-three losses, the backward pass and SGD. Memory is what the steps add at their peak to the process with data, flow and
-gradients' owner in place (resident set on a CPU, allocated memory on a GPU).
+- Direct form: runs the flow on the positive and the negative batch one after the other, and computes the distances to
+  the centers from the (B, K, d) differences.
+- Step: the forward pass, the three losses, the backward pass and SGD. The sides alternate, each in its own processes.
+- Memory: the peak that the steps add to a process that already has the data, the flow and the optimizer. This is the
+  resident set on a CPU, and allocated memory on a GPU.
 
 ``--full`` trains the official ImageNet-LT configuration (115,846 x 2,048 synthetic features, 1,000 classes with counts
-like the real ones, depth 3) and prints seconds; it is meant for a GPU, --epochs and --head-epochs shorten it.
+like the real ones, depth 3) and prints the time. It is meant for a GPU. --epochs and --head-epochs shorten it.
 """
 
 import argparse
@@ -40,20 +41,20 @@ CLASSES = 1000
 
 
 def direct_components(u: Tensor, log_det: Tensor, centres: Tensor) -> Tensor:
-    """log p(x, k) through the (B, K, d) differences."""
+    """Return log p(x, k), computed from the (B, K, d) differences."""
     distances = (u[:, None, :] - centres[None]).square().sum(dim=-1)
     return log_det[:, None] - 0.5 * distances - 0.5 * u.shape[1] * math.log(2 * math.pi)
 
 
 def losses(positive: Tensor, negative: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """The official sum of the three."""
+    """Return the official weighted sum of the three losses."""
     likelihood = likelihood_loss(mixture_log_density(positive), weights[y])
     balance, _ = balance_loss(positive, torch.zeros_like(positive[0]), 1)
     return 2.0 * likelihood + 0.02 * purity_loss(positive, negative) + balance
 
 
 def build(options: argparse.Namespace) -> tuple[Callable[[], Tensor], torch.device]:
-    """The step of one side, on data that both sides draw alike; it returns the loss."""
+    """Return the step function of one side, which returns the loss, and the device. Both sides draw the same data."""
     device = torch.device(options.device)
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(2, options.batch, options.width, generator=stream).abs().to(device)
@@ -77,7 +78,7 @@ def build(options: argparse.Namespace) -> tuple[Callable[[], Tensor], torch.devi
 
 
 def resident(peak: bool) -> int:
-    """Bytes of this process's resident set, now or at its peak."""
+    """Return the bytes of this process's resident set, now or at its peak."""
     if peak:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -85,7 +86,7 @@ def resident(peak: bool) -> int:
 
 
 def run_side(options: argparse.Namespace) -> dict[str, Any]:
-    """In a process of its own: seconds of each step after the first, bytes at the peak, and the losses."""
+    """Measure one side in this process: seconds of each step after the first, bytes at the peak, and the losses."""
     torch.set_num_threads(options.threads)
     step, device = build(options)
     on_gpu = device.type == "cuda"
@@ -102,7 +103,7 @@ def run_side(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Both sides in turn, ``repeats`` times, and the table."""
+    """Run both sides alternately, ``repeats`` times, and print the table."""
     found: dict[str, list[dict[str, Any]]] = {"longtail": [], "direct": []}
     for _ in range(options.repeats):
         for side, runs in found.items():
@@ -117,24 +118,24 @@ def compare(options: argparse.Namespace) -> None:
         for ours, theirs in zip(one["losses"], other["losses"], strict=True)
     ]
     if max(gaps) > 1e-3:
-        raise SystemExit(f"the two sides compute different losses: relative difference {max(gaps):.1e}")
+        raise SystemExit(f"the losses of the two sides differ by {max(gaps):.1e} (relative)")
     print(f"{machine('torch')}, {options.threads} threads")
     print(
         f"\nBatch {options.batch:,} pairs, {options.clusters} clusters, {options.width:,} features; {options.repeats} "
-        f"processes of {options.steps} steps a side, median (min-max)\n"
+        f"processes of {options.steps} steps per side, median (min-max)\n"
     )
     seconds = {side: [sum(run["seconds"]) / options.steps for run in runs] for side, runs in found.items()}
     mebibytes = {side: [run["bytes"] / 2**20 for run in runs] for side, runs in found.items()}
     lines = [
         [what, *(spread(values[side]) for side in found), spread(ratios(values["direct"], values["longtail"]))]
-        for what, values in (("seconds a step", seconds), ("peak memory of a step, MiB", mebibytes))
+        for what, values in (("seconds per step", seconds), ("peak memory per step, MiB", mebibytes))
     ]
     print(table(["measure", *found, "direct / longtail"], lines))
     print(f"\nLosses of all steps agree to {max(gaps):.0e} (relative).")
 
 
 def counts_like_imagenet_lt(rows: int) -> np.ndarray:
-    """(1000,) counts from 1,280 to 5 that sum to about ``rows``: a power law bent to that sum."""
+    """Return (1000,) counts from 1,280 to 5 that sum to about ``rows``, from a power law fitted to that sum."""
     rank = np.linspace(0, 1, CLASSES)
     low, high = 0.1, 20.0
     for _ in range(60):
@@ -145,7 +146,7 @@ def counts_like_imagenet_lt(rows: int) -> np.ndarray:
 
 
 def full(options: argparse.Namespace) -> None:
-    """The official configuration at ImageNet-LT's size."""
+    """Train the official configuration at the size of ImageNet-LT."""
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     counts = counts_like_imagenet_lt(115_846)
@@ -176,8 +177,8 @@ def full(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{machine('torch')}, {where}\n{len(y):,} x {options.width} features, depth {chain.depth}")
-    print(f"{an_epoch:,.1f} s an epoch of the first flow, its measures included")
-    print(f"{options.epochs} flow epochs a level, {options.head_epochs} epochs a head: {seconds:,.1f} s in all")
+    print(f"{an_epoch:,.1f} s per epoch of the first flow, including its measures")
+    print(f"{options.epochs} flow epochs per level, {options.head_epochs} epochs per head: {seconds:,.1f} s in total")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -185,15 +186,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=1024, help="pairs")
     parser.add_argument("--clusters", type=int, default=500)
     parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--steps", type=int, default=3, help="timed, after one that is not")
-    parser.add_argument("--repeats", type=int, default=3, help="processes a side")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after an untimed one")
+    parser.add_argument("--repeats", type=int, default=3, help="processes per side")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--side", choices=("longtail", "direct"), help=argparse.SUPPRESS)
     parser.add_argument("--full", action="store_true", help="train at ImageNet-LT's size instead")
-    parser.add_argument("--epochs", type=int, default=50, help="--full: flow epochs a level")
-    parser.add_argument("--head-epochs", type=int, default=150, help="--full: epochs a head")
-    parser.add_argument("--counts", type=Path, help="--full: JSON with the class counts as ImageNet_LT_train")
+    parser.add_argument("--epochs", type=int, default=50, help="--full: flow epochs per level")
+    parser.add_argument("--head-epochs", type=int, default=150, help="--full: epochs per head")
+    parser.add_argument("--counts", type=Path, help="--full: JSON file with the class counts under ImageNet_LT_train")
     options = parser.parse_args(arguments)
     if options.side:
         print(json.dumps(run_side(options)))

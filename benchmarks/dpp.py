@@ -1,8 +1,9 @@
-"""Seconds for a draw of the IP-DPP kernel, beside dppy on the same kernel: ``python -m benchmarks.dpp``.
+"""Seconds per draw from the IP-DPP kernel, compared with dppy on the same kernel: ``python -m benchmarks.dpp``.
 
-p is uniform in [0, 1], the kernel that of the paper (scale n). "First" is a draw with all set-up, from p for longtail,
-from the dense kernel for dppy (whose making is not counted); "next" a further draw of the same object. dppy runs up to
---dppy-items and only where its polynomials do not overflow (log10 of N over k below 300), else its draws are wrong.
+p is uniform in [0, 1], and the kernel is the paper's (scale n). "First" is a draw including all setup: from p for
+longtail, and from the dense kernel for dppy (not counting the time to build it). "Next" is another draw from the same
+object. dppy runs only up to --dppy-items and only if log10 of N choose k is below 300. Otherwise its polynomials would
+overflow and its draws would be wrong.
 """
 
 import argparse
@@ -25,12 +26,12 @@ SAFE_LOG10 = 300.0
 
 
 def log10_binomial(n: int, k: int) -> float:
-    """log10 of the number of k-subsets of n items."""
+    """Return log10 of the number of k-subsets of n items."""
     return float((gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)) / np.log(10))
 
 
 def timed(make: Callable[[], Any], draw: Callable[[Any, int], np.ndarray], k: int, repeats: int) -> tuple[list, list]:
-    """Seconds of first draws and of next ones; every draw must hold k distinct items."""
+    """Return the seconds of first and of next draws. Every draw must have k distinct items."""
     first, following = [], []
     for repeat in range(repeats):
         start = time.perf_counter()
@@ -41,22 +42,22 @@ def timed(make: Callable[[], Any], draw: Callable[[Any, int], np.ndarray], k: in
         items.append(draw(process, 2 * repeat + 1))
         following.append(time.perf_counter() - start)
         if any(len(set(chosen)) != k for chosen in items):
-            raise SystemExit(f"a draw of {k} items held fewer")
+            raise SystemExit(f"a draw must have {k} distinct items, got fewer")
     return first, following
 
 
 def ours(p: np.ndarray, k: int, repeats: int) -> tuple[list, list]:
-    """longtail's sampler, as its ``auto`` chooses it."""
+    """Time longtail's sampler with the algorithm that ``auto`` chooses."""
 
     def make() -> RankOneKDPP:
-        known = Information.from_probability(p)
-        return RankOneKDPP(known.d, known.r, k)
+        information = Information.from_probability(p)
+        return RankOneKDPP(information.d, information.r, k)
 
     return timed(make, lambda process, number: process.sample(generator(0, "benchmark", number)), k, repeats)
 
 
 def dppys(p: np.ndarray, k: int, repeats: int) -> tuple[list, list]:
-    """dppy's exact sampler on the dense kernel."""
+    """Time dppy's exact sampler on the dense kernel."""
     from dppy.finite_dpps import FiniteDPP
 
     kernel = ipdpp_kernel(p)

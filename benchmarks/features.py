@@ -1,8 +1,9 @@
-"""Work on stored features against direct PyTorch code: ``python -m benchmarks.features [--threads 2] [--rows 115846]``.
+"""Work on stored features vs. direct PyTorch code: ``python -m benchmarks.features [--threads 2] [--rows 115846]``.
 
-Synthetic features in the shape of ImageNet-LT, sorted by label as its lists are, and 20 val rows a class. "direct" is
-what a script without this library does: a DataLoader over single rows, loops over classes, autograd, ``loss.item()``
-each step. Both sides get the same inputs in the same process, in turn; their results must agree to 1e-5.
+The features are synthetic, with the shape of ImageNet-LT, sorted by label as in its lists, and with 20 val rows per
+class. "direct" is a typical script without this library: a DataLoader over single rows, loops over classes, autograd,
+and ``loss.item()`` at each step. Both sides get the same inputs and alternate in one process. Their results must agree
+to 1e-5.
 """
 
 import argparse
@@ -41,7 +42,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Inputs:
-    """X (N, D) float32 and y (N,) int64 of both parts, a stage-1 head, and what both sides use alike."""
+    """X (N, D) float32 and y (N,) int64 of train and val, a stage-1 head, and settings shared by both sides."""
 
     X: np.ndarray
     y: np.ndarray
@@ -59,7 +60,10 @@ class Inputs:
 
 
 def class_counts(rows: int, classes: int) -> np.ndarray:
-    """(C,) int64, falling: about ``rows`` in all, largest and smallest in ImageNet-LT's proportion to the mean."""
+    """Return descending class counts, (C,) int64, that sum to about ``rows``.
+
+    The ratios of the largest and the smallest count to the mean are those of ImageNet-LT.
+    """
     share = (rows / classes) / (IMAGENET_LT["rows"] / IMAGENET_LT["classes"])
     largest = min(IMAGENET_LT["largest"] * share, rows / 2)
     smallest = max(IMAGENET_LT["smallest"] * share, 1.0)
@@ -75,23 +79,23 @@ def class_counts(rows: int, classes: int) -> np.ndarray:
 
 
 def synthetic(rows: int, dim: int, classes: int, batch_size: int, workers: int) -> Inputs:
-    """Non-negative features around one centre a class, and a head whose rows are longer for larger classes."""
+    """Return nonnegative features around one center per class, and a head with longer rows for larger classes."""
     rng = np.random.default_rng(SEED)
     counts = class_counts(rows, classes)
-    centres = rng.standard_normal((classes, dim), dtype=np.float32) * np.float32(5 / dim**0.5)
+    centers = rng.standard_normal((classes, dim), dtype=np.float32) * np.float32(5 / dim**0.5)
 
     def around(y: np.ndarray) -> np.ndarray:
         X = np.empty((len(y), dim), np.float32)
         for start in range(0, len(y), 4096):
             part = slice(start, start + 4096)
             noise = rng.standard_normal((len(y[part]), dim), dtype=np.float32)
-            X[part] = np.maximum(centres[y[part]] + noise, 0) * np.float32(8 / dim**0.5)
+            X[part] = np.maximum(centers[y[part]] + noise, 0) * np.float32(8 / dim**0.5)
         return X
 
     y = np.repeat(np.arange(classes), counts)
     y_val = np.repeat(np.arange(classes), VAL_PER_CLASS)
     norms = (counts / counts.min()).astype(np.float32) ** np.float32(0.1)
-    weight = centres / np.linalg.norm(centres, axis=1, keepdims=True) * norms[:, None]
+    weight = centers / np.linalg.norm(centers, axis=1, keepdims=True) * norms[:, None]
     start = initial_head(classes, dim, SEED, np.float32)
     return Inputs(
         around(y), y, around(y_val), y_val, LinearHead(weight), start, counts, min(batch_size, len(y)), workers
@@ -99,7 +103,7 @@ def synthetic(rows: int, dim: int, classes: int, batch_size: int, workers: int) 
 
 
 def largest_difference(ours: np.ndarray, direct: np.ndarray) -> float:
-    """max |ours - direct|; above the tolerance it ends the benchmark."""
+    """Return max |ours - direct|. Stop the benchmark if it exceeds the tolerance."""
     difference = float(np.abs(ours - direct).max())
     assert difference <= TOLERANCE, f"results differ by {difference:.1e}, more than {TOLERANCE:.0e}"
     return difference
@@ -109,13 +113,13 @@ def largest_difference(ours: np.ndarray, direct: np.ndarray) -> float:
 
 
 def tau_grid(inputs: Inputs) -> np.ndarray:
-    """(21, C) accuracy by tau and class."""
+    """Return the accuracy by tau and class, (21, C)."""
     tau = TauNorm(head=inputs.head)
     return tau.fit(inputs.X, inputs.y, inputs.X_val, inputs.y_val).class_accuracy_
 
 
 def direct_tau_grid(inputs: Inputs) -> np.ndarray:
-    """The same, one pass over the val rows for each tau and one mask for each class."""
+    """Do the same with one pass over the val rows per tau and one mask per class."""
     weight, classes = torch.from_numpy(inputs.head.weight), len(inputs.head.weight)
     val = loader(inputs, torch.from_numpy(inputs.X_val), torch.from_numpy(inputs.y_val))
     accuracy = np.empty((21, classes))
@@ -131,7 +135,7 @@ def direct_tau_grid(inputs: Inputs) -> np.ndarray:
 
 
 def tau_difference(inputs: Inputs, ours: np.ndarray, direct: np.ndarray) -> float:
-    """The largest difference of a class accuracy; where rounding alone decides between two classes, it may."""
+    """Return the largest difference of a class accuracy, ignoring rows where only rounding decides between classes."""
     ours = ours.copy()
     for t in np.flatnonzero((np.abs(ours - direct) > TOLERANCE).any(axis=1)):
         scores = inputs.X_val.astype(np.float64) @ tau_normalised(inputs.head, t / 10).T
@@ -142,7 +146,7 @@ def tau_difference(inputs: Inputs, ours: np.ndarray, direct: np.ndarray) -> floa
 
 
 def loader(inputs: Inputs, X: Tensor, y: Tensor) -> DataLoader:
-    """Batches in order, collated from single rows."""
+    """Return batches in order, collated from single rows."""
     return DataLoader(TensorDataset(X, y), batch_size=inputs.batch_size, num_workers=inputs.workers)
 
 
@@ -150,15 +154,16 @@ def loader(inputs: Inputs, X: Tensor, y: Tensor) -> DataLoader:
 
 
 def ncm(inputs: Inputs) -> tuple[NCM, np.ndarray]:
-    """The fitted estimator and the predictions of the val rows."""
+    """Return the fitted estimator and the predictions for the val rows."""
     estimator = NCM().fit(inputs.X, inputs.y)
     return estimator, estimator.predict(inputs.X_val)
 
 
 def direct_ncm(inputs: Inputs, *, batched: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(C, D) centroids and the predictions of the val rows, all float32; distances batch by batch.
+    """Return centroids (C, D) and the predictions for the val rows. All computation is float32, distances by batch.
 
-    The centroids come from one mask a class over the resident matrix or, ``batched``, from two passes of a DataLoader.
+    The centroids come from one mask per class over the matrix in memory. With ``batched``, they come from two passes of
+    a DataLoader.
     """
     X, y = torch.from_numpy(inputs.X), torch.from_numpy(inputs.y)
     if batched:
@@ -179,12 +184,12 @@ def direct_ncm(inputs: Inputs, *, batched: bool) -> tuple[np.ndarray, np.ndarray
 
 
 def few_queries(inputs: Inputs) -> Inputs:
-    """The same with every tenth val row, for the loop over classes."""
+    """Keep every tenth val row, for the loop over classes."""
     return replace(inputs, X_val=inputs.X_val[::10].copy(), y_val=inputs.y_val[::10])
 
 
 def looped_ncm(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """(C, D) centroids and the predictions of the val rows, one class after the other in both, all float32."""
+    """Return centroids (C, D) and the predictions for the val rows, looping over classes for both, in float32."""
     X, y = torch.from_numpy(inputs.X), torch.from_numpy(inputs.y)
     mean = X.mean(dim=0)
     query = F.normalize(torch.from_numpy(inputs.X_val) - mean)
@@ -198,7 +203,10 @@ def looped_ncm(inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ncm_difference(inputs: Inputs, ours: tuple[NCM, np.ndarray], direct: tuple[np.ndarray, np.ndarray]) -> float:
-    """The largest difference of centroids, and of the distances to the predicted classes where those differ."""
+    """Return the largest difference of the centroids.
+
+    Where the predictions differ, also check that the scores of the two predicted classes agree.
+    """
     estimator, predicted = ours
     other = np.flatnonzero(predicted != direct[1])
     if len(other):
@@ -212,7 +220,7 @@ def ncm_difference(inputs: Inputs, ours: tuple[NCM, np.ndarray], direct: tuple[n
 
 
 def crt_epoch(inputs: Inputs) -> np.ndarray:
-    """(C, D + 1) weight and bias after one epoch at the base rate."""
+    """Return weight and bias after one epoch at the base learning rate, (C, D + 1)."""
     assert inputs.start.bias is not None
     scorer = LinearScorer(torch.tensor(inputs.start.weight), torch.tensor(inputs.start.bias))
     train(
@@ -236,7 +244,7 @@ def our_draws(inputs: Inputs) -> Callable[[int, int], np.ndarray]:
 
 
 def direct_crt_epoch(inputs: Inputs, rows: Dataset, sampler: Sampler[int] | list[int]) -> np.ndarray:
-    """The same with a DataLoader, autograd, an optimizer and the loss read at each step."""
+    """Do the same with a DataLoader, autograd, an optimizer, and the loss read at each step."""
     weight = torch.from_numpy(inputs.start.weight)
     model = nn.Linear(weight.shape[1], weight.shape[0])
     model.load_state_dict({"weight": weight, "bias": torch.from_numpy(inputs.start.bias)})
@@ -258,7 +266,7 @@ def direct_crt_epoch(inputs: Inputs, rows: Dataset, sampler: Sampler[int] | list
 
 
 class CyclicSampler(Sampler[int]):
-    """Class-aware draws, one at a time: the next class of a shuffled cycle, the next images of that class's cycle."""
+    """Class-aware draws one at a time: the next class of a shuffled cycle, then the next images of its own cycle."""
 
     def __init__(self, y: np.ndarray, draws: int) -> None:
         self._images = [np.flatnonzero(y == c).tolist() for c in range(int(y.max()) + 1)]
@@ -285,7 +293,7 @@ def _cycle(items: list[int], stream: random.Random) -> Iterator[int]:
 
 
 class FileRows(Dataset):
-    """One row of an HDF5 file an item; the file is opened by whoever reads first."""
+    """Rows of an HDF5 file. The file is opened on the first read, so that each worker has its own handle."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -305,8 +313,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=IMAGENET_LT["classes"])
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of both sides")
-    parser.add_argument("--workers", type=int, default=0, help="of the direct side's DataLoaders")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of both sides")
+    parser.add_argument("--workers", type=int, default=0, help="workers of the direct side's DataLoaders")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     with threadpoolctl.threadpool_limits(options.threads):
@@ -327,7 +335,7 @@ def report(inputs: Inputs, repeats: int, threads: int) -> None:
         lambda: direct_ncm(inputs, batched=False),
         lambda: direct_ncm(inputs, batched=True),
     )
-    for direct, how in ((masks, "a mask a class"), (batches, "DataLoader")):
+    for direct, how in ((masks, "one mask per class"), (batches, "DataLoader")):
         difference = ncm_difference(inputs, ours.result, direct.result)
         lines.append(_line(f"NCM fit + predict; direct: {how}", ours.seconds, direct.seconds, difference))
 
@@ -367,9 +375,9 @@ def report(inputs: Inputs, repeats: int, threads: int) -> None:
     )
     print(table(["work", "longtail, s", "direct, s", "direct / longtail", "largest difference"], lines))
     print(
-        "\nFrom a file, longtail reads all of it before the epoch, in the time given; the direct side reads one row an "
-        "item. The file\nis uncompressed, unchunked and in the page cache. cRT is compared on the same draws; for the "
-        "times the direct side draws\nwith a Python iterator of its own."
+        "\nFrom a file, longtail reads the whole file before the epoch, which is included in its time. The direct side "
+        "reads one row\nat a time. The file is uncompressed, unchunked and in the page cache. cRT results are compared "
+        "on the same draws. For\nthe timings, the direct side draws with its own Python iterator."
     )
 
 

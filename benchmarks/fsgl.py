@@ -1,9 +1,9 @@
-"""A training step of FSGL against the released form of its feature scaling: ``python -m benchmarks.fsgl``.
+"""A training step of FSGL vs. the released form of its feature scaling: ``python -m benchmarks.fsgl``.
 
-Released form: the factor of every mixed image is summed class by class in Python, over the elements of the mixed
-labels, in both views and both passes of SAM. Everything else is the same. Both sides take the same steps from the same
-weights, in turn in one process, after one that is not timed and whose weights are compared (later ones drift apart, as
-rounding errors grow in a network).
+The released form sums the factor of every mixed image class by class in Python, over the elements of the mixed labels,
+in both views and both passes of SAM. Everything else is the same. Both sides start from the same weights, take the same
+steps, and alternate in one process. The first step is not timed; the weights are compared after it. (Later they drift
+apart, because rounding errors grow in a network.)
 """
 
 import argparse
@@ -21,19 +21,19 @@ from longtail.methods.objectives.fsgl.objective import FSGL, Mixed
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer import create_optimizer
 from longtail.train.optimizer_step import Update
 
 LARGEST, IMBALANCE = 500, 100
-LIMIT = 1e-4  # between the weights of the two sides, relative to the largest of a tensor
+LIMIT = 1e-4  # largest difference between the weights of the sides, relative to the largest weight of the tensor
 
 
 class Released(FSGL):
-    """FSGL with the scaling of every image added up in Python."""
+    """FSGL with the scaling of every image summed in Python."""
 
     def scaling(self, mixed: Mixed, share: Tensor) -> Tensor:
-        classes = self.setting.num_classes
+        classes = self.task.num_classes
         own, other = (F.one_hot(labels, classes).float() for labels in (mixed.labels, mixed.partners))
         soft = share * own + (1 - share) * other
         factors = []
@@ -46,13 +46,13 @@ class Released(FSGL):
 
 
 class Side:
-    """One objective with a network of its own, and batches that are the same for all."""
+    """One objective with its own network. The batches are the same for all sides."""
 
     def __init__(self, kind: type[FSGL], options: argparse.Namespace, device: torch.device) -> None:
         counts = (LARGEST * IMBALANCE ** (-np.arange(options.classes) / (options.classes - 1))).astype(np.int64)
         torch.manual_seed(0)
         backbone = create_backbone(options.backbone, in_channels=3).to(device)
-        setting = Setting(options.classes, counts, int(backbone.num_features), 200, 0)  # type: ignore[arg-type]
+        setting = TaskInfo(options.classes, counts, int(backbone.num_features), 200, 0)  # type: ignore[arg-type]
         self.objective = kind(setting, gamma=1.0).to(device)
         self.model = Classifier(backbone, self.objective.create_head().to(device))
         optimizer = create_optimizer("sgd", [self.model, self.objective], lr=0.01, momentum=0.9, weight_decay=5e-3)
@@ -61,7 +61,7 @@ class Side:
         self.batches = [self.draw(number) for number in range(options.repeats + 1)]
 
     def draw(self, number: int) -> Batch:
-        """A batch, the same for all sides."""
+        """Draw a batch, which is the same for all sides."""
         draw = torch.Generator().manual_seed(number)
         size, classes = self.options.batch, self.options.classes
         views = [torch.randn(size, 3, 32, 32, generator=draw).to(self.device) for _ in range(4)]
@@ -70,14 +70,14 @@ class Side:
         return Batch((views[0], views[1]), labels[0], rows, Batch((views[2], views[3]), labels[1], rows))
 
     def step(self) -> None:
-        """One optimizer step on the next batch."""
+        """Take one optimizer step on the next batch."""
         torch.manual_seed(self.taken)
-        self.objective.step(self.model, self.batches[self.taken], Moment(100, 200, self.taken, 1000), self.update)
+        self.objective.step(self.model, self.batches[self.taken], Position(100, 200, self.taken, 1000), self.update)
         self.wait()
         self.taken += 1
 
     def scale(self) -> Tensor:
-        """The factors of one batch alone."""
+        """Compute only the factors of one batch."""
         draw = torch.Generator().manual_seed(0)
         classes, size = self.options.classes, self.options.batch
         labels, partners = (torch.randint(classes, (size,), generator=draw).to(self.device) for _ in range(2))
@@ -93,7 +93,7 @@ class Side:
 
 
 def compare(one: Side, other: Side) -> float:
-    """The largest difference of a weight, relative to the largest of its tensor."""
+    """Return the largest difference of a weight, relative to the largest weight of its tensor."""
     pairs = [
         pair
         for ours, theirs in ((one.model, other.model), (one.objective, other.objective))
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"the two sides differ by {gap:.1e} of the largest weight")
     lines = []
     tasks: list[tuple[str, Callable[[], Any], Callable[[], Any]]] = [
-        ("a step", ours.step, released.step),
+        ("one step", ours.step, released.step),
         ("the factors of one view", ours.scale, released.scale),
     ]
     for what, own, direct in tasks:
@@ -133,8 +133,8 @@ def main(arguments: list[str] | None = None) -> None:
         f"{options.backbone}, {options.classes} classes, batches of {options.batch} images of 32 x 32, SAM; "
         f"n = {options.repeats}, median (min-max)\n"
     )
-    print(table(["seconds of", "longtail", "released form", "released / longtail"], lines))
-    print(f"\nAfter one step the weights differ by at most {gap:.0e} of the largest of their tensor.")
+    print(table(["seconds for", "longtail", "released form", "released / longtail"], lines))
+    print(f"\nAfter one step the weights differ by at most {gap:.0e} of the largest weight of their tensor.")
 
 
 if __name__ == "__main__":

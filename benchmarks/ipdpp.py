@@ -1,8 +1,8 @@
 """What the kernel of IP-DPP adds to finetuning on a smaller set: ``python -m benchmarks.ipdpp [KEY=VALUE ...]``.
 
-The stages train --backbones networks with the given settings over params.yaml; ``finetune_ipdpp`` then runs on each,
-for every variant and --repeats seeds of finetuning. A run's gain is the method less its own control, which has the same
-sizes, initial head and random streams and differs in nothing but the draw.
+The stages train --backbones networks with the given overrides of params.yaml. ``finetune_ipdpp`` then runs on each
+network, for every variant and --repeats finetuning seeds. The gain of a run is the accuracy of the method minus that of
+its own control. The control has the same sizes, initial head and random streams and differs only in the draw.
 """
 
 import argparse
@@ -34,7 +34,10 @@ MADE_BY = "finetune_ipdpp"
 
 
 def run(folder: Path, settings: list[str]) -> tuple[np.ndarray, dict]:
-    """(2, 4) percent, control and method by GROUPS (NaN for an empty one), and the diagnostics of the draw."""
+    """Return the accuracy in percent of control and method by group, (2, 4), and the diagnostics of the draw.
+
+    An empty group is NaN.
+    """
     write_params(folder, settings)
     run_stage(folder, MADE_BY)
     shots = load_params(folder / "params.yaml").shots
@@ -47,7 +50,7 @@ def run(folder: Path, settings: list[str]) -> tuple[np.ndarray, dict]:
 
 
 def backbone(folder: Path, settings: list[str]) -> None:
-    """Run the stages up to the features, unless they have run here."""
+    """Run the stages up to the features, unless they have run in ``folder`` already."""
     if not (folder / "features/head.h5").is_file():
         write_params(folder, settings)
         for stage in STAGES:
@@ -55,7 +58,7 @@ def backbone(folder: Path, settings: list[str]) -> None:
 
 
 def spread(values: np.ndarray, sign: str = "") -> str:
-    """Mean and standard deviation of the runs; ``-`` for an empty group."""
+    """Format the mean and standard deviation of the runs. ``-`` marks an empty group."""
     if np.isnan(values).any():
         return "-"
     return f"{values.mean():{sign}.2f} ± {values.std(ddof=1) if len(values) > 1 else 0:.2f}"
@@ -63,10 +66,10 @@ def spread(values: np.ndarray, sign: str = "") -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbones", type=int, default=1, help="networks, of seeds 0, 1, ...")
-    parser.add_argument("--repeats", type=int, default=5, help="seeds of finetuning for each network")
-    parser.add_argument("--work", type=Path, help="keep the networks in this folder, and take those that are there")
-    parser.add_argument("--only", default="", help="variants whose name holds this")
+    parser.add_argument("--backbones", type=int, default=1, help="number of networks, with seeds 0, 1, ...")
+    parser.add_argument("--repeats", type=int, default=5, help="finetuning seeds per network")
+    parser.add_argument("--work", type=Path, help="keep the networks in this folder and reuse them")
+    parser.add_argument("--only", default="", help="only variants whose name contains this text")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="overrides of params.yaml")
     options = parser.parse_args(arguments)
     chosen = {name: own for name, own in VARIANTS.items() if options.only in name}
@@ -91,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
         gains = [spread(method[g] - control[g], "+") for g in range(len(GROUPS))]
         lines.append([name, spread(control[0]), spread(method[0]), *gains])
     print(table(["variant", "control, all", "method, all", *(f"gain, {group}" for group in GROUPS)], lines))
-    print("\nThe draw of the last run, see docs/dpp.md:\n")
+    print("\nThe draw of the last run, see docs/ipdpp.md:\n")
     for name, draw in draws.items():
         print(f"- {name}: {json.dumps(draw)}")
 

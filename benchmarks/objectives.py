@@ -1,7 +1,8 @@
-"""Every objective of backbone training on long-tailed digits: ``python -m benchmarks.objectives [--seeds 3]``.
+"""Every training objective on long-tailed digits: ``python -m benchmarks.objectives [--seeds 3]``.
 
-Each run has the defaults of params.yaml but for the objective and its rule, and for cross-entropy the mixing of images
-and the start; split and training are seeded alike. What is measured is the prediction head (the table's row joint).
+Each run has the defaults of params.yaml, except for the objective and its rule. For cross-entropy, image mixing and
+pretraining also vary. Split and training use the same seed. The scores are those of the prediction head (the row
+joint).
 """
 
 import argparse
@@ -25,7 +26,7 @@ STARTS = ("rotation", "moco", "bns")
 
 
 def cases(objectives: list[str], rules: list[str], mixes: list[str], starts: list[str]) -> dict[str, list[str]]:
-    """What is trained -> its settings; rules that an objective does not know are left out."""
+    """Map each case to its settings. Rules that an objective does not support are omitted."""
     found = {}
     for name in objectives:
         known = RULES if "rule" in OBJECTIVES[name].options else ("none", "resample")
@@ -37,7 +38,7 @@ def cases(objectives: list[str], rules: list[str], mixes: list[str], starts: lis
 
 
 def run(folder: Path, settings: list[str]) -> list[float]:
-    """The measures of COLUMNS, NaN for an empty group."""
+    """Return the measures in COLUMNS. An empty group is NaN."""
     write_params(folder, settings)
     for stage in STAGES:
         run_stage(folder, stage)

@@ -1,9 +1,9 @@
-"""Batched SimCLR augmentation against torchvision's per-image one: ``python -m benchmarks.simclr [--threads 2]``.
+"""Batched SimCLR augmentation vs. torchvision's per-image transforms: ``python -m benchmarks.simclr [--threads 2]``.
 
-Two views of 32 x 32 images in batches of 512, as contrastive pretraining takes them. The direct side is what a script
-does: PIL images, ``torchvision.transforms`` v1 (as the released BNS code) or v2 (on PIL images, or on tensors), a
-DataLoader with persistent workers, warm (the epoch that starts the workers is not timed). On a GPU its batches are
-pinned and copied there.
+Measures two views of 32 x 32 images in batches of 512, as used in contrastive pretraining. The direct side is a typical
+script: PIL images, ``torchvision.transforms`` v1 (as in the released BNS code) or v2 (on PIL images or tensors), and a
+DataLoader with persistent workers. The workers are warm: the epoch that starts them is not timed. On a GPU, the direct
+side pins its batches and copies them to the GPU.
 """
 
 import argparse
@@ -32,8 +32,8 @@ SIDE, KERNEL, SIGMA = 32, 3, (0.1, 2.0)
 STRENGTH = 2.0
 JITTER = (0.8 * STRENGTH, 0.8 * STRENGTH, 0.8 * STRENGTH, 0.2 * STRENGTH)
 VIEWS = 2
-TRANSFORM = Transform("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), SIDE)  # the BNS recipe stops at [0, 1]
-TOLERANCE = 1e-4  # of the range, see longtail.augment.simclr
+TRANSFORM = Transform("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), SIDE)  # the BNS recipe only scales to [0, 1]
+TOLERANCE = 1e-4  # fraction of the range, see longtail.augment.simclr
 SEED = 0
 V2_STEPS = [
     v2.RandomResizedCrop(SIDE, antialias=True),
@@ -57,7 +57,7 @@ PIPELINES = {
 
 
 class Pictures(Dataset):
-    """Images as torchvision's CIFAR gives them: a PIL image made from an array, then the transforms, once a view."""
+    """Images as in torchvision's CIFAR dataset: a PIL image made from an array, then the transforms, once per view."""
 
     def __init__(self, pixels: np.ndarray, pipeline: str) -> None:
         self._pixels = pixels
@@ -72,7 +72,7 @@ class Pictures(Dataset):
 
 
 class Bench:
-    """The images and both ways to go once through them, on one device."""
+    """The images, and one pass over them with either side, on one device."""
 
     def __init__(self, images: int, batch_size: int, workers: int, device: torch.device) -> None:
         self.pixels = np.random.default_rng(SEED).integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8)
@@ -81,7 +81,7 @@ class Bench:
         self._normalize = normalizer(TRANSFORM, device)
 
     def check(self) -> float:
-        """The largest difference between a batch of ours and torchvision's float operations, image by image."""
+        """Return the largest difference between a longtail batch and torchvision's float operations per image."""
         generator = torch.Generator(self.device).manual_seed(SEED)
         rows = torch.arange(self.batch_size, device=self.device) % len(self.pixels)
         ours = self._view(rows, generator).cpu()
@@ -97,7 +97,7 @@ class Bench:
         return worst
 
     def epoch(self) -> None:
-        """One pass with longtail, to the last pixel on the device."""
+        """Run one pass with longtail and wait for the device."""
         order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(self.pixels))).to(self.device)
         generator = torch.Generator(self.device)
         for step, rows in enumerate(order.split(self.batch_size)):
@@ -119,14 +119,14 @@ class Bench:
         )
 
     def direct_epoch(self, batches: DataLoader) -> None:
-        """One pass with a DataLoader, batches on the device."""
+        """Run one pass with a DataLoader, copying batches to the device."""
         for views in batches:
             views = [view.to(self.device, non_blocking=True) for view in views]
         views[-1].sum().item()
 
 
 def augment_one(image: Tensor, parameters: Parameters, position: int) -> Tensor:
-    """torchvision's operations on one (3, H, W) image in [0, 1] with the parameters of one position in the batch."""
+    """Apply torchvision's operations to a (3, H, W) image in [0, 1], with the parameters at one batch position."""
     chosen = {name: values[position].tolist() for name, values in vars(parameters).items()}
     window = [chosen[name] for name in ("top", "left", "height", "width")]
     image = per_image.resized_crop(image, *window, [SIDE, SIDE], antialias=True)
@@ -140,11 +140,11 @@ def augment_one(image: Tensor, parameters: Parameters, position: int) -> Tensor:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--images", type=int, default=10_847, help="as CIFAR-100-LT, imbalance factor 100")
+    parser.add_argument("--images", type=int, default=10_847, help="default as in CIFAR-100-LT, imbalance factor 100")
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of longtail's side on the CPU")
-    parser.add_argument("--workers", type=int, default=2, help="of the DataLoader")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of longtail on the CPU")
+    parser.add_argument("--workers", type=int, default=2, help="workers of the DataLoader")
     options = parser.parse_args(arguments)
     print(f"{machine('torch', 'torchvision', 'pillow')}")
     print(
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _compare(bench: Bench, loaders: dict[str, DataLoader], images: int, repeats: int) -> str:
-    """The table of images/s, two views each; one untimed round first starts the workers and warms the device up."""
+    """Return the table of images/s, two views each. An untimed first round warms up workers and device."""
     tasks: list[Callable[[], None]] = [bench.epoch]
     tasks += [partial(bench.direct_epoch, batches) for batches in loaders.values()]
     alternate(1, *tasks)
@@ -168,7 +168,7 @@ def _compare(bench: Bench, loaders: dict[str, DataLoader], images: int, repeats:
     lines = [["longtail", spread([images / s for s in timed[0]]), ""]]
     for pipeline, seconds in zip(loaders, timed[1:], strict=True):
         lines.append([pipeline, spread([images / s for s in seconds]), spread(ratios(seconds, timed[0]))])
-    return table(["side", f"images/s ({VIEWS} views each)", "longtail is faster by"], lines)
+    return table(["side", f"images/s ({VIEWS} views each)", "speedup of longtail"], lines)
 
 
 if __name__ == "__main__":

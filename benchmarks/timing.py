@@ -1,4 +1,4 @@
-"""Timing of alternatives side by side, and Markdown tables of what came out."""
+"""Timing of alternatives side by side, and Markdown tables of the results."""
 
 import statistics
 import time
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 
 class Timed(NamedTuple):
-    """Seconds of each repetition and the result of the first."""
+    """Seconds of each repetition, and the result of the first one."""
 
     seconds: list[float]
     result: Any
 
 
 def alternate(repeats: int, *tasks: Callable[[], Any]) -> list[Timed]:
-    """Run the tasks in turn, ``repeats`` times over, so that a slow moment of the machine meets all of them."""
+    """Run the tasks alternately, ``repeats`` times, so that a slow moment of the machine affects all of them."""
     timed = [Timed([], None) for _ in tasks]
     for repeat in range(repeats):
         for position, task in enumerate(tasks):
@@ -27,17 +27,17 @@ def alternate(repeats: int, *tasks: Callable[[], Any]) -> list[Timed]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median (smallest-largest), three digits."""
+    """Format as median (smallest-largest), with three digits."""
     return f"{_number(statistics.median(values))} ({_number(min(values))}-{_number(max(values))})"
 
 
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
-    """Quotients, repetition by repetition."""
-    return [above / below for above, below in zip(numerator, denominator, strict=True)]
+    """Return the quotient for each repetition."""
+    return [top / bottom for top, bottom in zip(numerator, denominator, strict=True)]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

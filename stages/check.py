@@ -44,6 +44,7 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
     They are the stage's own module, and those that it imports by name for these parameters: chosen methods, and for
     ``evaluate`` the registered rows of the table.
     """
+    from longtail.augment.policies import POLICIES
     from longtail.methods.heads import HEADS
     from longtail.methods.stage_methods import STAGE_METHODS
 
@@ -54,8 +55,8 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
         modules.append("stages.pretrain_training")
     if stage == "rebalance":
         modules.append(HEADS.module(argument))
-        if content.get(argument, {}).get("mode") == "online":
-            modules.append("stages.online_heads")
+        if content.get(argument, {}).get("mode") == "online":  # with the backbone's train policy
+            modules += ["stages.online_heads", *(POLICIES.module(name) for name in POLICIES.available())]
     if stage == "evaluate":
         modules += [HEADS.module(name) for name in HEADS.available()]
         modules += [STAGE_METHODS.module(name) for name in STAGE_METHODS.available()]
@@ -67,6 +68,7 @@ def _groups_of(stage: str, argument: str, content: Mapping[str, Any]) -> list[An
     """The groups of parameters whose values choose modules that the stage imports."""
     from longtail.core.params import bind, keys_of
     from longtail.data.params import DatasetParams
+    from longtail.methods.ipdpp.params import IpdppParams
     from longtail.methods.objectives import OBJECTIVES
     from longtail.methods.objectives.params import TrainParams
     from longtail.methods.pretraining import METHODS
@@ -79,6 +81,8 @@ def _groups_of(stage: str, argument: str, content: Mapping[str, Any]) -> list[An
         return [bind(TrainParams, content.get("train", {}), OBJECTIVES.available())]
     if stage == "pretrain":
         return [bind(PretrainParams, content.get("pretrain", {}), METHODS.available())]
+    if stage == "finetune_ipdpp":
+        return [bind(IpdppParams, content.get("ipdpp", {}))]
     return []
 
 

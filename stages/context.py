@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from longtail.artifacts.atomic import atomic_open
 from longtail.artifacts.scratch import Scratch
 from longtail.artifacts.tables import write_json
-from longtail.core.errors import ArtifactError, ConfigError, LongtailError
+from longtail.core.errors import ConfigError, LongtailError
 from longtail.core.params import Group, bind, keys_of
 from longtail.core.seeds import SeedParams
 from longtail.core.yaml import read_yaml
@@ -125,6 +125,7 @@ def check_file(content: Mapping[str, Any]) -> None:
     if _read_verdict() == verdict:
         return
     importlib.import_module("longtail.params").check_params(content)
+    importlib.import_module("stages.backbone_size").check_backbone_size(content)
     with atomic_open(CHECKED) as file:
         file.write(json.dumps(verdict))
 
@@ -187,8 +188,9 @@ def run(stage: Callable[[], None]) -> None:
 def advice(error: LongtailError) -> str:
     """The error as one line, with the command that makes a missing or unusable file."""
     sentence = " ".join(str(error).split())
-    if not isinstance(error, ArtifactError) or error.maker is None:
+    maker = getattr(error, "maker", None)
+    if maker is None:
         return sentence
-    if error.missing:
-        return f"{sentence}; make it with `dvc repro {error.maker}`"
-    return f"{sentence}; make it again with `dvc repro -f {error.maker}`"
+    if getattr(error, "missing", False):
+        return f"{sentence}; make it with `dvc repro {maker}`"
+    return f"{sentence}; make it again with `dvc repro -f {maker}`"

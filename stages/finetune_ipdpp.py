@@ -26,8 +26,9 @@ from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.stored import load_backbone, save_backbone
 from longtail.train.batches import FeatureRows, ImageSet
 from longtail.train.extract import outputs
-from longtail.train.loop import Outcome, curves, train
-from longtail.train.objective import Setting
+from longtail.train.loop import Outcome
+from longtail.train.network import train_network, training_curves
+from longtail.train.objective import TaskInfo
 from stages.context import Context, run
 from stages.data import PreparedImages
 from stages.features import read_feature_set
@@ -113,7 +114,7 @@ def finetune(
     torch.manual_seed(derive_seed(seed, "initialise"))
     head = LinearLayer(found.train.features.shape[1], num_classes)
     encoder = nn.Identity() if params.freeze == "encoder" else backbone
-    setting = Setting(num_classes, found.train_counts, found.train.features.shape[1], params.epochs, seed)
+    task = TaskInfo(num_classes, found.train_counts, found.train.features.shape[1], params.epochs, seed)
     assert found.head is not None
     own_head = found.head
 
@@ -145,7 +146,7 @@ def finetune(
     settings = training_settings(params, context.runtime, seed, name, **further)
     if params.freeze == "encoder":
         settings = replace(settings, compile=False)
-    outcome = train(model, CrossEntropy(setting), parts.train, parts.val, sampler, settings, device, scratch)
+    outcome = train_network(model, CrossEntropy(task), parts.train, parts.val, sampler, settings, device, scratch)
     scores = outputs(model, parts.test, num_classes, f"{name} on test", progress)
     return Finetuned(model, outcome, sampler, scores)
 
@@ -174,7 +175,7 @@ def write(
     selection = selection_file(params, found, finished)
     write_selection(IPDPP_SELECTION, selection)
     write_csv(IPDPP_SUBSET, subset_table(selection))
-    tables = [curves(finished[name].outcome.history).assign(method=name) for name in (CONTROL, METHOD)]
+    tables = [training_curves(finished[name].outcome.history).assign(method=name) for name in (CONTROL, METHOD)]
     write_csv(CURVES / "finetune_ipdpp.tsv", pd.concat(tables, ignore_index=True), sep="\t")
     print(f"ipdpp: {main_run.sampler.available} of {len(found.train.labels)} images, {len(selection.epochs)} rounds")
 

@@ -50,7 +50,6 @@ def fit(context: Context, method: str, params: HeadTrainingParams, features: Fea
         )
         scratch.clear()
     history = {name: [row[name] for row in outcome.history] for name in outcome.history[0]}
-    history = {name: [v / 100 for v in column] if "accuracy" in name else column for name, column in history.items()}
     return {
         "head": outcome.head.export(),  # type: ignore[operator]
         "scores": outcome.test_scores,

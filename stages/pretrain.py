@@ -13,7 +13,7 @@ from longtail.methods.objectives import OBJECTIVES
 from longtail.methods.objectives.params import TrainParams
 from longtail.methods.pretraining import METHODS
 from longtail.methods.pretraining.params import NONE, PretrainParams
-from longtail.models.factory import create_backbone
+from longtail.models.factory import check_backbone, create_backbone
 from longtail.models.resnet import count_parameters
 from longtail.models.stored import save_backbone
 from stages.context import Context, run
@@ -26,6 +26,7 @@ def main() -> None:
     network = bind(TrainParams, context.content.get("train", {}), OBJECTIVES.available())
     name, size = network.backbone, None if network.width == "auto" else network.width
     info = read_manifest(PREPARED).info
+    check_backbone(name, info.image_size, info.channels, size)
     _ = context.device  # set up threads and determinism before the first random number
     torch.manual_seed(derive_seed(context.seed, "pretrain"))
     backbone = create_backbone(name, in_channels=info.channels, width=size, image_size=info.image_size)

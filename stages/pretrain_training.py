@@ -15,8 +15,8 @@ from longtail.methods.pretraining import METHODS
 from longtail.methods.pretraining.params import PretrainParams
 from longtail.models.classifier import Classifier
 from longtail.models.stored import save_backbone
-from longtail.train.loop import curves, train
-from longtail.train.objective import Setting
+from longtail.train.network import train_network, training_curves
+from longtail.train.objective import TaskInfo
 from stages.context import Context
 from stages.data import PreparedImages
 from stages.paths import CURVES, PRETRAINED
@@ -41,20 +41,20 @@ def pretrain(
     transform = resolve_transform(images.info, policy, normalize, images.train_pixels, params.jitter_strength)
     labels = images.manifest.labels[images.split.train]
     seed = derive_seed(context.seed, "pretrain", params.method)
-    setting = Setting(
+    task = TaskInfo(
         num_classes=images.info.num_classes,
         counts=np.bincount(labels),
         num_features=backbone.num_features,  # type: ignore[arg-type]
         epochs=params.epochs,
         seed=seed,
     )
-    objective = entry.load()(setting, **(vars(own) if own is not None else {}))
+    objective = entry.load()(task, **(vars(own) if own is not None else {}))
     model = Classifier(backbone, objective.create_head())
     sampler = InstanceSampler(labels, seed=seed, epochs=params.epochs)
     label = f"pretrain ({params.method})"
     settings = training_settings(params, context.runtime, seed, label, drop_last=params.drop_last is not False)
     with context.scratch([transform.to_meta(), meta, *images.digests()]) as scratch:
-        outcome = train(
+        outcome = train_network(
             model,
             objective,
             images.open(images.split.train, transform),
@@ -65,6 +65,6 @@ def pretrain(
             scratch.folder,
         )
         save_backbone(PRETRAINED, model.backbone, meta | {"split_digest": images.split_digest})
-        write_csv(CURVES / "pretrain.tsv", curves(outcome.history), sep="\t")
+        write_csv(CURVES / "pretrain.tsv", training_curves(outcome.history), sep="\t")
         scratch.clear()
     return outcome.computed

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from longtail.artifacts.digest import Scalar
+from longtail.artifacts.digest import Scalar, file_digest
 from longtail.artifacts.feature_set import FeatureSet
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.artifacts.predictions import build_predictions, write_predictions
@@ -17,6 +17,7 @@ from longtail.core.head import ClassMeans, LinearHead
 from longtail.core.params import Group
 from longtail.core.seeds import derive_seed
 from longtail.methods.heads import HEADS, HeadEntry
+from longtail.train.checkpointing import CheckpointStore
 from stages.context import Context, run
 from stages.features import read_feature_set
 from stages.paths import HEADS as HEAD_FILES
@@ -63,7 +64,7 @@ def main(method: str) -> None:
             head=fitted.head,
             split_digest=test.split_digest,
             backbone_digest=test.backbone_digest,
-            network=features.network if entry.is_stage1 else None,
+            network=features.network,
             extra=fitted.arrays,
             notes=fitted.notes,
         ),
@@ -92,9 +93,15 @@ def fit(context: Context, entry: HeadEntry, params: Group, features: FeatureSet,
         offered["device"] = str(context.device)
     estimator: Any = entry.estimator(**{name: value for name, value in offered.items() if name in taken})
     rows = list(features.rows("train"))
-    if "X_val" in inspect.signature(estimator.fit).parameters:
+    arguments = inspect.signature(estimator.fit).parameters
+    if "X_val" in arguments:
         rows += features.rows(entry.selects_on(params))
-    estimator.fit(*rows)
+    if "store" not in arguments:
+        estimator.fit(*rows)
+    else:
+        with context.scratch([file_digest(path) for path in features.files]) as scratch:
+            estimator.fit(*rows, store=CheckpointStore(scratch.folder, context.runtime.checkpoint_every))
+            scratch.clear()
     notes = dict(features.head_notes) if entry.is_stage1 else entry.notes(estimator, params)
     scores = estimator.scores(features.test.features)
     return FittedHead(estimator.head_, scores, entry.arrays(estimator, params), notes)

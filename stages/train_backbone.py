@@ -15,8 +15,8 @@ from longtail.methods.objectives.params import TrainParams, create_objective
 from longtail.models.classifier import Classifier
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone, save_backbone
-from longtail.train.loop import curves, train
-from longtail.train.objective import Setting
+from longtail.train.network import train_network, training_curves
+from longtail.train.objective import TaskInfo
 from stages.context import Context, run
 from stages.data import PreparedImages
 from stages.paths import BACKBONE, CURVES, PRETRAINED
@@ -42,7 +42,7 @@ def main() -> None:
     index = draw_subset(split.train, images.manifest.labels, params, seed)
     labels = images.manifest.labels[index]
     torch.manual_seed(derive_seed(seed, "initialise"))
-    setting = Setting(
+    task = TaskInfo(
         num_classes=info.num_classes,
         counts=np.bincount(labels),
         num_features=backbone.num_features,  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def main() -> None:
         head=params.head_kind,
         scale=params.scale,
     )
-    objective = create_objective(setting, params, own)
+    objective = create_objective(task, params, own)
     model = Classifier(backbone, objective.create_head())
     size = {"parameters": count_parameters(model), "macs": count_macs(model, info.channels, info.image_size)}
     fixed_statistics = params.frozen if params.bn_mode == "auto" else params.bn_mode == "eval"
@@ -66,7 +66,7 @@ def main() -> None:
         select=params.select,
     )
     with context.scratch([pretrained_digest, transform.to_meta(), *images.digests()]) as scratch:
-        outcome = train(
+        outcome = train_network(
             model,
             objective,
             images.open(index, transform),
@@ -87,7 +87,7 @@ def main() -> None:
             "select": params.select,
         }
         save_backbone(BACKBONE, model.backbone, meta, model.head.export())  # type: ignore[operator]
-        write_csv(CURVES / "train_backbone.tsv", curves(outcome.history), sep="\t")
+        write_csv(CURVES / "train_backbone.tsv", training_curves(outcome.history), sep="\t")
         scratch.clear()
     context.write_cost(epochs=outcome.computed, **size)
 

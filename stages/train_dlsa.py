@@ -12,7 +12,7 @@ from longtail.methods.dlsa.estimator import DLSA
 from longtail.methods.dlsa.routing_file import RoutedPart, RoutingFile, write_routing
 from longtail.methods.dlsa.settings import DlsaParams
 from longtail.methods.dlsa.stored import save_chain
-from longtail.train.checkpointing import Stash
+from longtail.train.checkpointing import CheckpointStore
 from stages.context import Context, run
 from stages.features import FeatureSet, read_feature_set
 from stages.paths import DLSA_MODEL, DLSA_ROUTING, PREDICTIONS
@@ -29,12 +29,12 @@ def main() -> None:
         "random_state": derive_seed(context.seed, "train_dlsa") % 2**31,
     }
     with context.scratch([file_digest(path) for path in found.files]) as scratch:
-        stash = Stash(scratch.folder, context.runtime.checkpoint_every)
+        store = CheckpointStore(scratch.folder, context.runtime.checkpoint_every)
         rows = [*found.rows("train"), *found.rows("val"), *found.rows("test")]
-        control = DLSA(**given | {"depth": 0}).fit(*rows, stash=stash, label="dlsa_control")  # type: ignore[arg-type]
+        control = DLSA(**given | {"depth": 0}).fit(*rows, store=store, name="dlsa_control")  # type: ignore[arg-type]
         if found.rows("val")[0] is not None and control.start_ is not None:
             given["head"] = control.start_  # where none was given, both start from the same head, fitted once
-        dlsa = DLSA(**given).fit(*rows, stash=stash, label="dlsa")  # type: ignore[arg-type]
+        dlsa = DLSA(**given).fit(*rows, store=store, name="dlsa")  # type: ignore[arg-type]
         write(found, control, dlsa)
         scratch.clear()
     context.write_cost()
@@ -95,7 +95,7 @@ def histories(control: DLSA, dlsa: DLSA) -> dict[str, np.ndarray]:
     for model, prefix in ((dlsa, "head/{}/"), (control, "control/")):
         for trained in unique_heads(model.chain_.heads):
             place = prefix.format(trained.head.routes[0])
-            found |= {place + name: column for name, column in trained.history.columns.items()}
+            found |= {place + name: column for name, column in trained.history.items()}
     return {name: np.asarray(values, np.float64) for name, values in found.items()}
 
 

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 
 from longtail.core.errors import ConfigError
-from longtail.train.loop import Settings
+from longtail.train.network import TrainingSettings
 from longtail.train.params import RuntimeParams, TrainingParams
 from longtail.train.schedule import create_schedule
 
 
 def training_settings(
     params: TrainingParams, runtime: RuntimeParams, seed: int, label: str, **further: Any
-) -> Settings:
+) -> TrainingSettings:
     """Settings of ``pretrain``, ``train`` or ``ipdpp``. ``further`` are those that the groups do not share."""
     settings: dict[str, Any] = {
         "epochs": params.epochs,
@@ -35,7 +35,7 @@ def training_settings(
         "progress": runtime.progress,
         "label": label,
     }
-    return Settings(**settings | further)
+    return TrainingSettings(**settings | further)
 
 
 def require_val(params: Any, val: np.ndarray) -> None:

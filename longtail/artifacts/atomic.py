@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside the target, flush, rename."""
+"""Files that are either complete or absent: write beside the target, flush, rename."""
 
 import glob
 import os
@@ -10,10 +10,10 @@ from typing import IO
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yield a path beside ``target``; on a normal exit it is flushed to disk and renamed to ``target``.
+    """Yield a path beside ``target``. On a normal exit that file is flushed to disk and renamed to ``target``.
 
     On an error the partial file is removed and ``target`` keeps its old content. A process that is killed may leave
-    its partial file ``.NAME.PID.partial``, which the next write of the same target removes.
+    its partial file ``.NAME.PID.partial``. The next write of the same target removes it.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def atomic_open(target: str | Path, mode: str = "w") -> Iterator[IO]:
 
 
 def _remove_orphans(target: Path) -> None:
-    """Remove the partial files of processes that are gone; a living one may still be writing its own."""
+    """Remove the partial files of processes that have ended; a running one may still be writing its own."""
     for orphan in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
         writer = orphan.name.rsplit(".", 2)[1]
         try:

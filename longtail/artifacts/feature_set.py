@@ -107,18 +107,24 @@ def _read_val(folder: Path, train: Features) -> Features | None:
     return None if train.foreign and not val.foreign else val
 
 
+def _maker(features: Features) -> str | None:
+    return None if features.foreign else STAGE
+
+
 def _check_labels(folder: Path, train: Features, test: Features, val: Features | None) -> None:
     present = np.bincount(train.labels, minlength=train.num_classes) > 0
     if not present.all():
         raise ArtifactError(
             features_file(folder, "train"),
             f"must have rows of every class 0 to {train.num_classes - 1}, got none of class {np.argmin(present)}",
+            _maker(train),
         )
     for name, part in (("test", test), ("val", val)):
         if part is not None and len(part.labels) and part.labels.max() >= train.num_classes:
             raise ArtifactError(
                 features_file(folder, name),
                 f"must have labels from 0 to {train.num_classes - 1}, got label {part.labels.max()}",
+                _maker(part),
             )
 
 
@@ -138,4 +144,4 @@ def _check_match(folder: Path, train: Features, others: dict[str, Features | Hea
         else:
             width = other.features.shape[1]
         if width != num_features:
-            raise ArtifactError(path, f"has {width} features, but {first} has {num_features}")
+            raise ArtifactError(path, f"has {width} features, but {first} has {num_features}", _maker(train))

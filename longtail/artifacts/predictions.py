@@ -1,4 +1,4 @@
-"""Prediction tables: what a classifier says about every test image, in the one form that evaluation reads.
+"""Prediction tables: the predictions of one classifier for every test image, in the form that evaluation reads.
 
 Shape legend: M test images, C classes, K = min(5, C).
 """
@@ -27,10 +27,10 @@ class Predictions:
     ``top_class`` (M, K) int64: the K best classes, best first; column 0 is the prediction.
     ``top_probability`` (M, K) float32: their softmax probabilities. ``label_log_probability`` (M,) float32: natural
     logarithm of the true class's probability. ``num_classes``: C.
-    ``likelihood``: False where softmax(scores) is not a model's likelihood (NCM, tau-normalisation), so that
-    calibration measures are those of an uncalibrated score.
-    ``selected_on_test``: True where a hyperparameter was chosen on the test split.
-    ``split_digest``: digest of the split that the rows belong to; empty for foreign features.
+    ``likelihood``: False if softmax(scores) is not a model's likelihood (NCM, tau-normalization). Calibration
+    measures are then those of an uncalibrated score.
+    ``selected_on_test``: True if a hyperparameter was chosen on the test split.
+    ``split_digest``: the split that the rows belong to; empty for foreign features.
     ``train_counts`` (C,) int64: training images of each class.
     """
 
@@ -73,27 +73,31 @@ def build_predictions(
     split_digest: str,
     train_counts: np.ndarray,
 ) -> Predictions:
-    """Table of a method's scores (M, C), any float dtype.
+    """The table of a method's scores (M, C), of any float dtype.
 
-    Classes are ranked by score, not by probability (two close scores may round to one probability); the lowest class
-    wins a tie. The softmax is taken in float64, in blocks of rows.
+    Classes are ranked by score, not by probability, because two close scores may round to one probability. The lowest
+    class wins a tie. The softmax is computed in float64, in blocks of rows.
     Raises LongtailError for scores that are not finite, labels outside 0..C-1, or arrays of different lengths.
     """
     scores = np.asarray(scores)
     label = np.asarray(label, dtype=np.int64)
     index = np.asarray(index, dtype=np.int64)
     if scores.ndim != 2 or scores.shape[1] == 0:
-        raise LongtailError(f"{method}: scores have shape {scores.shape}; allowed is (images, classes)")
+        raise LongtailError(f"{method}: scores must have the shape (images, classes), got {scores.shape}")
     rows, num_classes = scores.shape
     if label.shape != (rows,) or index.shape != (rows,):
         raise LongtailError(
-            f"{method}: {rows} rows of scores, but labels of shape {label.shape} and index of shape {index.shape}"
+            f"{method}: labels and index must be ({rows},) like the rows of scores, got {label.shape} and {index.shape}"
         )
     if train_counts.shape != (num_classes,):
-        raise LongtailError(f"{method}: {num_classes} columns of scores, but training counts of {train_counts.shape}")
+        raise LongtailError(
+            f"{method}: train_counts must be ({num_classes},) like the columns of scores, got {train_counts.shape}"
+        )
     outside = np.flatnonzero((label < 0) | (label >= num_classes))
     if outside.size:
-        raise LongtailError(f"{method}: label {label[outside[0]]} in row {outside[0]} is outside 0..{num_classes - 1}")
+        raise LongtailError(
+            f"{method}: labels must be 0 to {num_classes - 1}, got {label[outside[0]]} in row {outside[0]}"
+        )
 
     k = min(TOP, num_classes)
     top_class = np.empty((rows, k), dtype=np.int64)
@@ -106,7 +110,7 @@ def build_predictions(
         finite = np.isfinite(block).all(axis=1)
         if not finite.all():
             raise LongtailError(
-                f"{method}: scores of row {start + int(np.argmin(finite))} are not finite; every score must be a number"
+                f"{method}: scores must be finite, but those of row {start + int(np.argmin(finite))} are not"
             )
         highest = block.max(axis=1)
         log_sum = highest + np.log(np.exp(block - highest[:, None]).sum(axis=1))
@@ -133,14 +137,14 @@ def build_predictions(
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Write the table atomically; the same table gives the same bytes."""
+    """Write the table atomically. Equal tables give equal bytes."""
     datasets: dict[str, np.ndarray] = {name: getattr(predictions, name) for name in _DATASETS}
     attributes: dict[str, Scalar] = {name: getattr(predictions, name) for name in _ATTRIBUTES}
     write_hdf5(path, datasets, attributes, schema=SCHEMA)
 
 
 def read_predictions(path: str | Path, made_by: str) -> Predictions:
-    """Read a verified table. Raises ArtifactError naming the file and ``made_by``, the stage that writes it."""
+    """Read a verified table. Raises ArtifactError for a missing, damaged or incomplete file."""
     content = read_hdf5(path, schema=SCHEMA, made_by=made_by)
     data, attributes = content.datasets, content.attributes
     missing = [name for name in (*_DATASETS, *_ATTRIBUTES) if name not in data and name not in attributes]

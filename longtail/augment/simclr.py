@@ -28,6 +28,8 @@ JITTER_HUE = 0.2
 P_MIRROR, P_JITTER, P_GRAYSCALE = 0.5, 0.8, 0.2
 BLUR_SIGMA = (0.1, 2.0)
 NO_BLUR = 1e-3  # a sigma whose weights are 1 at the center and 0 elsewhere
+MOCO_CROP = 0.2  # smallest crop area of MoCo v2
+MOCO_STRENGTH = 0.5  # MoCo's jitter (0.4, 0.4, 0.4, 0.1) is half of SimCLR's
 LUMA = (0.2989, 0.587, 0.114)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 # On a CPU a batch is split into parts of this many pixels (128 images of 32 x 32), so that the work fits in the cache.
@@ -73,7 +75,7 @@ def simclr_batch(
     generator: torch.Generator,
     *,
     jitter_strength: float,
-    flip: bool,
+    flip: bool = True,
     smallest_crop: float = CROP_AREA[0],
     p_blur: float = 1.0,
 ) -> Tensor:
@@ -120,7 +122,7 @@ def draw_parameters(
     generator: torch.Generator,
     *,
     jitter_strength: float,
-    flip: bool,
+    flip: bool = True,
     smallest_crop: float = CROP_AREA[0],
 ) -> Parameters:
     """Draw random parameters for ``count`` images of ``height`` x ``width`` pixels, on the generator's device.

@@ -1,1 +1,1 @@
-"""Backbones and classification heads."""
+"""Backbones and head layers."""

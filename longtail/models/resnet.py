@@ -1,8 +1,8 @@
 """Residual networks for small images.
 
-``CifarResNet`` is the network of He et al. 2016, section 4.2, with the parameter-free shortcut that LDAM-DRW and its
-descendants use (every second pixel, zero-padded channels). ``StemResNet`` is the ImageNet ResNet-18 / 34 with a 3 x 3
-stem and no max-pool.
+``CifarResNet`` is the network of He et al. 2016, section 4.2. Its shortcut has no parameters, like that of LDAM-DRW and
+its descendants: every second pixel, with channels of zeros added. ``StemResNet`` is the ImageNet ResNet-18 / 34
+with a 3 x 3 stem and no max-pool.
 """
 
 import torch
@@ -15,7 +15,7 @@ def _conv3x3(channels_in: int, channels_out: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _Subsample(nn.Module):
-    """The parameter-free shortcut: stride 2 and zero channels on both sides."""
+    """The shortcut without parameters: stride 2, and channels of zeros on both sides."""
 
     def __init__(self, extra_channels: int) -> None:
         super().__init__()
@@ -78,8 +78,7 @@ def _shortcut(channels_in: int, channels_out: int, stride: int, projection: bool
 class CifarResNet(_ResNet):
     """6n + 2 layers in three stages of ``width``, 2 ``width`` and 4 ``width`` channels; Kaiming-normal weights.
 
-    Deviation: the linear head keeps PyTorch's initial weights, as in Kang et al. 2020, where LDAM-DRW's is
-    Kaiming-normal.
+    Deviation: the linear head has PyTorch's initial weights, as in Kang et al. 2020. LDAM-DRW's is Kaiming-normal.
     """
 
     def __init__(self, depth: int, *, in_channels: int = 3, width: int = 16) -> None:
@@ -105,7 +104,7 @@ def count_parameters(module: nn.Module) -> int:
 
 @torch.no_grad()
 def count_macs(module: nn.Module, channels: int, image_size: int) -> int:
-    """Multiply-accumulates of one image through ``module`` in eval mode, by torch's own FLOP counter."""
+    """Multiply-accumulates of one image through ``module`` in eval mode, counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode
 
     training = module.training

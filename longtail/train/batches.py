@@ -1,13 +1,15 @@
 """Batches of one split part, from a tensor on the training device or from files; the same for the training loop."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,6 +41,11 @@ class ImageSet(Protocol):
 
     labels: np.ndarray
 
+    @property
+    def pixels(self) -> int:
+        """Pixels of one image; 1 for features."""
+        ...
+
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         """Augmented batches of the rows in ``order``; the same seed and order give the same pixels."""
         ...
@@ -57,6 +64,10 @@ class MemoryImages:
         self._labels = torch.from_numpy(labels).to(device)
         self._transform, self._device = transform, device
         self._normalize = normalizer(transform, device)
+
+    @property
+    def pixels(self) -> int:
+        return self._images.shape[1] * self._images.shape[2]
 
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         order_on_device = torch.from_numpy(order).to(self._device)
@@ -86,6 +97,10 @@ class FeatureRows:
         self._features = torch.from_numpy(np.ascontiguousarray(features)).to(device)
         self._labels = torch.from_numpy(labels).to(device)
 
+    @property
+    def pixels(self) -> int:
+        return 1
+
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         for rows in torch.from_numpy(order).to(self._labels.device).split(batch_size):
             yield Batch((self._features[rows],) * views, self._labels[rows], rows)
@@ -101,7 +116,7 @@ class _Files(Dataset):
 
     def __init__(self, root: Path, paths: np.ndarray, sha256: np.ndarray, transform: Transform) -> None:
         self._root, self._paths, self._sha256 = root, paths, sha256
-        self._train = [path_transform(transform, train=True, view=view) for view in range(2)]
+        self._transform = transform
         self._eval = path_transform(transform, train=False)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
@@ -113,6 +128,10 @@ class _Files(Dataset):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return torch.stack([self._train[min(view, 1)](picture) for view in range(views)]), row
+
+    @cached_property
+    def _train(self) -> list[Callable[[Image], Tensor]]:
+        return [path_transform(self._transform, train=True, view=view) for view in range(2)]
 
 
 class PathImages:
@@ -132,7 +151,12 @@ class PathImages:
         self._labels = torch.from_numpy(labels).to(device)
         self._files = _Files(root, paths, sha256, transform)
         self._device, self._workers = device, workers
+        self._side = transform.image_size
         self._normalize = normalizer(transform, device)
+
+    @property
+    def pixels(self) -> int:
+        return self._side**2
 
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         keys = [(int(row), views, derive_seed(seed, "position", position)) for position, row in enumerate(order)]

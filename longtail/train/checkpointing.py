@@ -1,5 +1,6 @@
-"""Checkpoints of a training in parts: finished parts are never computed again, others go on from their last epoch."""
+"""Checkpoints of unfinished training, one per part of a run."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,16 @@ from longtail.core.errors import ArtifactError
 if TYPE_CHECKING:
     import torch
 
+LOG = logging.getLogger(__name__)
 
-class Stash:
-    """One checkpoint for each part, in a folder that belongs to one run; without a folder nothing is kept.
+
+class CheckpointStore:
+    """One checkpoint per part, in a folder that belongs to one run. Without a folder nothing is kept.
+
+    A finished part is read back instead of computed again. An unfinished one resumes after its last saved epoch.
 
     Args:
-        folder: of this very run (see ``longtail.artifacts.scratch``), or None.
+        folder: the folder of this run (see ``longtail.artifacts.scratch``), or None.
         every: epochs between checkpoints of a part.
     """
 
@@ -23,14 +28,14 @@ class Stash:
         self._folder, self._every = folder, every
 
     def load(self, part: str) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]] | None:
-        """The tensors (on the CPU) and the meta data of ``part``, or None where there are none that can be read."""
+        """The tensors (on the CPU) and meta data of ``part``, or None if there are none that can be read."""
         path = self._path(part)
         if path is None or not path.is_file():
             return None
         try:
-            tensors, meta, _ = load_checkpoint(path, path.parent.parent.name)
+            tensors, meta, _ = load_checkpoint(path)
         except ArtifactError as error:
-            print(f"starting over, since the checkpoint of the unfinished run cannot be read: {error}")
+            LOG.info(f"starting over, since a checkpoint of unfinished training cannot be read: {error}")
             return None
         return tensors, meta
 
@@ -40,19 +45,19 @@ class Stash:
         if path is not None:
             save_checkpoint(path, tensors, meta)
 
-    def due(self, epoch: int, last: bool) -> bool:
-        """Whether to save after this 1-based epoch; always after the last."""
+    def is_due(self, epoch: int, last: bool) -> bool:
+        """Whether to save after this 1-based epoch; always after the last one."""
         return self._folder is not None and (last or epoch % self._every == 0)
 
     def _path(self, part: str) -> Path | None:
-        return None if self._folder is None else self._folder / f"{part}.pt"
+        return None if self._folder is None else self._folder / f"{part}.safetensors"
 
 
-def with_prefix(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    """The tensors under longer names."""
+def add_prefix(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """The tensors with ``prefix`` before every name."""
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
-def below(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+def strip_prefix(prefix: str, tensors: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
     """The tensors whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

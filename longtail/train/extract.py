@@ -10,12 +10,13 @@ from torch import nn
 from longtail.core.progress import Progress
 from longtail.train.batches import ImageSet
 
-BATCH = 512
+LARGEST_BATCH = 512
+BATCH_PIXELS = LARGEST_BATCH * 64**2  # above 64 x 64 pixels a batch has fewer images
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and, on a GPU, whole float32; afterwards every module and switch is as it was before."""
+    """Eval mode and, on a GPU, full float32 (TF32 off). Afterwards every module and switch is as it was before."""
     modes = [(module, module.training) for module in model.modules()]
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     model.eval()
@@ -28,17 +29,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def evaluation_batch(images: ImageSet) -> int:
+    """Images per batch without gradient: 512 up to 64 x 64 pixels, fewer above, at least 1."""
+    return max(1, min(LARGEST_BATCH, BATCH_PIXELS // max(1, images.pixels)))
+
+
 @torch.no_grad()
 def outputs(module: nn.Module, images: ImageSet, width: int, label: str, progress: str) -> np.ndarray:
-    """What ``module`` says of each image: (n, width) float32 in the order of ``images``.
+    """The module's outputs for each image: (n, width) float32, in the order of ``images``.
 
-    Eval mode (running batch-norm statistics), no augmentation, no gradient. Of a backbone these are the pooled
-    features, of a classifier the logits.
+    Eval mode (running batch-norm statistics), no augmentation, no gradient. The outputs of a backbone are the pooled
+    features, those of a classifier the logits.
     """
     rows = np.empty((len(images.labels), width), np.float32)
     start = 0
     with evaluating(module), Progress(len(rows), label, progress) as report:
-        for pixels, _ in images.eval_batches(BATCH):
+        for pixels, _ in images.eval_batches(evaluation_batch(images)):
             rows[start : start + len(pixels)] = module(pixels).float().cpu().numpy()
             start += len(pixels)
             report.advance(len(pixels))

@@ -1,21 +1,35 @@
 """Parameters that every training of a network shares, and where and how to compute."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from longtail.augment.policies import POLICIES
+from longtail.augment.styles import STYLES
 from longtail.core.params import Auto, Group, key, only_with, refuse
 
 OWN_WARMUP = ("fsgl_imagenet", "fsgl_imagenet_released")  # schedules with a warm-up of their own
-AUGMENT = ("auto", *POLICIES)
+
+
+def augment_choices() -> list[str]:
+    """What ``augment`` may be."""
+    return ["auto", *POLICIES.available()]
+
+
+def policy_modules(names: Iterable[str]) -> list[str]:
+    """Modules of the policies, with all that ``auto`` can mean."""
+    found = set(names)
+    if "auto" in found:
+        found |= {"none", *(name for style in STYLES.values() for name in style)}
+    return [POLICIES.module(name) for name in sorted(found - {"auto"})]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingParams(Group):
     """How a network is trained. ``pretrain``, ``train`` and ``ipdpp`` share these keys, each with its own defaults."""
 
-    augment: str = key("auto", "augmentation policy", choices=lambda: AUGMENT)
+    augment: str = key("auto", "augmentation policy", choices=augment_choices)
     jitter_strength: float = key(1.0, "strength of the color jitter of `sim`, `simclr` and `moco`", low=0, high=2.5)
     epochs: int = key(60, "passes over the training images", low=1)
     batch_size: int = key(64, "images per step", low=1)
@@ -58,6 +72,9 @@ class TrainingParams(Group):
         if self.warmup_epochs != "auto":
             return self.warmup_epochs
         return 0 if self.schedule in OWN_WARMUP else self.epochs // 10
+
+    def modules(self) -> tuple[str, ...]:
+        return tuple(policy_modules([self.augment]))
 
     def check(self) -> None:
         if self.milestones != "auto":

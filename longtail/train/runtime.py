@@ -1,6 +1,7 @@
 """Device, threads and determinism of a process."""
 
 import os
+import sys
 from importlib.metadata import version
 
 import torch
@@ -19,7 +20,8 @@ def set_up(runtime: Runtime) -> torch.device:
     name = ("cuda" if available else "cpu") if runtime.device == "auto" else runtime.device
     device = torch.device(name)
     if device.type == "cuda" and (not available or (device.index or 0) >= torch.cuda.device_count()):
-        raise ConfigError(f"runtime.device: {runtime.device} given, but torch sees {torch.cuda.device_count()} GPUs")
+        seen = torch.cuda.device_count()
+        raise ConfigError(f"runtime.device must be a device that torch sees ({seen} GPUs), got {runtime.device}")
     torch.set_num_threads(runtime.threads)
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -31,16 +33,17 @@ def set_up(runtime: Runtime) -> torch.device:
 
 
 def describe(runtime: Runtime, device: torch.device) -> dict[str, str | int]:
-    """What of the runtime results may depend on by rounding; part of a run's fingerprint."""
+    """The parts of the runtime that can change results by rounding."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     packages = {package: version(package) for package in ("torch", "torchvision", "numpy", "scipy", "pillow", "timm")}
     return {"device": name, "threads": runtime.threads, "compile": int(runtime.compile), **packages}
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the device's peak of allocated memory on a GPU, the process's peak resident set else."""
+    """Bytes: the peak of allocated memory on a GPU, otherwise the peak resident set of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

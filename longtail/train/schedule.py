@@ -5,7 +5,8 @@ from. With t the 1-based epoch, T the number of epochs and w the warm-up epochs,
 
 - "constant": 1;
 - "cosine": (1 + cos(pi (t-w)/(T-w))) / 2. Without warm-up this is the schedule of Kang et al. 2020 (official code):
-  the first epoch is already below the base rate and the last one runs at exactly 0;
+  the first epoch is already below the base rate and the last one runs at exactly 0. A single epoch runs at the base
+  rate, since it would train nothing at 0;
 - "cosine_from_base": (1 + cos(pi (t-1-w)/(T-w))) / 2, one epoch later: the first epoch runs at the base rate and the
   last one above 0 (official codes of MoCo, and of FSGL on CIFAR);
 - "step": gamma to the number of milestones before t. Cao et al. 2019 (LDAM-DRW), 200 epochs: warm-up 5, milestones
@@ -57,6 +58,11 @@ def create_schedule(
         return 1.0
 
     def cosine(t: float) -> float:
+        if epochs == 1:  # the last epoch, at rate 0, would be the only one
+            return 1.0
+        return per_step(t)
+
+    def per_step(t: float) -> float:
         return 0.5 * (1.0 + math.cos(math.pi * ((t - warmup_epochs) / (epochs - warmup_epochs))))
 
     def step(t: float) -> float:
@@ -70,7 +76,7 @@ def create_schedule(
         "cosine": cosine,
         "cosine_from_base": lambda t: cosine(t - 1),
         "step": step,
-        "cosine_per_step": cosine,
+        "cosine_per_step": per_step,
         "fsgl_imagenet": lambda t: min(1.0, fsgl_rule(t)),
         "fsgl_imagenet_released": lambda t: fsgl_rule(t - 1) if t > 1 else 1.0,
     }[name]

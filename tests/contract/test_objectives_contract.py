@@ -24,7 +24,7 @@ from longtail.train import loop as trainer
 from longtail.train.batches import MemoryImages
 from longtail.train.extract import outputs
 from longtail.train.loop import Settings, train
-from longtail.train.objective import Moment, Objective, Setting
+from longtail.train.objective import Position, Objective, TaskInfo
 from longtail.train.optimizer import create_optimizer
 from longtail.train.optimizer_step import Update
 from longtail.train.schedule import create_schedule
@@ -63,7 +63,7 @@ def create(name: str, rule: str, epochs: int, **changes: object) -> tuple[Classi
     torch.manual_seed(1)
     backbone = create_backbone("resnet8", in_channels=3, width=4)
     features = int(backbone.num_features)  # type: ignore[arg-type]
-    setting = Setting(len(COUNTS), COUNTS, features, epochs, seed=7, head="linear", scale=30.0)
+    setting = TaskInfo(len(COUNTS), COUNTS, features, epochs, seed=7, head="linear", scale=30.0)
     if rule == "pretraining":
         objective = PRETRAINING[name].create(setting, dataclasses.replace(Pretrain(), **changes))
     else:
@@ -152,8 +152,8 @@ def test_batch_of_one_image_has_a_finite_loss_and_gradient(name, rule):
             batch.partner = next(iter(images().train_batches(np.array([3]), 1, objective.views, 1)))
         optimizer = create_optimizer("sgd", [model, objective], lr=0.1, momentum=0.9, weight_decay=0.0)
         update = Update(optimizer, CPU)
-        loss, logs = objective.step(model, batch, Moment(1, 2, 0, 1), update)
-        objective.after_step(model, Moment(1, 2, 0, 1))
+        loss, logs = objective.step(model, batch, Position(1, 2, 0, 1), update)
+        objective.after_step(model, Position(1, 2, 0, 1))
         assert torch.isfinite(loss) and all(torch.isfinite(value) for value in logs.values())
         assert not update.failed() and all(torch.isfinite(p.grad).all() for p in model.parameters())
 
@@ -173,7 +173,7 @@ def test_evaluation_knows_nothing_of_the_objective(tmp_path, name, rule):
         for tensor in (*objective.buffers(), *objective.parameters()):
             tensor.zero_()
     assert np.array_equal(outputs(model, images(), len(COUNTS), "logits", "off"), before)
-    assert model.head.kind == ("cosine" if name == "ldam" else "linear")
+    assert model.head.export().kind == ("cosine" if name == "ldam" else "linear")
     own = {id(module) for module in objective.modules() if not isinstance(module, nn.Identity)}
     assert not own & {id(module) for module in model.modules()}
 
@@ -208,7 +208,7 @@ def test_step_reads_nothing_on_the_host(name, rule, changes):
         for batch, partner in zip(batches, images().train_batches(rows + 5, 8, objective.views, 1), strict=True):
             batch.partner = partner
     update = Update(create_optimizer("sgd", [model, objective], lr=0.01, momentum=0.9, weight_decay=1e-3), CPU)
-    first, second = (Moment(1, 2, step, 2) for step in range(2))
+    first, second = (Position(1, 2, step, 2) for step in range(2))
     objective.step(model, batches[0], first, update)
     objective.after_step(model, first)
     with no_host_reads():

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import REPAIRS, write_params
 from tests.imports import ROOT
 from tests.pipeline.helpers import BEFORE, write_image
+from tests.warm import close_shared_commands, shared_commands
 
 CARRIED = ("stages", "longtail", "dvc.yaml", "metrics/dvc.yaml", "params.yaml", ".dvcignore", ".gitignore",
            ".dvc/config", ".dvc/.gitignore", ".dvc/plots")  # fmt: skip
@@ -24,18 +25,21 @@ BIN = Path(sys.executable).parent
 
 @dataclass
 class Project:
-    """A git and dvc repository."""
+    """A git and dvc repository. Its commands are warm ones (tests/warm.py) but where ``plain`` is asked for."""
 
     folder: Path
+    plain: bool = False
 
     def call(self, *command: str, check: bool = True) -> str:
         """stdout and stderr of a command in the repository."""
-        environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        first = [] if self.plain else [str(shared_commands().folder)]
+        path = os.pathsep.join([*first, str(BIN), os.environ["PATH"]])
+        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
         environment |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t"}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # users' machines do write compiled modules
         environment |= {"GIT_COMMITTER_EMAIL": "t@t", "DVC_NO_ANALYTICS": "1", "DVC_STUDIO_OFFLINE": "1"}
         result = subprocess.run(
-            command,
+            [shutil.which(command[0], path=path) or command[0], *command[1:]],
             cwd=self.folder,
             env=environment,
             text=True,
@@ -70,6 +74,12 @@ class Project:
         self.call("git", "commit", "-qm", message)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def end_of_warm_commands() -> Iterator[None]:
+    yield
+    close_shared_commands()
+
+
 def stages_run(output: str) -> list[str]:
     """The stages that dvc executed, in order, without ``check``, which always runs."""
     ran = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
@@ -102,12 +112,12 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Callable[[Project], Project]:
+def clone(tmp_path: Path) -> Callable[..., Project]:
     """A git clone of a project: no cache, no outputs but those in git."""
 
-    def make(project: Project) -> Project:
+    def make(project: Project, plain: bool = False) -> Project:
         project.call("git", "clone", "-q", str(project.folder), str(tmp_path / "clone"))
-        return Project(tmp_path / "clone")
+        return Project(tmp_path / "clone", plain)
 
     return make
 

@@ -14,7 +14,7 @@ from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.models.stored import load_backbone
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 from tests.conftest import write_params
 from tests.pipeline.helpers import interrupt_save, known, pretrained, refused, write_image
 
@@ -132,11 +132,11 @@ def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_p
         kind = METHODS.get(name).load()
         for order in (labels, labels.flip(0)):
             torch.manual_seed(0)
-            objective = kind(Setting(3, np.array([4, 4, 4]), 16, 2, 0))
+            objective = kind(TaskInfo(3, np.array([4, 4, 4]), 16, 2, 0))
             model = Classifier(create_backbone("resnet8", in_channels=3, width=4), objective.create_head())
             objective.attach(model)
             batch = Batch(tuple(images[: kind.views]), order, torch.arange(12))
-            found.setdefault(name, []).append(objective.loss(model, batch, Moment(0, 2, 0, 1))[0].item())
+            found.setdefault(name, []).append(objective.loss(model, batch, Position(0, 2, 0, 1))[0].item())
     assert all(one == other for one, other in found.values())
 
 

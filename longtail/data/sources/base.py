@@ -1,4 +1,4 @@
-"""The common form of every source of labelled images, before anything is subsampled."""
+"""The common form of every source of labeled images, before subsampling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from longtail.core.errors import DataError
 
 @dataclass(frozen=True)
 class Source:
-    """N labelled images of C classes, held as an array or as files.
+    """N labeled images of C classes, either an array or files.
 
     Attributes:
         class_names: C names in label order.
         labels: (N,) int64 in 0..C-1.
-        parts: (N,) strings: ``train``, ``val``, ``test``, or ``pool`` where a source has no test part of its own.
+        parts: (N,) strings: ``train``, ``val``, ``test``, or ``pool`` if the source has no test part of its own.
         images: (N, H, W, channels) uint8, or None for files.
         root: the folder of the files, or None for an array.
         paths: N paths relative to ``root``, with ``/``; empty for an array.
@@ -31,13 +31,15 @@ class Source:
 
 
 def check_labels(labels: np.ndarray, class_names: Sequence[str], origin: str) -> None:
-    """Refuse labels outside 0..C-1 and classes without any image; ``origin`` names the data in the message."""
+    """Refuse labels outside 0..C-1 and classes without images. ``origin`` names the data in the message."""
     num_classes = len(class_names)
     if len(labels) == 0:
-        raise DataError(f"{origin}: no image found")
+        raise DataError(f"{origin} must have images, got none")
     if labels.min() < 0 or labels.max() >= num_classes:
         wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise DataError(f"{origin}: label {wrong} given, 0 to {num_classes - 1} allowed")
+        raise DataError(f"{origin} must have labels from 0 to {num_classes - 1}, got {wrong}")
     empty = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
     if len(empty):
-        raise DataError(f"{origin}: class {empty[0]} ({class_names[empty[0]]}) has no image")
+        raise DataError(
+            f"{origin} must have images of every class, got none of class {empty[0]} ({class_names[empty[0]]})"
+        )

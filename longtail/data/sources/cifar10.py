@@ -19,7 +19,7 @@ def load_cifar(dataset: str, data_root: str | None, downloads: Path) -> Source:
         data_root: folder of the archive; None for ``downloads``, which is created.
 
     Raises:
-        DataError: nothing usable in ``root`` and no download possible; says which file to place where.
+        DataError: ``root`` has no usable archive and the download failed; the message names the file to put there.
     """
     from torchvision import datasets
 
@@ -28,14 +28,14 @@ def load_cifar(dataset: str, data_root: str | None, downloads: Path) -> Source:
         root.mkdir(parents=True, exist_ok=True)
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[dataset]
     if not root.is_dir():
-        raise DataError(f"data_root: {root} is not a folder; it should hold {ARCHIVES[dataset]}, or receive it")
+        raise DataError(f"data_root must be a folder, which holds or receives {ARCHIVES[dataset]}, got {root}")
     try:
         parts = [kind(str(root), train=train, download=True) for train in (True, False)]
     # URLError and timeouts are OSErrors; torchvision reports a wrong digest as RuntimeError.
     except (OSError, RuntimeError, EOFError) as error:
         raise DataError(
-            f"dataset: {dataset} is not in {root} and could not be downloaded ({error}); place {ARCHIVES[dataset]} "
-            f"there, or set data_root to the folder that holds it"
+            f"dataset: {dataset} is not in {root} and could not be downloaded ({error}); put {ARCHIVES[dataset]} "
+            f"there, or set data_root to the folder that has it"
         ) from error
     train, test = parts
     return Source(
@@ -46,4 +46,6 @@ def load_cifar(dataset: str, data_root: str | None, downloads: Path) -> Source:
     )
 
 
-SOURCE = SourceEntry(load=lambda params, downloads: load_cifar("cifar10", params.data_root, downloads))
+SOURCE = SourceEntry(
+    load=lambda params, downloads: load_cifar("cifar10", params.data_root, downloads), image_shape=(32, 3)
+)

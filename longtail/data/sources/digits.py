@@ -7,7 +7,7 @@ from longtail.data.sources.base import Source
 
 
 def load() -> Source:
-    """All 1,797 digits as one pool, grey levels 0..16 stretched to 0..255."""
+    """All 1,797 digits as one pool; the gray levels 0..16 are scaled to 0..255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -17,4 +17,4 @@ def load() -> Source:
     return Source(class_names=names, labels=labels, parts=np.full(len(labels), "pool"), images=images)
 
 
-SOURCE = SourceEntry(load=lambda params, downloads: load(), reads_data_root=False)
+SOURCE = SourceEntry(load=lambda params, downloads: load(), reads_data_root=False, image_shape=(8, 1))

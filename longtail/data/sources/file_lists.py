@@ -1,4 +1,4 @@
-"""Published split lists: ``relative/path label`` lines, as of ImageNet-LT, Places-LT and iNaturalist 2018."""
+"""Published split lists: ``relative/path label`` lines, like those of ImageNet-LT, Places-LT and iNaturalist 2018."""
 
 import gzip
 import zlib
@@ -24,7 +24,8 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray]:
         The relative paths and their labels, (n,) int64, in file order.
 
     Raises:
-        DataError: missing file, or a line that is not a path, blanks and a whole number >= 0 (named by number).
+        DataError: the file is missing, or a line is not a path, blanks and a whole number >= 0 (the message has its
+            number).
     """
     if not path.is_file():
         raise DataError(f"list file {path} is missing")
@@ -38,7 +39,7 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray]:
                     continue
                 parts = line.rsplit(maxsplit=1)
                 if len(parts) != 2 or not parts[1].isdecimal() or len(parts[1]) > MAX_DIGITS:
-                    raise DataError(f"{path}, line {number}: {line.strip()!r} given, `relative/path label` expected")
+                    raise DataError(f"{path}, line {number} must be `relative/path label`, got {line.strip()!r}")
                 paths.append(parts[0])
                 labels.append(int(parts[1]))
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
@@ -47,12 +48,12 @@ def read_list(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def load(root: Path, lists: dict[str, Path], relabel: bool) -> Source:
-    """Join the lists of the parts ``train``, ``test`` and perhaps ``val``.
+    """Join the lists of ``train``, ``test`` and perhaps ``val``.
 
     Args:
         root: the folder that the paths are relative to.
         lists: part -> list file.
-        relabel: map the labels that occur in train to 0..C-1 in ascending order; otherwise gaps are refused.
+        relabel: number the labels that occur in train 0..C-1, in ascending order. Otherwise gaps are refused.
     """
     paths: list[str] = []
     labels: list[np.ndarray] = []
@@ -73,15 +74,15 @@ def load(root: Path, lists: dict[str, Path], relabel: bool) -> Source:
     if known[-1] != len(known) - 1 and not relabel:
         gap = np.flatnonzero(known != np.arange(len(known)))[0]
         raise DataError(
-            f"{lists['train']}: labels have gaps ({gap} is missing below {known[-1]}); labels must be 0 to C-1, "
-            "or set relabel: true to number the labels that occur"
+            f"{lists['train']} must have labels 0 to C-1 without gaps, got {known[-1]} but not {gap}; set relabel: "
+            "true to number the labels that occur"
         )
     names = _class_names(known, joined, paths)
     return Source(names, np.searchsorted(known, joined), part_of, root=root, paths=tuple(paths))
 
 
 def _class_names(known: np.ndarray, labels: np.ndarray, paths: list[str]) -> tuple[str, ...]:
-    """The folder of a class's first image where that names every class differently, else the label."""
+    """The folder name of each class's first image if these names differ, otherwise the labels."""
     _, first = np.unique(labels, return_index=True)
     folders = [Path(paths[row]).parent.name for row in first]
     return tuple(folders) if len(set(folders)) == len(known) and all(folders) else tuple(str(label) for label in known)

@@ -1,4 +1,4 @@
-"""A folder of one's own: ``train/CLASS/*.jpg``, ``test/CLASS/*.jpg`` and optionally ``val/CLASS/*.jpg``."""
+"""The user's own folder: ``train/CLASS/*.jpg``, ``test/CLASS/*.jpg`` and optionally ``val/CLASS/*.jpg``."""
 
 import os
 from pathlib import Path
@@ -17,15 +17,16 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 def load(root: Path) -> Source:
-    """List the images below ``root``; classes are the sorted folder names of ``train``, files are sorted by name."""
+    """List the images below ``root``. Classes are the sorted folder names of ``train``; files are sorted by name."""
     for part in ("train", "test"):
         if not (root / part).is_dir():
             raise DataError(
-                f"data_root: {root / part} is missing; dataset: image_folder expects train/CLASS and test/CLASS"
+                f"data_root must have the folders train/CLASS and test/CLASS for dataset: image_folder, but "
+                f"{root / part} is missing"
             )
     names = tuple(sorted(entry.name for entry in os.scandir(root / "train") if entry.is_dir()))
     if len(names) < 2:
-        raise DataError(f"data_root: {root / 'train'} holds {len(names)} class folders, at least 2 expected")
+        raise DataError(f"data_root must have at least 2 class folders in {root / 'train'}, got {len(names)}")
     label_of = {name: label for label, name in enumerate(names)}
     paths: list[str] = []
     labels: list[int] = []
@@ -37,7 +38,7 @@ def load(root: Path) -> Source:
             if not entry.is_dir():
                 continue
             if entry.name not in label_of:
-                raise DataError(f"data_root: {entry.path} is a class that {root / 'train'} does not have")
+                raise DataError(f"data_root has the class folder {entry.path}, but {root / 'train'} has no such class")
             files = sorted(file.name for file in os.scandir(entry.path) if file.name.lower().endswith(SUFFIXES))
             _require_utf8(entry.name, *files)
             paths += [f"{part}/{entry.name}/{file}" for file in files]
@@ -51,7 +52,7 @@ def _require_utf8(*names: str) -> None:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"data_root: the name {name!a} is not UTF-8; rename it") from error
+            raise DataError(f"data_root must have file names in UTF-8, got {name!a}") from error
 
 
 def _has_val(params: "DatasetParams") -> bool | None:

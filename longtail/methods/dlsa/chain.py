@@ -14,13 +14,13 @@ from torch import Tensor
 from longtail.core.head import LinearHead, unit_rows
 from longtail.core.seeds import derive_seed
 from longtail.methods.dlsa.classifiers import RouteHead
-from longtail.methods.dlsa.filter import FlowFilter, host
+from longtail.methods.dlsa.filter import FlowFilter, to_numpy
 from longtail.methods.dlsa.flow_training import FlowHistory, Rows, can_train, frequency_groups, train_filter
-from longtail.methods.dlsa.head_training import BLOCK_ROWS, HeadHistory, RoutedRows, train_head
+from longtail.methods.dlsa.head_training import BLOCK_ROWS, RoutedRows, train_head
 from longtail.methods.dlsa.routing import cluster_prior, random_scores, threshold
 from longtail.methods.dlsa.settings import Settings
 from longtail.methods.heads.base import fit_linear_head
-from longtail.train.checkpointing import Stash
+from longtail.train.checkpointing import CheckpointStore
 
 LOG = logging.getLogger(__name__)
 SHARE_GAP = 0.2
@@ -54,7 +54,7 @@ class TrainedHead:
     head: RouteHead
     epoch: int
     selected_on: str
-    history: HeadHistory
+    history: dict[str, list[float]]
 
 
 @dataclass
@@ -78,23 +78,23 @@ class Chain:
     def routing(self, X: Tensor) -> Routing:
         """Routes of rows X (N, d); each row for itself, whatever batch it stands in."""
         route = np.full(len(X), self.depth + 1, dtype=np.int64)
-        densities = np.empty((len(X), self.depth), host(X[:0]).dtype)
+        densities = np.empty((len(X), self.depth), to_numpy(X[:0]).dtype)
         clusters = np.empty((len(X), self.depth), np.int64)
         for number, level in reversed(list(enumerate(self.levels, start=1))):
             log_density, cluster = level.filter.measure(X)
-            densities[:, number - 1], clusters[:, number - 1] = host(log_density), host(cluster)
+            densities[:, number - 1], clusters[:, number - 1] = to_numpy(log_density), to_numpy(cluster)
             route[self._deciding(X, densities[:, number - 1], number) >= level.threshold] = number
         return Routing(route, densities, clusters)
 
     def scores(self, X: Tensor) -> np.ndarray:
         """(N, C) logits: of each row by the one classifier that its route names."""
         rows = self.routed(X, None)
-        scores = np.empty((len(X), self.num_classes), host(X[:0]).dtype)
+        scores = np.empty((len(X), self.num_classes), to_numpy(X[:0]).dtype)
         with torch.no_grad():
             for trained in unique_heads(self.heads):
-                members = rows.of(trained.head.routes)
+                members = rows.rows_of(trained.head.routes)
                 for block in members.split(BLOCK_ROWS):
-                    scores[host(block)] = host(rows.logits(trained.head, block))
+                    scores[to_numpy(block)] = to_numpy(rows.logits(trained.head, block))
         return scores
 
     def routed(self, X: Tensor, y: Tensor | None) -> RoutedRows:
@@ -113,7 +113,7 @@ class Chain:
                 last = number == self.depth
                 members = torch.from_numpy((mine | (routing.route > number)) if last else mine).to(device)
                 z[members] = level.filter.latents(X[members])
-        x = torch.from_numpy(unit_rows(host(X))).to(device) if self.unit_input else X
+        x = torch.from_numpy(unit_rows(to_numpy(X))).to(device) if self.unit_input else X
         return RoutedRows(
             x, y, torch.from_numpy(routing.route).to(device), prior, torch.from_numpy(prior_row).to(device), z
         )
@@ -122,7 +122,7 @@ class Chain:
         """(N,) float64, compared with the threshold of level ``number``: the density, or the control's lots."""
         if self.settings.routing == "density":
             return log_density.astype(np.float64)
-        return random_scores(host(X), derive_seed(self.seed, "random routing", number))
+        return random_scores(to_numpy(X), derive_seed(self.seed, "random routing", number))
 
 
 def fit_chain(
@@ -130,20 +130,28 @@ def fit_chain(
     start: LinearHead | None,
     settings: Settings,
     seed: int,
-    stash: Stash,
+    store: CheckpointStore,
     progress: str,
-    label: str = "dlsa",
+    name: str = "dlsa",
     held_out: np.ndarray | None = None,
 ) -> Chain:
     """Train filters and heads.
 
-    parts: ``train``, with rows of every class, and where there are any ``val`` and ``test``; test rows are followed,
-    and choose epochs only with ``settings.select_on: test``. start: the head that warm starts take, and that decides
-    for routes on which nothing can be trained; None fits one if there is such a route. held_out: (N,) bool, training
-    rows that flows are not trained on but measured with as val, while thresholds, priors and heads use all rows.
+    Args:
+        parts: ``train``, with rows of every class, and ``val`` and ``test`` if there are any. Test rows are only
+            measured, unless ``settings.select_on`` is ``test``.
+        start: the head of warm starts, which also decides for routes on which nothing can be trained. None fits one if
+            there is such a route.
+        settings: the settings of DLSA.
+        seed: seed of everything.
+        store: where checkpoints are kept.
+        progress: mode of the report.
+        name: identifier of the chain, for its checkpoints and its progress report.
+        held_out: (N,) bool, training rows that the flows are measured on, like val, instead of trained on. Thresholds,
+            priors and heads use all rows.
     """
     train = parts["train"]
-    counts = np.bincount(host(train.y))
+    counts = np.bincount(to_numpy(train.y))
     chain = Chain(settings, len(counts), seed, start is not None and start.unit_input)
     kept = np.ones(len(train), dtype=bool) if held_out is None else ~held_out
     left = {part: np.ones(len(rows), dtype=bool) for part, rows in parts.items()}
@@ -155,40 +163,43 @@ def fit_chain(
         remaining = {part: _subset(rows, mask) for part, (rows, mask) in followed.items() if mask.any()}
         if "train" not in remaining or not can_train(remaining["train"]):
             LOG.info(
-                "%s: level %d is left with fewer than two classes, so the chain has depth %d", label, number, number - 1
+                "%s: level %d is left with fewer than two classes, so the chain has depth %d", name, number, number - 1
             )
             break
-        model, epoch, rule, history = train_filter(
+        trained = train_filter(
             remaining,
             counts,
             settings,
             derive_seed(seed, "level", number),
-            f"{label} flow {number} of {settings.depth}",
-            stash,
+            f"{name} flow {number} of {settings.depth}",
+            f"{name}-flow-{number}",
+            store,
             progress,
         )
-        measured = {part: model.measure(rows.x) for part, rows in parts.items()}
-        deciding = {part: chain._deciding(parts[part].x, host(log_p), number) for part, (log_p, _) in measured.items()}
+        measured = {part: trained.filter.measure(rows.x) for part, rows in parts.items()}
+        deciding = {
+            part: chain._deciding(parts[part].x, to_numpy(log_p), number) for part, (log_p, _) in measured.items()
+        }
         limit = float(threshold(deciding["train"][left["train"]], settings.proportion))
         prior = cluster_prior(
-            host(measured["train"][1]),
-            host(train.y),
+            to_numpy(measured["train"][1]),
+            to_numpy(train.y),
             settings.clusters,
             chain.num_classes,
             balanced=settings.cluster_prior == "balanced",
         )
-        chain.levels.append(Level(model, limit, prior, epoch, rule, history))
+        chain.levels.append(Level(trained.filter, limit, prior, trained.epoch, trained.rule, trained.history))
         left = {part: left[part] & (deciding[part] < limit) for part in parts}
 
     routed = {part: chain.routed(rows.x, rows.y) for part, rows in parts.items()}
     if chain.levels and "val" in routed:
-        _remark_on_shares(routed["train"], routed["val"], counts, chain.depth, label)
+        _remark_on_shares(routed["train"], routed["val"], counts, chain.depth, name)
     judges = {part: rows for part, rows in routed.items() if part != "train"}
     routes = list(range(1, chain.depth + 2))
     groups = [routes] if settings.heads == "shared" else [[route] for route in routes]
     for served in groups:
-        trained = _train_group(served, chain, routed["train"], counts, judges, start, stash, progress, label)
-        chain.heads |= dict.fromkeys(served, trained)
+        head = _train_group(served, chain, routed["train"], counts, judges, start, store, progress, name)
+        chain.heads |= dict.fromkeys(served, head)
     return chain
 
 
@@ -204,34 +215,36 @@ def _train_group(
     counts: np.ndarray,
     judges: dict[str, RoutedRows],
     start: LinearHead | None,
-    stash: Stash,
+    store: CheckpointStore,
     progress: str,
-    label: str,
+    name: str,
 ) -> TrainedHead:
     """The classifier of the routes ``served``; one without training rows is the starting head as it is."""
     settings, depth = chain.settings, chain.depth
     seed = derive_seed(chain.seed, "head", served[0])
     assert train.y is not None
-    members = train.of(served)
+    members = train.rows_of(served)
     head = RouteHead(train.x.shape[1], chain.num_classes, served, depth, settings).to(train.x)
     warm = settings.warm_start or not len(members)
     if warm and start is None:
-        start = fit_linear_head(host(train.x), host(train.y), chain.num_classes)
+        start = fit_linear_head(to_numpy(train.x), to_numpy(train.y), chain.num_classes)
     weight, bias = (start.effective_weight(), start.bias) if warm and start is not None else (None, None)
-    head.initialise(seed, weight, bias, settings.second_branch if len(members) else "zero")
+    head.initialize(seed, weight, bias, settings.second_branch if len(members) else "zero")
     if not len(members):
-        LOG.info("%s: no training row takes route %d, whose classifier is the starting head", label, served[0])
+        LOG.info("%s: no training row takes route %d, whose classifier is the starting head", name, served[0])
     # A cluster-aided classifier has the class counts of its own rows as prior, the regular one those of all rows.
     own = torch.bincount(train.y[members], minlength=chain.num_classes).cpu().numpy()
     alone_and_aided = len(served) == 1 and served[0] <= depth and settings.loss_counts == "stage"
     prior_counts = own if alone_and_aided else counts
-    name = f"{label} head" if len(served) > 1 else f"{label} head {served[0]} of {depth + 1}"
-    epoch, selected_on, history = train_head(head, train, prior_counts, judges, settings, seed, name, stash, progress)
+    label = f"{name} head" if len(served) > 1 else f"{name} head {served[0]} of {depth + 1}"
+    epoch, selected_on, history = train_head(
+        head, train, prior_counts, judges, settings, seed, label, f"{name}-head-{served[0]}", store, progress
+    )
     return TrainedHead(head.eval(), epoch, selected_on, history)
 
 
 def _remark_on_shares(train: RoutedRows, val: RoutedRows, counts: np.ndarray, depth: int, label: str) -> None:
-    """Say where training and held-out rows of like classes part ways: a head then decides what it never saw."""
+    """Log where training and held-out rows of the same classes take different routes."""
     groups = frequency_groups(counts)
     for group, name in enumerate(("most", "middle", "fewest")):
         seen, held_out = (_shares(part, groups == group, depth) for part in (train, val))
@@ -248,7 +261,7 @@ def _remark_on_shares(train: RoutedRows, val: RoutedRows, counts: np.ndarray, de
 def _shares(part: RoutedRows, classes: np.ndarray, depth: int) -> np.ndarray | None:
     """(depth + 1,) shares of the routes among the rows of ``classes`` (C,) bool; None without such rows."""
     assert part.y is not None
-    routes = host(part.route)[classes[host(part.y)]]
+    routes = to_numpy(part.route)[classes[to_numpy(part.y)]]
     return np.bincount(routes, minlength=depth + 2)[1:] / len(routes) if len(routes) else None
 
 

@@ -52,7 +52,7 @@ class RouteHead(nn.Module):
         widths = {route: z_width + num_classes * (route <= depth) for route in routes}
         self.second = nn.ModuleDict({str(route): branch(w, num_classes) for route, w in widths.items() if w})
 
-    def initialise(self, seed: int, weight: np.ndarray | None, bias: np.ndarray | None, second: str) -> None:
+    def initialize(self, seed: int, weight: np.ndarray | None, bias: np.ndarray | None, second: str) -> None:
         """First branch from weight (C, d) and bias (C,) where given, else random; second branches zero or random."""
         for name, parameter in self.named_parameters():
             if name.startswith("second") and second == "zero":

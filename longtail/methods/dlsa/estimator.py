@@ -20,7 +20,7 @@ from longtail.methods.heads.base import (
     fifth_of_each_class,
     seed_of,
 )
-from longtail.train.checkpointing import Stash
+from longtail.train.checkpointing import CheckpointStore
 from longtail.train.device import to_device, torch_device
 
 LOG = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         hidden_layers: int | str = "auto",
         log_scale_limit: float | str = "auto",
         clusters: int | str = "auto",
-        centre_std: float | str = "auto",
+        center_std: float | str = "auto",
         q: float | str = "auto",
         likelihood_weight: float | str = "auto",
         balance_weight: float | str = "auto",
@@ -103,7 +103,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         self.hidden_layers = hidden_layers
         self.log_scale_limit = log_scale_limit
         self.clusters = clusters
-        self.centre_std = centre_std
+        self.center_std = center_std
         self.q = q
         self.likelihood_weight = likelihood_weight
         self.balance_weight = balance_weight
@@ -139,15 +139,15 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         X_test: np.ndarray | None = None,
         y_test: np.ndarray | None = None,
         *,
-        stash: Stash | None = None,
-        label: str = "dlsa",
+        store: CheckpointStore | None = None,
+        name: str = "dlsa",
     ) -> Self:
         """X (N, d) features, y (N,) labels.
 
         X_val, y_val choose the flows' epochs and the heads'. Without them a fifth of each class's rows, at least one,
         stands in where every class has two: it is held out of the flows' training and, where no head is given, of the
         heads'. With a head given, which may have seen these rows, the heads' last epoch is kept. X_test, y_test are
-        followed in the flows' histories and choose only with ``select_on="test"``. stash: where to keep checkpoints of
+        followed in the flows' histories and choose only with ``select_on="test"``. store: where to keep checkpoints of
         unfinished work.
         Raises TrainingError where a loss or likelihood stops being finite.
         """
@@ -162,7 +162,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
             raise DataError(f"n_features = {X.shape[1]}: an autoregressive flow needs at least 2 features")
         device = torch_device(self.device, "dlsa")
         if settings.select_on == "val" and val is None and self.head is not None:
-            LOG.info(f"{label}: no val rows, and the given head may have seen all others; the last epoch is kept")
+            LOG.info(f"{name}: no val rows, and the given head may have seen all others; the last epoch is kept")
             settings = replace(settings, select_on="last")
         flow_chooses = settings.depth > 0 and settings.flow_select == "held_out"
         self.selected_on_ = "val" if settings.select_on == "val" or flow_chooses else "last"
@@ -181,7 +181,9 @@ class DLSA(LikelihoodMixin, HeadClassifier):
             name: _rows(part, X.dtype, device) for name, part in (("val", val), ("test", test)) if part is not None
         }
         self.settings_ = settings
-        self.chain_ = fit_chain(parts, self.start_, settings, seed, stash or Stash(), self.progress, label, held_out)
+        self.chain_ = fit_chain(
+            parts, self.start_, settings, seed, store or CheckpointStore(), self.progress, name, held_out
+        )
         self.depth_ = self.chain_.depth
         return self
 

@@ -1,4 +1,4 @@
-"""A flow filter: standardisation, flow and fixed centres; log-likelihood, cluster and latent of rows."""
+"""A flow filter: standardization, flow and fixed centers; log-likelihood, cluster and latent of rows."""
 
 import numpy as np
 import torch
@@ -14,32 +14,32 @@ from longtail.methods.heads.base import BLOCK_BYTES
 class FlowFilter(nn.Module):
     """The density model of one stage.
 
-    Buffers: ``offset`` and ``scale`` (d,), applied first (their log-determinant counts); ``centres`` (K, d).
+    Buffers: ``offset`` and ``scale`` (d,), applied first (their log-determinant counts); ``centers`` (K, d).
     """
 
     offset: Tensor
     scale: Tensor
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, width: int, settings: Settings) -> None:
         super().__init__()
         self.flow = Flow(width, settings.blocks, settings.hidden_layers, settings.log_scale_limit or None)
         self.register_buffer("offset", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
-        self.register_buffer("centres", torch.zeros(settings.clusters, width))
+        self.register_buffer("centers", torch.zeros(settings.clusters, width))
 
-    def initialise(self, seed: int, centre_std: float) -> None:
-        """Random weights (uniform within 1/sqrt(fan_in)) and centres, each from a stream of its own."""
+    def initialize(self, seed: int, center_std: float) -> None:
+        """Random weights (uniform within 1/sqrt(fan_in)) and centers, each from a stream of its own."""
         for name, parameter in self.flow.named_parameters():
             if name.endswith(("weight", "bias")):
                 fan_in = parameter.shape[-1] if parameter.ndim == 2 else self.offset.shape[0]
                 bound = fan_in**-0.5
                 values = generator(seed, "flow", name).uniform(-bound, bound, tuple(parameter.shape))
                 parameter.data.copy_(torch.from_numpy(values))
-        centres = generator(seed, "centres").normal(0.0, centre_std, tuple(self.centres.shape))
-        self.centres.copy_(torch.from_numpy(centres))
+        centers = generator(seed, "centres").normal(0.0, center_std, tuple(self.centers.shape))
+        self.centers.copy_(torch.from_numpy(centers))
 
-    def standardise(self, X: Tensor) -> None:
+    def standardize(self, X: Tensor) -> None:
         """Take offset and scale from rows X (N, d); a constant feature keeps its scale."""
         std, mean = torch.std_mean(X, dim=0, correction=0)
         self.offset.copy_(mean)
@@ -52,7 +52,7 @@ class FlowFilter(nn.Module):
 
     def components(self, X: Tensor) -> Tensor:
         """log p(x, k), (..., B, K)."""
-        return component_log_densities(*self.latent(X), self.centres)
+        return component_log_densities(*self.latent(X), self.centers)
 
     @torch.no_grad()
     def measure(self, X: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class FlowFilter(nn.Module):
         return torch.cat([self.latent(X[rows])[0] for rows in self._blocks(len(X))]) if len(X) else X
 
     def _blocks(self, rows: int) -> list[slice]:
-        width = 8 * (6 * self.offset.shape[0] + 2 * self.centres.shape[0])
+        width = 8 * (6 * self.offset.shape[0] + 2 * self.centers.shape[0])
         step = max(1, 4 * BLOCK_BYTES // width)
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
@@ -81,12 +81,12 @@ class FlowFilter(nn.Module):
 def create_filter(X: Tensor, settings: Settings, seed: int) -> FlowFilter:
     """A fresh filter on the device and in the dtype of X (N, d), its stage's training rows."""
     made = FlowFilter(X.shape[1], settings).to(X)
-    made.initialise(derive_seed(seed, "filter"), settings.centre_std)
+    made.initialize(derive_seed(seed, "filter"), settings.center_std)
     if settings.standardize:
-        made.standardise(X)
+        made.standardize(X)
     return made
 
 
-def host(tensor: Tensor) -> np.ndarray:
+def to_numpy(tensor: Tensor) -> np.ndarray:
     """The tensor as a NumPy array."""
     return tensor.detach().cpu().numpy()

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from longtail.core.errors import TrainingError
-from longtail.core.progress import Progress
 from longtail.core.seeds import derive_seed
-from longtail.methods.dlsa.filter import FlowFilter, create_filter, host
+from longtail.methods.dlsa.filter import FlowFilter, create_filter, to_numpy
 from longtail.methods.dlsa.losses import balance_loss, class_weights, likelihood_loss, purity_loss
 from longtail.methods.dlsa.mixture import mixture_log_density
 from longtail.methods.dlsa.pairs import PairSampler
 from longtail.methods.dlsa.routing import cluster_class_counts
 from longtail.methods.dlsa.settings import Settings
-from longtail.train.checkpointing import Stash, below, with_prefix
-from longtail.train.optimizer_step import Update
+from longtail.train.checkpointing import CheckpointStore, add_prefix, strip_prefix
+from longtail.train.loop import EpochReport, run
+from longtail.train.optimizer_step import OptimizerStep
 
 LOG = logging.getLogger(__name__)
 MIN_BATCH = 16  # a smaller last batch is dropped: its unbiased variance is noise, and of one row NaN
@@ -45,12 +45,6 @@ class FlowHistory:
     columns: dict[str, list[float]] = field(default_factory=dict)
     log_likelihood: dict[str, list[list[float]]] = field(default_factory=dict)
 
-    def append(self, columns: Mapping[str, float], log_likelihood: Mapping[str, np.ndarray]) -> None:
-        for name, value in columns.items():
-            self.columns.setdefault(name, []).append(value)
-        for part, means in log_likelihood.items():
-            self.log_likelihood.setdefault(part, []).append(means.tolist())
-
 
 def can_train(train: Rows) -> bool:
     """Whether rows suffice for a flow: two classes, so that pairs exist, and two rows for a variance."""
@@ -64,62 +58,47 @@ def frequency_groups(counts: np.ndarray) -> np.ndarray:
     return rank * THIRDS // len(counts)
 
 
+@dataclass(frozen=True)
+class TrainedFilter:
+    """A filter, the 1-based epoch it is from, the rule that chose it, and its history."""
+
+    filter: FlowFilter
+    epoch: int
+    rule: str
+    history: FlowHistory
+
+
 def train_filter(
     parts: Mapping[str, Rows],
     counts: np.ndarray,
     settings: Settings,
     seed: int,
     label: str,
-    stash: Stash,
+    part: str,
+    store: CheckpointStore,
     progress: str,
-) -> tuple[FlowFilter, int, str, FlowHistory]:
-    """Train a filter on ``parts["train"]``; the others are measured after every epoch, and ``val`` may choose it.
+) -> TrainedFilter:
+    """Train a filter on ``parts["train"]``. The other parts are measured after every epoch, and ``val`` may choose it.
 
-    counts: (C,) rows of each class in the whole training set.
-    Returns the filter, the 1-based epoch it is from, the rule that chose it, and the history.
-    Raises TrainingError where a loss or a log-likelihood stops being finite; no step is taken with it.
+    Args:
+        parts: rows by part.
+        counts: (C,) rows per class in the whole training set.
+        settings: the settings of DLSA.
+        seed: seed of the filter.
+        label: what the progress report calls it.
+        part, store: name and place of its checkpoint.
+        progress: mode of the report.
+
+    Raises:
+        TrainingError: a loss or a log-likelihood stops being finite.
     """
-    train = parts["train"]
-    num_classes, groups = len(counts), frequency_groups(counts)
-    model = create_filter(train.x, settings, seed)
-    batch_size = min(settings.flow_batch_size, len(train))
-    sizes = batch_sizes(len(train), batch_size)
-    pairs = PairSampler(train.y)
-    weights = class_weights(torch.bincount(train.y, minlength=num_classes), settings.q).to(train.x.dtype)
-    run = _Run(model, torch.zeros_like(model.centres[:, 0]))
-    _resume(run, stash, label)
-    optimizer = torch.optim.SGD(model.flow.parameters(), lr=settings.flow_lr, fused=True)
-    update = Update(optimizer, train.x.device)
-    with Progress(settings.flow_epochs * len(sizes), label, progress, done=run.epoch * len(sizes)) as report:
-        while run.epoch < settings.flow_epochs and not run.stopped:
-            model.train()
-            order = pairs.draw(derive_seed(seed, "pairs", run.epoch), sum(sizes))
-            batches = zip(order[0].split(sizes), order[1].split(sizes), strict=True)
-            sums = torch.zeros(4, dtype=train.x.dtype, device=train.x.device)
-            for step, (positive, negative) in enumerate(batches):
-                losses = _step(run, train, positive, negative, weights, settings, run.epoch * len(sizes) + step + 1)
-                update.backward(losses[0])
-                update.apply()
-                sums += torch.stack(losses).detach()
-                if step + 1 < len(sizes):
-                    report.advance(1, update.note)
-            values = torch.stack([*(sums / len(sizes)), update.failed().to(sums)]).tolist()
-            if values[-1] or not np.isfinite(values[0]):
-                raise TrainingError(
-                    f"{label}: the likelihood is not finite in epoch {run.epoch + 1} of {settings.flow_epochs}; lower "
-                    "dlsa.flow_lr, bound dlsa.log_scale_limit, or set dlsa.standardize: true"
-                )
-            run.epoch += 1
-            _measure(run, parts, groups, num_classes, settings, dict(zip(_LOSSES, values, strict=False)), label)
-            update.note = f"epoch {run.epoch}, loss {values[0]:.4f}"
-            report.advance(1, update.note)
-            if stash.due(run.epoch, run.stopped or run.epoch == settings.flow_epochs):
-                _save(run, stash, label)
-    if run.best:
-        model.load_state_dict(run.best)
-    kept, rule = run.best_epoch or run.epoch, run.rule or "last"
-    LOG.info(f"{label}: {run.epoch} epochs, epoch {kept} kept ({rule})")
-    return model.eval(), kept, rule, run.history
+    task = _FlowTask(parts, counts, settings, seed, label)
+    outcome = run(task, epochs=settings.flow_epochs, label=label, part=part, store=store, progress=progress)
+    rule = outcome.rule or "last"
+    LOG.info(f"{label}: {outcome.epochs} epochs, epoch {outcome.chosen_epoch} kept ({rule})")
+    return TrainedFilter(
+        task.filter.eval(), outcome.chosen_epoch, rule, FlowHistory(outcome.columns(), task.likelihoods)
+    )
 
 
 def batch_sizes(rows: int, batch_size: int) -> list[int]:
@@ -128,85 +107,122 @@ def batch_sizes(rows: int, batch_size: int) -> list[int]:
     return [batch_size] * whole + [rest] * (rest >= MIN_BATCH)
 
 
-_LOSSES = ("loss", "likelihood", "purity", "balance")
+class _FlowTask:
+    """The task of :func:`train_filter`: SGD without momentum on pairs of rows of different classes."""
 
+    def __init__(
+        self, parts: Mapping[str, Rows], counts: np.ndarray, settings: Settings, seed: int, label: str
+    ) -> None:
+        train = parts["train"]
+        self._parts, self._settings, self._seed, self._label = parts, settings, seed, label
+        self._num_classes, self._groups = len(counts), frequency_groups(counts)
+        self.filter = create_filter(train.x, settings, seed)
+        self._sizes = batch_sizes(len(train), min(settings.flow_batch_size, len(train)))
+        self.steps = len(self._sizes)
+        self._pairs = PairSampler(train.y)
+        class_counts = torch.bincount(train.y, minlength=self._num_classes)
+        self._class_weights = class_weights(class_counts, settings.q).to(train.x.dtype)
+        self._average = torch.zeros_like(self.filter.centers[:, 0])
+        self._update = OptimizerStep(
+            torch.optim.SGD(self.filter.flow.parameters(), lr=settings.flow_lr, fused=True), train.x.device
+        )
+        self._batches: list[tuple[Tensor, Tensor]] = []
+        self._group_best = [-np.inf] * THIRDS
+        self._group_epoch = [0] * THIRDS
+        self.likelihoods: dict[str, list[list[float]]] = {}
+        self.stopped = False
 
-@dataclass
-class _Run:
-    model: FlowFilter
-    average: Tensor
-    epoch: int = 0
-    stopped: bool = False
-    best: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: int = 0
-    best_score: list[float] = field(default_factory=list)
-    rule: str = ""
-    group_best: list[float] = field(default_factory=lambda: [-np.inf] * THIRDS)
-    group_epoch: list[int] = field(default_factory=lambda: [0] * THIRDS)
-    history: FlowHistory = field(default_factory=FlowHistory)
+    def start_epoch(self, epoch: int) -> None:
+        self.filter.train()
+        positive, negative = self._pairs.draw(derive_seed(self._seed, "pairs", epoch), sum(self._sizes))
+        self._batches = list(zip(positive.split(self._sizes), negative.split(self._sizes), strict=True))
 
+    def step(self, epoch: int, step: int) -> dict[str, Tensor]:
+        """One batch of pairs. Both halves share a pass, but not their statistics."""
+        train, settings = self._parts["train"], self._settings
+        positive, negative = self._batches[step]
+        components = self.filter.components(train.x[torch.stack([positive, negative])])
+        log_density = mixture_log_density(components[0])
+        likelihood = likelihood_loss(log_density, self._class_weights[train.y[positive]])
+        purity = purity_loss(components[0], components[1])
+        number = epoch * self.steps + step + 1
+        balance, average = balance_loss(components[0], self._average, number, settings.balance_momentum)
+        self._average.copy_(average)
+        total = (
+            settings.likelihood_weight * likelihood
+            + settings.purity_weight * purity
+            + settings.balance_weight * balance
+        )
+        self._update.backward(total)
+        self._update.apply()
+        return {"loss": total, "likelihood": likelihood, "purity": purity, "balance": balance}
 
-def _step(
-    run: _Run, train: Rows, positive: Tensor, negative: Tensor, weights: Tensor, settings: Settings, step: int
-) -> list[Tensor]:
-    """The total and the three losses of one batch of pairs. Both halves share a pass, not their statistics."""
-    components = run.model.components(train.x[torch.stack([positive, negative])])
-    log_density = mixture_log_density(components[0])
-    likelihood = likelihood_loss(log_density, weights[train.y[positive]])
-    purity = purity_loss(components[0], components[1])
-    balance, average = balance_loss(components[0], run.average, step, settings.balance_momentum)
-    run.average.copy_(average)
-    total = (
-        settings.likelihood_weight * likelihood + settings.purity_weight * purity + settings.balance_weight * balance
-    )
-    return [total, likelihood, purity, balance]
+    def has_failed(self) -> Tensor:
+        return self._update.has_failed()
 
+    def end_epoch(self, epoch: int, means: Mapping[str, float]) -> EpochReport:
+        """Measure log-likelihoods and clusters, and score the epoch by the rule."""
+        settings = self._settings
+        by_part, cluster = {}, np.zeros(0, np.int64)
+        for part, rows in self._parts.items():
+            log_density, assigned = self.filter.measure(rows.x)
+            if part != "test" and not bool(torch.isfinite(log_density).all()):
+                raise TrainingError(
+                    f"{self._label}: the log-likelihood of a {part} row is not finite after epoch {epoch}; "
+                    f"{self.advise()}"
+                )
+            by_part[part] = class_means(to_numpy(log_density), to_numpy(rows.y), self._num_classes)
+            self.likelihoods.setdefault(part, []).append(by_part[part].tolist())
+            if part == "train":
+                cluster = to_numpy(assigned)
+        labels = to_numpy(self._parts["train"].y)
+        table = cluster_class_counts(cluster, labels, settings.clusters, self._num_classes)
+        size = table.sum(axis=1)
+        pure = int(((table.max(axis=1) > PURE * size) & (size > MIN_SIZE)).sum())
+        columns = {"pure_clusters": pure, "largest_cluster": int(size.max())}
 
-def _measure(
-    run: _Run,
-    parts: Mapping[str, Rows],
-    groups: np.ndarray,
-    num_classes: int,
-    settings: Settings,
-    losses: dict[str, float],
-    label: str,
-) -> None:
-    """Log-likelihoods and clusters after an epoch; keeps the weights if the rule says so."""
-    means, cluster = {}, np.zeros(0, np.int64)
-    for part, rows in parts.items():
-        log_density, assigned = run.model.measure(rows.x)
-        if part != "test" and not bool(torch.isfinite(log_density).all()):
-            raise TrainingError(
-                f"{label}: the log-likelihood of a {part} row is not finite after epoch {run.epoch}; lower "
-                "dlsa.flow_lr, bound dlsa.log_scale_limit, or set dlsa.standardize: true"
-            )
-        means[part] = class_means(host(log_density), host(rows.y), num_classes)
-        if part == "train":
-            cluster = host(assigned)
-    table = cluster_class_counts(cluster, host(parts["train"].y), settings.clusters, num_classes)
-    size = table.sum(axis=1)
-    pure = int(((table.max(axis=1) > PURE * size) & (size > MIN_SIZE)).sum())
-    columns = {"epoch": run.epoch, **losses, "pure_clusters": pure, "largest_cluster": int(size.max())}
-    run.history.append(columns, means)
+        held_out = group_likelihoods(by_part["val"], self._groups) if "val" in by_part else np.full(THIRDS, np.nan)
+        has_held_out = bool(np.isfinite(held_out).any())
+        if settings.flow_select == "held_out" and has_held_out:
+            self._watch_groups(epoch, held_out)
+            return EpochReport(columns, (float(np.nanmean(held_out)),), "held_out")
+        if settings.flow_select == "purity":
+            if pure and size.max() < MAX_SIZE:
+                return EpochReport(columns, (pure, 0.0), "purity")
+            if has_held_out:  # the released rule would keep epoch 1 for good
+                return EpochReport(columns, (0.0, float(np.nanmean(held_out))), "held_out")
+        return EpochReport(columns)
 
-    held_out = group_likelihoods(means["val"], groups) if "val" in means else np.full(THIRDS, np.nan)
-    if settings.flow_select == "held_out" and np.isfinite(held_out).any():
-        _keep_if_better(run, [float(np.nanmean(held_out))], "held_out")
+    def _watch_groups(self, epoch: int, held_out: np.ndarray) -> None:
+        """Stop once a group's held-out log-likelihood has had no new best for ``patience`` epochs."""
         for group in np.flatnonzero(np.isfinite(held_out)):
-            if held_out[group] > run.group_best[group]:
-                run.group_best[group], run.group_epoch[group] = float(held_out[group]), run.epoch
-            run.stopped |= run.epoch - run.group_epoch[group] >= settings.patience
-    elif settings.flow_select == "purity":
-        if pure and size.max() < MAX_SIZE:
-            _keep_if_better(run, [pure, 0.0], "purity")
-        elif np.isfinite(held_out).any():  # the released rule would keep epoch 1 for good
-            _keep_if_better(run, [0.0, float(np.nanmean(held_out))], "held_out")
+            if held_out[group] > self._group_best[group]:
+                self._group_best[group], self._group_epoch[group] = float(held_out[group]), epoch
+            self.stopped |= epoch - self._group_epoch[group] >= self._settings.patience
 
+    def advise(self) -> str:
+        return "lower dlsa.flow_lr, bound dlsa.log_scale_limit, or set dlsa.standardize: true"
 
-def _keep_if_better(run: _Run, score: list[float], rule: str) -> None:
-    if score > run.best_score:
-        run.best_score, run.best_epoch, run.rule = score, run.epoch, rule
-        run.best = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    def weights(self) -> dict[str, Tensor]:
+        return self.filter.state_dict()
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self.filter.load_state_dict(weights)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        values = {
+            "stopped": self.stopped,
+            "group_best": self._group_best,
+            "group_epoch": self._group_epoch,
+            "likelihoods": self.likelihoods,
+        }
+        return add_prefix("filter.", self.filter.state_dict()) | {"average": self._average}, values
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self.filter.load_state_dict(strip_prefix("filter.", tensors))
+        self._average.copy_(tensors["average"])
+        self.stopped, self.likelihoods = values["stopped"], values["likelihoods"]
+        self._group_best, self._group_epoch = values["group_best"], values["group_epoch"]
 
 
 def class_means(values: np.ndarray, y: np.ndarray, num_classes: int) -> np.ndarray:
@@ -221,28 +237,3 @@ def group_likelihoods(means: np.ndarray, groups: np.ndarray) -> np.ndarray:
     present = np.isfinite(means)
     members = [present & (groups == group) for group in range(THIRDS)]
     return np.array([means[member].mean() if member.any() else np.nan for member in members])
-
-
-def _save(run: _Run, stash: Stash, part: str) -> None:
-    tensors = {
-        **with_prefix("model.", run.model.state_dict()),
-        **with_prefix("best.", run.best),
-        "average": run.average,
-    }
-    plain = ("epoch", "stopped", "best_epoch", "best_score", "rule", "group_best", "group_epoch")
-    meta: dict[str, Any] = {name: getattr(run, name) for name in plain}
-    stash.save(part, tensors, meta | {"columns": run.history.columns, "log_likelihood": run.history.log_likelihood})
-
-
-def _resume(run: _Run, stash: Stash, part: str) -> None:
-    found = stash.load(part)
-    if found is None:
-        return
-    tensors, meta = found
-    run.model.load_state_dict(below("model.", tensors))
-    run.best = {name: tensor.to(run.average.device) for name, tensor in below("best.", tensors).items()}
-    run.average.copy_(tensors["average"])
-    run.history = FlowHistory(meta.pop("columns"), meta.pop("log_likelihood"))
-    for name, value in meta.items():
-        setattr(run, name, value)
-    print(f"{part}: resuming after epoch {run.epoch}")

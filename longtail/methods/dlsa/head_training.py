@@ -1,22 +1,21 @@
 """Training of DLSA's classifiers on rows that stay on the device."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from longtail.core.errors import TrainingError
-from longtail.core.progress import Progress
 from longtail.core.seeds import derive_seed, generator
 from longtail.data.samplers import create_sampler
 from longtail.methods.dlsa.classifiers import RouteHead
 from longtail.methods.dlsa.losses import balanced_softmax_loss, log_prior
 from longtail.methods.dlsa.settings import Settings
-from longtail.train.checkpointing import Stash, below, with_prefix
-from longtail.train.optimizer_step import Update
+from longtail.train.checkpointing import CheckpointStore
+from longtail.train.loop import EpochReport, run
+from longtail.train.optimizer_step import OptimizerStep
 
 BLOCK_ROWS = 4096
 
@@ -43,16 +42,9 @@ class RoutedRows:
         z = x if self.z is None else self.z[rows]
         return head(x, z, self.prior[self.prior_row[rows]], self.route[rows])
 
-    def of(self, routes: list[int]) -> Tensor:
+    def rows_of(self, routes: list[int]) -> Tensor:
         """Ascending positions of the rows that took one of ``routes``."""
         return torch.isin(self.route, torch.tensor(routes, device=self.route.device)).nonzero()[:, 0]
-
-
-@dataclass
-class HeadHistory:
-    """Columns: epoch, loss, and ``NAME_accuracy`` in [0, 1] where it was measured (NaN in other epochs)."""
-
-    columns: dict[str, list[float]] = field(default_factory=dict)
 
 
 def train_head(
@@ -63,72 +55,47 @@ def train_head(
     settings: Settings,
     seed: int,
     label: str,
-    stash: Stash,
+    part: str,
+    store: CheckpointStore,
     progress: str,
-) -> tuple[int, str, HeadHistory]:
+) -> tuple[int, str, dict[str, list[float]]]:
     """Train ``head`` in place on the rows of its routes.
 
-    counts: (C,) of the balanced softmax. judges: rows by part; the one named ``settings.select_on`` chooses the epoch,
-    by mean accuracy of the classes present, the starting weights included and the first epoch on ties; without rows of
-    these routes the last epoch stays.
-    Returns the 1-based epoch (0 for the start), the part that chose it or ``last``, and the history.
+    Args:
+        head: freshly initialized.
+        train: all training rows.
+        counts: (C,) class counts of the balanced softmax.
+        judges: rows by part. Those of ``settings.select_on`` choose the epoch by the mean accuracy of the classes
+            present; the initial weights count as epoch 0, and the first epoch wins ties. Without rows of these routes
+            the last epoch is kept.
+        settings: the settings of DLSA.
+        seed: seed of the order of rows.
+        label: what the progress report calls it.
+        part, store: name and place of its checkpoint.
+        progress: mode of the report.
+
+    Returns:
+        The 1-based epoch (0 for the start), the part that chose it or ``last``, and the history by column: epoch, loss,
+        and ``PART_accuracy`` in [0, 1], NaN in epochs without a check.
     """
-    assert train.y is not None
-    rows = train.of(head.routes)
-    device, dtype = train.x.device, train.x.dtype
-    selected_on, judge, judged = "last", None, None
-    if settings.select_on in judges:
-        judge = judges[settings.select_on]
-        judged = judge.of(head.routes)
-        selected_on = settings.select_on if len(judged) else "last"
-    run = _Run(head)
+    rows = train.rows_of(head.routes)
     if not len(rows) or not settings.epochs:
-        return 0, "last", run.history
-    draw = _draws(train.y[rows].cpu().numpy(), settings, seed)
-    batch_size = min(settings.batch_size, len(rows))
-    prior = log_prior(torch.from_numpy(counts)).to(device, dtype)
-    if settings.loss == "ce":
-        prior = torch.zeros_like(prior)
-    if not _resume(run, stash, label) and judge is not None and selected_on != "last":
-        _consider(run, macro_accuracy(head, judge, judged))
-    update = Update(torch.optim.SGD(head.parameters(), lr=settings.lr, fused=True), device)
-    steps = -(-len(rows) // batch_size)
-    with Progress(settings.epochs * steps, label, progress, done=run.epoch * steps) as report:
-        while run.epoch < settings.epochs:
-            order = rows[torch.from_numpy(draw(run.epoch)).to(device)]
-            total = torch.zeros((), dtype=dtype, device=device)
-            for step, batch in enumerate(order.split(batch_size)):
-                loss = balanced_softmax_loss(train.logits(head, batch), train.y[batch], prior)
-                update.backward(loss)
-                update.apply()
-                total += loss.detach()
-                if step + 1 < steps:
-                    report.advance(1, update.note)
-            mean, failed = torch.stack([total / steps, update.failed().to(total)]).tolist()
-            if failed or not np.isfinite(mean):
-                raise TrainingError(
-                    f"{label}: loss or weights are not finite in epoch {run.epoch + 1} of {settings.epochs}; "
-                    f"lower dlsa.lr, now {settings.lr:g}"
-                )
-            run.epoch += 1
-            last = run.epoch == settings.epochs
-            row: dict[str, float] = {"epoch": run.epoch, "loss": mean}
-            if judge is not None and selected_on != "last":
-                accuracy = np.nan
-                if last or run.epoch % settings.eval_every == 0:
-                    accuracy = macro_accuracy(head, judge, judged)
-                    _consider(run, accuracy)
-                row[f"{selected_on}_accuracy"] = accuracy
-            for name, value in row.items():
-                run.history.columns.setdefault(name, []).append(value)
-            update.note = f"epoch {run.epoch}, loss {mean:.4f}"
-            report.advance(1, update.note)
-            if stash.due(run.epoch, last):
-                _save(run, stash, label)
-    if run.best:
-        head.load_state_dict(run.best)
-        return run.best_epoch, selected_on, run.history
-    return run.epoch, selected_on, run.history
+        return 0, "last", {}
+    judge = judges.get(settings.select_on)
+    judged = None if judge is None else judge.rows_of(head.routes)
+    if judge is None or judged is None or not len(judged):
+        judge = judged = None
+    task = _HeadTask(head, train, rows, counts, judge, judged, settings, seed)
+    outcome = run(
+        task,
+        epochs=settings.epochs,
+        label=label,
+        part=part,
+        store=store,
+        progress=progress,
+        start=None if judge is None else task.judge,
+    )
+    return outcome.chosen_epoch, settings.select_on if judge is not None else "last", outcome.columns()
 
 
 @torch.no_grad()
@@ -142,20 +109,75 @@ def macro_accuracy(head: RouteHead, judge: RoutedRows, rows: Tensor | None) -> f
     return float((hits[counts > 0].double() / counts[counts > 0]).mean())
 
 
-@dataclass
-class _Run:
-    head: RouteHead
-    epoch: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: int = 0
-    best_score: float = -1.0
-    history: HeadHistory = field(default_factory=HeadHistory)
+class _HeadTask:
+    """The task of :func:`train_head`: SGD without momentum at a constant rate."""
 
+    stopped = False
 
-def _consider(run: _Run, score: float) -> None:
-    if score > run.best_score:
-        run.best_score, run.best_epoch = score, run.epoch
-        run.best = {name: tensor.detach().clone() for name, tensor in run.head.state_dict().items()}
+    def __init__(
+        self,
+        head: RouteHead,
+        train: RoutedRows,
+        rows: Tensor,
+        counts: np.ndarray,
+        judge: RoutedRows | None,
+        judged: Tensor | None,
+        settings: Settings,
+        seed: int,
+    ) -> None:
+        assert train.y is not None
+        self._head, self._train, self._labels, self._rows = head, train, train.y, rows
+        self._judge, self._judged, self._settings = judge, judged, settings
+        device, dtype = train.x.device, train.x.dtype
+        self._draw = _draws(train.y[rows].cpu().numpy(), settings, seed)
+        self._batch_size = min(settings.batch_size, len(rows))
+        self.steps = -(-len(rows) // self._batch_size)
+        prior = log_prior(torch.from_numpy(counts)).to(device, dtype)
+        self._prior = torch.zeros_like(prior) if settings.loss == "ce" else prior
+        self._update = OptimizerStep(torch.optim.SGD(head.parameters(), lr=settings.lr, fused=True), device)
+        self._batches: tuple[Tensor, ...] = ()
+
+    def start_epoch(self, epoch: int) -> None:
+        order = torch.from_numpy(self._draw(epoch)).to(self._rows.device)
+        self._batches = self._rows[order].split(self._batch_size)
+
+    def step(self, epoch: int, step: int) -> dict[str, Tensor]:
+        batch = self._batches[step]
+        loss = balanced_softmax_loss(self._train.logits(self._head, batch), self._labels[batch], self._prior)
+        self._update.backward(loss)
+        self._update.apply()
+        return {"loss": loss}
+
+    def has_failed(self) -> Tensor:
+        return self._update.has_failed()
+
+    def end_epoch(self, epoch: int, means: Mapping[str, float]) -> EpochReport:
+        if self._judge is None:
+            return EpochReport({})
+        if epoch < self._settings.epochs and epoch % self._settings.eval_every:
+            return EpochReport({f"{self._settings.select_on}_accuracy": np.nan})
+        return self.judge()
+
+    def judge(self) -> EpochReport:
+        """The accuracy on the rows that choose the epoch."""
+        assert self._judge is not None
+        accuracy = macro_accuracy(self._head, self._judge, self._judged)
+        return EpochReport({f"{self._settings.select_on}_accuracy": accuracy}, (accuracy,))
+
+    def advise(self) -> str:
+        return f"lower dlsa.lr, now {self._settings.lr:g}"
+
+    def weights(self) -> dict[str, Tensor]:
+        return self._head.state_dict()
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        self._head.load_state_dict(weights)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self._head.state_dict(), {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self._head.load_state_dict(tensors)
 
 
 def _draws(y: np.ndarray, settings: Settings, seed: int) -> Callable[[int], np.ndarray]:
@@ -167,24 +189,3 @@ def _draws(y: np.ndarray, settings: Settings, seed: int) -> Callable[[int], np.n
         )
         return lambda epoch: sampler.epoch(epoch, len(y))
     return lambda epoch: generator(seed, "shuffle", epoch).permutation(len(y))
-
-
-def _save(run: _Run, stash: Stash, part: str) -> None:
-    tensors = {**with_prefix("head.", run.head.state_dict()), **with_prefix("best.", run.best)}
-    meta: dict[str, Any] = {name: getattr(run, name) for name in ("epoch", "best_epoch", "best_score")}
-    stash.save(part, tensors, meta | {"columns": run.history.columns})
-
-
-def _resume(run: _Run, stash: Stash, part: str) -> bool:
-    found = stash.load(part)
-    if found is None:
-        return False
-    tensors, meta = found
-    run.head.load_state_dict(below("head.", tensors))
-    device = next(run.head.parameters()).device
-    run.best = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
-    run.history = HeadHistory(meta.pop("columns"))
-    for name, value in meta.items():
-        setattr(run, name, value)
-    print(f"{part}: resuming after epoch {run.epoch}")
-    return True

@@ -1,6 +1,6 @@
 """The three losses of DLSA's flow (Xu et al. 2022, official code), and balanced softmax (Ren et al. 2020).
 
-B pairs, K clusters, C classes. All losses are in nats and minimised.
+B pairs, K clusters, C classes. All losses are in nats and minimized.
 """
 
 import math

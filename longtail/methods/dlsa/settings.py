@@ -33,7 +33,7 @@ class Settings(Group):
     hidden_layers: int = key(1, "hidden layers per block", low=0, high=100)
     log_scale_limit: float = key(0.0, "soft bound of the log-scale; 0 leaves it unbounded, as released", low=0)
     clusters: int = key(500, "number of fixed centers", low=1)
-    centre_std: float = key(0.05, "spread of the fixed centers", above=0)
+    center_std: float = key(0.05, "spread of the fixed centers", above=0)
     q: float = key(2.0, "exponent of the class weights of the likelihood", low=0, high=10)
     likelihood_weight: float = key(2.0, "weight of the likelihood loss", low=0)
     balance_weight: float = key(1.0, "weight of the balance loss", low=0)
@@ -152,7 +152,7 @@ DlsaParams: Any = make_dataclass(
 def small(rows: int, width: int, num_classes: int) -> Settings:
     """The choice for splits of thousands of rows: N rows, d features, C classes; ``resolve`` adds the heads' rate.
 
-    The centre spread keeps the posterior as sharp as the official one is at d = 2048, and the likelihood weight keeps
+    The center spread keeps the posterior as sharp as the official one is at d = 2048, and the likelihood weight keeps
     that loss, which grows with d and shrinks with C, as large beside the others as at (2048, 1000). ``loss_counts`` is
     ``all``: a route is a function of the features, so by Bayes' rule the correction for the training counts does not
     depend on it.
@@ -162,7 +162,7 @@ def small(rows: int, width: int, num_classes: int) -> Settings:
         flow_batch_size=max(2, min(1024, rows // 8)),
         log_scale_limit=5.0,
         clusters=max(2, min(num_classes, rows // 20)),
-        centre_std=0.05 * math.sqrt(2048 / width),
+        center_std=0.05 * math.sqrt(2048 / width),
         q=1.0,
         likelihood_weight=2.0 * (2048 / width) * (num_classes / 1000),
         flow_select="held_out",

@@ -14,9 +14,8 @@ from longtail.methods.dlsa.chain import Chain, Level, TrainedHead, unique_heads
 from longtail.methods.dlsa.classifiers import RouteHead
 from longtail.methods.dlsa.filter import FlowFilter
 from longtail.methods.dlsa.flow_training import FlowHistory
-from longtail.methods.dlsa.head_training import HeadHistory
 from longtail.methods.dlsa.settings import Settings
-from longtail.train.checkpointing import below, with_prefix
+from longtail.train.checkpointing import add_prefix, strip_prefix
 
 STAGE = "train_dlsa"
 
@@ -28,11 +27,11 @@ def save_chain(path: str | Path, chain: Chain, meta: Mapping[str, Any]) -> str:
     """
     tensors: dict[str, torch.Tensor] = {}
     for number, level in enumerate(chain.levels, start=1):
-        tensors |= with_prefix(f"filter.{number}.", level.filter.state_dict())
+        tensors |= add_prefix(f"filter.{number}.", level.filter.state_dict())
         tensors[f"prior.{number}"] = torch.from_numpy(level.prior)
     trained = unique_heads(chain.heads)
     for one in trained:
-        tensors |= with_prefix(f"head.{one.head.routes[0]}.", one.head.state_dict())
+        tensors |= add_prefix(f"head.{one.head.routes[0]}.", one.head.state_dict())
     width = trained[0].head.first.in_features
     content = {
         "settings": asdict(chain.settings),
@@ -61,11 +60,11 @@ def load_chain(path: str | Path, device: str | torch.device = "cpu") -> tuple[Ch
     dtype = next(tensor.dtype for name, tensor in tensors.items() if name.startswith("head."))
     for number, (threshold, epoch, rule) in enumerate(content["levels"], start=1):
         model = FlowFilter(width, settings).to(device, dtype)
-        model.load_state_dict(below(f"filter.{number}.", tensors))
+        model.load_state_dict(strip_prefix(f"filter.{number}.", tensors))
         prior = tensors[f"prior.{number}"].numpy().astype(np.float32)
         chain.levels.append(Level(model.eval(), threshold, prior, epoch, rule, FlowHistory()))
     for routes, epoch, selected_on in content["heads"]:
         head = RouteHead(width, chain.num_classes, routes, len(content["levels"]), settings).to(device, dtype)
-        head.load_state_dict(below(f"head.{routes[0]}.", tensors))
-        chain.heads |= dict.fromkeys(routes, TrainedHead(head.eval(), epoch, selected_on, HeadHistory()))
+        head.load_state_dict(strip_prefix(f"head.{routes[0]}.", tensors))
+        chain.heads |= dict.fromkeys(routes, TrainedHead(head.eval(), epoch, selected_on, {}))
     return chain, stored["meta"]

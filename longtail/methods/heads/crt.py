@@ -8,7 +8,7 @@ statistics keep moving; the last epoch is kept by default, the official code kee
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,6 +19,9 @@ from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearF
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
 from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, LinearScorer
 from longtail.train.device import to_device
+
+if TYPE_CHECKING:
+    from longtail.train.checkpointing import CheckpointStore
 
 
 class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
@@ -61,23 +64,31 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         self.random_state = random_state
 
     def fit(
-        self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray | None = None, y_val: np.ndarray | None = None
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        X_val: np.ndarray | None = None,
+        y_val: np.ndarray | None = None,
+        *,
+        store: "CheckpointStore | None" = None,
     ) -> Self:
-        """X (N, D) features, y (N,) labels. Raises TrainingError where the loss stops being finite."""
-        seed = seed_of(self.random_state)
-        sgd = ClassBalancedSgd(
-            "crt",
-            self.epochs,
-            self.batch_size,
-            self.lr,
-            self.momentum,
-            self.weight_decay,
-            self.samples_per_class,
-            self.select,
-            self.device,
-            seed,
-            self.progress,
+        """X: (N, D) features; y: (N,) labels. ``store`` keeps checkpoints of unfinished training.
+
+        Raises:
+            ConfigError: a value that is not allowed.
+            TrainingError: the loss stops being finite.
+        """
+        params = CRTParams(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            samples_per_class=self.samples_per_class,
+            select=self.select,  # type: ignore[arg-type]
         )
+        seed = seed_of(self.random_state)
+        sgd = ClassBalancedSgd(params, self.device, seed, self.progress, store)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
         device = sgd.torch_device()
@@ -85,8 +96,9 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         assert start.bias is not None
         scorer = LinearScorer(to_device(start.weight.copy(), device), to_device(start.bias.copy(), device))
         val_rows = None if val is None else (to_device(val[0].astype(X.dtype, copy=False), device), val[1])
-        self.selected_epoch_, history = sgd.train(scorer, to_device(X, device), y, val_rows)
-        self.history_ = history.as_dict()
+        outcome = sgd.train(scorer, to_device(X, device), y, val_rows)
+        self.selected_epoch_ = outcome.chosen_epoch
+        self.history_ = outcome.columns()
         return self._set_linear_form(start, scorer.weight.cpu().numpy(), scorer.bias.cpu().numpy())
 
 

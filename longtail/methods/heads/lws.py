@@ -23,6 +23,8 @@ from longtail.train.device import to_device
 if TYPE_CHECKING:
     import torch
 
+    from longtail.train.checkpointing import CheckpointStore
+
 LOGITS_BUDGET = 2 * 2**30  # bytes; the fixed logits of all rows are kept up to this size, else recomputed per batch
 
 
@@ -67,22 +69,31 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         self.head = head
 
     def fit(
-        self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray | None = None, y_val: np.ndarray | None = None
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        X_val: np.ndarray | None = None,
+        y_val: np.ndarray | None = None,
+        *,
+        store: "CheckpointStore | None" = None,
     ) -> Self:
-        """X (N, D) features, y (N,) labels. Raises TrainingError where the loss stops being finite."""
-        sgd = ClassBalancedSgd(
-            "lws",
-            self.epochs,
-            self.batch_size,
-            self.lr,
-            self.momentum,
-            self.weight_decay,
-            self.samples_per_class,
-            self.select,
-            self.device,
-            seed_of(self.random_state),
-            self.progress,
+        """X: (N, D) features; y: (N,) labels. ``store`` keeps checkpoints of unfinished training.
+
+        Raises:
+            ConfigError: a value that is not allowed.
+            TrainingError: the loss stops being finite.
+        """
+        params = LWSParams(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            samples_per_class=self.samples_per_class,
+            select=self.select,  # type: ignore[arg-type]
         )
+        seed = seed_of(self.random_state)
+        sgd = ClassBalancedSgd(params, self.device, seed, self.progress, store)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
         device = sgd.torch_device()
@@ -101,8 +112,9 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             val_rows = _resident_rows(scorer, X_val, start.unit_input, keep_logits), val[1]
         if keep_logits:
             scorer = ScaleScorer(scorer.scales)
-        self.selected_epoch_, history = sgd.train(scorer, rows, y, val_rows)
-        self.history_ = history.as_dict()
+        outcome = sgd.train(scorer, rows, y, val_rows)
+        self.selected_epoch_ = outcome.chosen_epoch
+        self.history_ = outcome.columns()
         self.scales_ = scorer.scales.cpu().numpy()
         scaled_bias = None if bias is None else self.scales_ * bias
         return self._set_linear_form(start, self.scales_[:, None] * weight, scaled_bias)

@@ -108,14 +108,14 @@ def _find_inconsistency(data: dict[str, np.ndarray]) -> str | None:
     vectors = ("train_counts", "epochs", *_PER_IMAGE)
     for name in vectors:
         if data[name].ndim != 1:
-            return f"has {name} of shape {data[name].shape}, but it must have one dimension"
+            return f"must have {name} with one dimension, got shape {data[name].shape}"
     rounds, images, classes = len(data["epochs"]), len(data["index"]), len(data["train_counts"])
     if rounds == 0:
         return "has no rounds"
     for name in (*_PER_IMAGE, *_PER_ROUND, *_DRAWS):
         expected = (images,) if name in _PER_IMAGE else (rounds, images)
         if data[name].shape != expected:
-            return f"has {name} of shape {data[name].shape}, but it must be {expected}"
+            return f"must have {name} of shape {expected}, got {data[name].shape}"
     label = data["label"]
     if (label < 0).any() or not np.array_equal(np.bincount(label, minlength=classes), data["train_counts"]):
         return "has labels that do not match train_counts"

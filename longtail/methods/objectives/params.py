@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from longtail.core.params import Auto, Group, key, keys_of, only_with
 from longtail.methods.objectives import OBJECTIVES, ObjectiveEntry
 from longtail.models.names import check_name
-from longtail.train.params import AUGMENT, TrainingParams
+from longtail.train.params import TrainingParams, augment_choices, policy_modules
 
 
 def _weights_nothing(params: "WeightingParams") -> str:
@@ -99,7 +99,7 @@ class TrainParams(TrainingParams, WeightingParams):
         "policy of the second view. auto: `sim` for `paco` (digits: `moco_noflip`), the first view's for `fsgl` and "
         "for a "
         "frozen backbone",
-        choices=lambda: AUGMENT,
+        choices=augment_choices,
         unused=_sees_one_view,
     )
     optimizer: Literal["sgd", "adamw"] = key("sgd", "as `pretrain.optimizer`")
@@ -127,7 +127,8 @@ class TrainParams(TrainingParams, WeightingParams):
         return self.entry.head if self.head == "auto" else self.head
 
     def modules(self) -> tuple[str, ...]:
-        return OBJECTIVES.module(self.objective), self.entry.module
+        policies = policy_modules([self.augment, *([self.second_augment] if self.entry.views > 1 else [])])
+        return OBJECTIVES.module(self.objective), self.entry.module, *policies
 
     def check(self) -> None:
         super().check()

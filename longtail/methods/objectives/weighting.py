@@ -25,29 +25,29 @@ from longtail.data.effective_number import class_weights
 from longtail.methods.objectives.params import WeightingParams
 from longtail.models.classifier import Classifier
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Objective, Setting
+from longtail.train.objective import Objective, Position, TaskInfo
 
 
 class Weighted(Objective):
     """Base of the objectives that are a loss for each row and a weight for each class; one view.
 
-    Logs the accuracy on the augmented training images, in percent; of mixed ones by the shares of their labels.
+    Logs the accuracy on the augmented training images, in [0, 1]; for mixed images by the shares of their labels.
 
     Args:
-        setting: the task.
+        task: the task.
         weighting: keys of ``WeightingParams``.
 
     Raises:
         ConfigError: a value that is not allowed.
     """
 
-    def __init__(self, setting: Setting, **weighting: Any) -> None:
-        super().__init__(setting)
+    def __init__(self, task: TaskInfo, **weighting: Any) -> None:
+        super().__init__(task)
         self.weighting = WeightingParams(**weighting)
         drw_epoch = self.weighting.drw_epoch
-        self.drw_epoch = setting.epochs * 8 // 10 if isinstance(drw_epoch, str) else drw_epoch
+        self.drw_epoch = task.epochs * 8 // 10 if isinstance(drw_epoch, str) else drw_epoch
         self.weights: Tensor
-        self.register_buffer("weights", torch.from_numpy(class_weights(setting.counts, self.weighting.beta)).float())
+        self.register_buffer("weights", torch.from_numpy(class_weights(task.counts, self.weighting.beta)).float())
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of each row: (B, C) float32, (B,) int64 -> (B,)."""
@@ -62,7 +62,7 @@ class Weighted(Objective):
         """The scalar loss of rows that count ``shares`` (B,) of a row each, or all alike."""
         return weighted_mean(self.losses(logits, labels), labels, weights, shares)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Classifier, batch: Batch, position: Position) -> tuple[Tensor, dict[str, Tensor]]:
         (images,), labels, shares = batch.views, batch.labels, None
         if self.weighting.mix != "none":
             images, labels, shares = self.mixed(images, labels)
@@ -70,7 +70,7 @@ class Weighted(Objective):
         if shares is not None:
             logits = logits.repeat(2, 1)
         correct = weighted_mean((logits.detach().argmax(dim=1) == labels).float(), labels, None, shares)
-        return self.total(logits, labels, self.weights_in(moment.epoch), shares), {"train_accuracy": 100 * correct}
+        return self.total(logits, labels, self.weights_in(position.epoch), shares), {"train_accuracy": correct}
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mixed images (B, channels, H, W), and for both of their sources (2B,) labels and shares."""

@@ -28,7 +28,9 @@ class PretrainParams(TrainingParams):
     batch_size: int = key(128, "images per step", low=2)
 
     def modules(self) -> tuple[str, ...]:
-        return () if self.method == NONE else (METHODS.module(self.method), METHODS.get(self.method).module)
+        if self.method == NONE:
+            return ()
+        return METHODS.module(self.method), METHODS.get(self.method).module, *super().modules()
 
     def inactive(self) -> str:
         return "method: none" if self.method == NONE else ""

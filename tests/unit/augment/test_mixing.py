@@ -14,7 +14,7 @@ from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.methods.objectives.focal.objective import Focal
 from longtail.methods.pretraining.rotation.objective import draw_turns, rotate
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 
 CPU = torch.device("cpu")
 
@@ -100,8 +100,8 @@ class Sees(torch.nn.Module):
         return self.linear(x.flatten(1))
 
 
-def setting() -> Setting:
-    return Setting(3, np.array([8, 4, 2]), 4, 10, seed=0)
+def setting() -> TaskInfo:
+    return TaskInfo(3, np.array([8, 4, 2]), 4, 10, seed=0)
 
 
 def given(size: int = 12) -> Batch:
@@ -118,7 +118,7 @@ def test_row_counts_for_both_labels_by_their_shares(mix, kind, options):
     """Against a loop over images and both of their labels."""
     objective, model, batch = kind(setting(), mix=mix, **options), Sees(), given()
     torch.manual_seed(6)
-    loss, logs = objective.loss(model, batch, Moment(0, 10, 0, 1))
+    loss, logs = objective.loss(model, batch, Position(0, 10, 0, 1))
     torch.manual_seed(6)
     images, labels, shares = objective.mixed(batch.views[0], batch.labels)
     assert torch.equal(images, model.seen) and len(labels) == len(shares) == 24
@@ -181,7 +181,7 @@ def test_share_of_a_cutmix_label_is_the_counted_share_of_its_sources_pixels():
 
 def test_mix_none_sees_the_images_and_unknown_is_refused():
     model = Sees()
-    CrossEntropy(setting()).loss(model, given(), Moment(0, 10, 0, 1))
+    CrossEntropy(setting()).loss(model, given(), Position(0, 10, 0, 1))
     assert model.seen is not None and torch.equal(model.seen, given().views[0])
     with pytest.raises(ConfigError, match=r"train\.mix: 'blend' given, one of none, mixup, cutmix expected"):
         CrossEntropy(setting(), mix="blend")

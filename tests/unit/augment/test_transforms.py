@@ -8,15 +8,14 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from longtail.augment.autoaugment import autoaugment_batch, cutout_batch, randaugment_batch
+from longtail.augment.crops import crop_batch
+from longtail.augment.policies import memory_policies, path_policies
 from longtail.augment.simclr import draw_parameters, simclr_batch
 from longtail.augment.transforms import (
     CONSTANTS,
-    MEMORY_POLICIES,
-    PATH_POLICIES,
     STYLES,
     Transform,
     augment_batch,
-    crop_batch,
     normalizer,
     path_transform,
     resolve_policy,
@@ -185,7 +184,7 @@ def test_sim_on_small_images_blurs_half_of_them_and_cuts_a_fifth_at_least():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", MEMORY_POLICIES)
+@pytest.mark.parametrize("name", memory_policies())
 def test_every_policy_fits_images_of_every_size_and_number_of_channels(name, channels):
     for side in (4, 8, 33):
         images = pixels(3, side, side, channels)
@@ -263,7 +262,7 @@ def test_auto_augmentation_of_contrastive_methods_is_their_own_and_mirrors_no_di
 
 def test_every_style_names_policies_of_its_storage():
     for digits, memory, paths in STYLES.values():
-        assert {digits, memory} <= set(MEMORY_POLICIES) and paths in PATH_POLICIES
+        assert {digits, memory} <= set(memory_policies()) and paths in path_policies()
 
 
 def test_normalize_none_leaves_values_in_0_to_1():
@@ -315,10 +314,10 @@ def test_named_constants_win_over_auto(normalize):
 
 @pytest.mark.parametrize("storage", ["memory", "paths"])
 def test_policy_of_the_other_storage_is_refused_with_the_allowed_ones(storage):
-    allowed, foreign = (MEMORY_POLICIES, "resized_crop") if storage == "memory" else (PATH_POLICIES, "crop_flip")
+    allowed, foreign = (memory_policies(), "resized_crop") if storage == "memory" else (path_policies(), "crop_flip")
     with pytest.raises(ConfigError) as caught:
         resolve_policy(info(storage=storage), foreign, "ipdpp.augment")
-    expected = f"ipdpp.augment: {foreign} given, one of {', '.join(allowed)} allowed with storage: {storage}"
+    expected = f"ipdpp.augment must be one of {', '.join(allowed)} for storage: {storage}, got {foreign}"
     assert str(caught.value) == expected
     for policy in allowed:
         assert resolve_policy(info(storage=storage), policy, "train.augment") == policy
@@ -369,7 +368,7 @@ def test_picture_of_exact_size_loses_only_its_border():
         assert torch.equal(found, F.pil_to_tensor(picture)[:, 16:240, 16:240])
 
 
-@pytest.mark.parametrize("policy", PATH_POLICIES)
+@pytest.mark.parametrize("policy", path_policies())
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("size", [(10, 90), (90, 10), (40, 40)])
 def test_files_of_any_shape_become_squares(policy, train, size):

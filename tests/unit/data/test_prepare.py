@@ -166,18 +166,22 @@ def test_prepare_twice_gives_the_same_bytes_with_any_number_of_workers(tmp_path,
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([0, 2], "label 2 given, 0 to 1 allowed"), ([0, -1], "label -1 given"), ([0, 0], r"class 1 \(b\) has no image")],
+    [
+        ([0, 2], "must have labels from 0 to 1, got 2"),
+        ([0, -1], "must have labels from 0 to 1, got -1"),
+        ([0, 0], r"must have images of every class, got none of class 1 \(b\)"),
+    ],
 )
 def test_labels_that_do_not_fit_the_classes_are_refused(tmp_path, labels, message):
     source = Source(("a", "b"), np.array(labels), np.array(["train"] * 2), images=np.zeros((2, 8, 8, 1), np.uint8))
-    with pytest.raises(DataError, match=f"dataset: x: {message}"):
+    with pytest.raises(DataError, match=f"dataset: x {message}"):
         run_prepare(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_source_without_an_image_is_refused(tmp_path):
     source = Source(("a", "b"), np.zeros(0, np.int64), np.array([]), root=tmp_path)
-    with pytest.raises(DataError, match="no image found"):
+    with pytest.raises(DataError, match="must have images, got none"):
         run_prepare(source, tmp_path / "out")
 
 

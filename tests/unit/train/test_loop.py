@@ -18,7 +18,7 @@ from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages
 from longtail.train.loop import Settings, accuracy, train
-from longtail.train.objective import Moment, Objective, Setting
+from longtail.train.objective import Position, Objective, TaskInfo
 from longtail.train.optimizer import create_optimizer
 from longtail.train.schedule import create_schedule
 
@@ -32,7 +32,7 @@ class Demanding(Objective):
 
     views = 2
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: TaskInfo) -> None:
         super().__init__(setting)
         self.projection = torch.nn.Linear(setting.num_features, 4)
         self.register_buffer("queue", torch.zeros(16, 4))
@@ -41,12 +41,12 @@ class Demanding(Objective):
         self.momentum_backbone = copy.deepcopy(model.backbone).requires_grad_(False)
 
     def partner_sampler(self, labels: np.ndarray):
-        return create_sampler("square_root", labels, seed=self.setting.seed, epochs=self.setting.epochs)
+        return create_sampler("square_root", labels, seed=self.task.seed, epochs=self.task.epochs)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+    def loss(self, model: Classifier, batch: Batch, position: Position):
         assert len(batch.views) == 2 and batch.partner is not None
         assert not torch.equal(*batch.views), "each view has its own random parameters"
-        weight = 1 - (moment.epoch / moment.epochs) ** 2
+        weight = 1 - (position.epoch / position.epochs) ** 2
         lam = torch.rand(())
         mixed = lam * batch.views[0] + (1 - lam) * batch.partner.views[1]
         features = model.forward_features(mixed)
@@ -56,8 +56,8 @@ class Demanding(Objective):
         queries = F.normalize(self.projection(features))
         return weight * loss - (queries * self.keys).sum(1).mean() + (queries @ self.queue.T).mean(), {"weighted": loss}
 
-    def step(self, model, batch, moment, update):
-        loss, logs = self.loss(model, batch, moment)
+    def step(self, model, batch, position, update):
+        loss, logs = self.loss(model, batch, position)
         update.backward(loss)
         moved = [(p, p.grad) for p in model.parameters() if p.grad is not None]
         with torch.no_grad():
@@ -65,7 +65,7 @@ class Demanding(Objective):
             kept = [p.clone() for p, _ in moved]
             for p, g in moved:
                 p.add_(0.05 * g / norm)
-        second, _ = self.loss(model, batch, moment)
+        second, _ = self.loss(model, batch, position)
         update.backward(second)
         with torch.no_grad():
             for (p, _), original in zip(moved, kept, strict=True):
@@ -74,7 +74,7 @@ class Demanding(Objective):
         return loss.detach(), logs
 
     @torch.no_grad()
-    def after_step(self, model, moment):
+    def after_step(self, model, position):
         for slow, fast in zip(self.momentum_backbone.parameters(), model.backbone.parameters(), strict=True):
             slow.lerp_(fast, 0.1)
         self.queue.copy_(torch.cat([self.keys, self.queue])[: len(self.queue)])
@@ -85,15 +85,15 @@ class MeetsItself(Objective):
 
     partner = "class_aware", 5  # the sampler of ``run`` and its seed
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: TaskInfo) -> None:
         super().__init__(setting)
         self.seen: list[Batch] = []
 
     def partner_sampler(self, labels: np.ndarray):
         name, seed = self.partner
-        return create_sampler(name, labels, seed=seed, epochs=self.setting.epochs)
+        return create_sampler(name, labels, seed=seed, epochs=self.task.epochs)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+    def loss(self, model: Classifier, batch: Batch, position: Position):
         self.seen.append(batch)
         return F.cross_entropy(model(batch.views[0]), batch.labels), {}
 
@@ -107,9 +107,9 @@ class ExplodesInEpoch(Objective):
 
     at = (2, 1)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+    def loss(self, model: Classifier, batch: Batch, position: Position):
         loss = F.cross_entropy(model(batch.views[0]), batch.labels)
-        if (moment.epoch, moment.step) == self.at:
+        if (position.epoch, position.step) == self.at:
             self.before = {name: value.clone() for name, value in model.named_parameters()}
             loss = loss * float("nan")
         return loss, {}
@@ -126,7 +126,7 @@ def images(count: int = N) -> MemoryImages:
 def fresh(objective_class, epochs: int):
     torch.manual_seed(1)
     backbone = create_backbone("resnet8", in_channels=3, width=4)
-    objective = objective_class(Setting(C, np.array([N - 15, 10, 5]), backbone.num_features, epochs, seed=7))
+    objective = objective_class(TaskInfo(C, np.array([N - 15, 10, 5]), backbone.num_features, epochs, seed=7))
     return Classifier(backbone, objective.create_head()), objective
 
 
@@ -152,9 +152,9 @@ class Stop(Exception):
 def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, objective_class, epoch: int) -> None:
     original = objective_class.after_step
 
-    def after_step(self, model, moment):
-        original(self, model, moment)
-        if (moment.epoch, moment.step) == (epoch, 2):
+    def after_step(self, model, position):
+        original(self, model, position)
+        if (position.epoch, position.step) == (epoch, 2):
             raise Stop
 
     monkeypatch.setattr(objective_class, "after_step", after_step)
@@ -289,9 +289,9 @@ def test_batch_above_the_number_of_images_becomes_it(tmp_path, capsys):
 class NotesItsBatches(Objective):
     """Cross-entropy that keeps the rows of every batch."""
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+    def loss(self, model: Classifier, batch: Batch, position: Position):
         self.seen = [*getattr(self, "seen", []), batch.rows.tolist()]
-        assert moment.steps == self.expected_steps
+        assert position.steps == self.expected_steps
         return F.cross_entropy(model(batch.views[0]), batch.labels), {}
 
 
@@ -413,10 +413,10 @@ def test_compiled_model_computes_what_the_eager_one_does(tmp_path):
 class DivergesInItsGradient(Objective):
     """A finite loss whose gradient is not: the square root at zero."""
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment):
+    def loss(self, model: Classifier, batch: Batch, position: Position):
         logits = model(batch.views[0])
         loss = F.cross_entropy(logits, batch.labels)
-        return (loss + (0 * logits.sum()).sqrt() if moment.epoch == 3 else loss), {}
+        return (loss + (0 * logits.sum()).sqrt() if position.epoch == 3 else loss), {}
 
 
 def test_weights_that_are_not_finite_are_never_checkpointed(tmp_path):

@@ -13,14 +13,14 @@ from torch import nn
 
 from longtail.core.seeds import derive_seed
 from longtail.data.samplers import create_sampler
-from longtail.methods.heads.gradient.params import HeadTrainingParams as HeadTraining
+from longtail.methods.heads.gradient.params import HeadTrainingParams
 from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier
 from longtail.train.batches import ImageSet
 from longtail.train.extract import outputs
-from longtail.train.loop import Settings, train
-from longtail.train.objective import Setting
-from longtail.train.params import RuntimeParams as Runtime
+from longtail.train.network import TrainingSettings, train_network
+from longtail.train.objective import TaskInfo
+from longtail.train.params import RuntimeParams
 from longtail.train.schedule import create_schedule
 
 
@@ -42,8 +42,8 @@ def train_online(
     val_images: ImageSet | None,
     test_images: ImageSet,
     num_classes: int,
-    config: HeadTraining,
-    runtime: Runtime,
+    params: HeadTrainingParams,
+    runtime: RuntimeParams,
     seed: int,
     device: torch.device,
     scratch: Path,
@@ -51,31 +51,31 @@ def train_online(
     """Train ``head`` on top of the frozen ``backbone`` with class-aware batches; the backbone's weights stay."""
     labels = train_images.labels
     counts = np.bincount(labels, minlength=num_classes)
-    setting = Setting(num_classes, counts, backbone.num_features, config.epochs, seed)  # type: ignore[arg-type]
+    task = TaskInfo(num_classes, counts, backbone.num_features, params.epochs, seed)  # type: ignore[arg-type]
     sampler = create_sampler(
         "class_aware",
         labels,
         seed=derive_seed(seed, method, "sampler"),
-        epochs=config.epochs,
-        samples_per_class=config.samples_per_class,
+        epochs=params.epochs,
+        samples_per_class=params.samples_per_class,
     )
-    settings = Settings(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        schedule=create_schedule("cosine", epochs=config.epochs),
+    settings = TrainingSettings(
+        epochs=params.epochs,
+        batch_size=params.batch_size,
+        lr=params.lr,
+        momentum=params.momentum,
+        weight_decay=params.weight_decay,
+        schedule=create_schedule("cosine", epochs=params.epochs),
         seed=seed,
         frozen=True,
-        bn_mode=config.bn_mode,
-        select=config.select,
+        bn_mode=params.bn_mode,
+        select=params.select,
         compile=runtime.compile,
         checkpoint_every=runtime.checkpoint_every,
         progress=runtime.progress,
         label=f"{method} online",
     )
     model = Classifier(backbone, head)
-    outcome = train(model, CrossEntropy(setting), train_images, val_images, sampler, settings, device, scratch)
+    outcome = train_network(model, CrossEntropy(task), train_images, val_images, sampler, settings, device, scratch)
     scores = outputs(model, test_images, num_classes, f"{method} on test", runtime.progress)
     return OnlineOutcome(head, scores, outcome.history, outcome.chosen_epoch)

@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from longtail.methods.objectives.ce.objective import CrossEntropy
-from longtail.train.objective import Setting
+from longtail.train.objective import TaskInfo
 
 
 class ClassBalanced(CrossEntropy):
     """Cross-entropy weighted by the effective number in all epochs; with rule ``drw`` only in the late ones."""
 
-    def __init__(self, setting: Setting, **weighting: Any) -> None:
-        super().__init__(setting, **weighting)
+    def __init__(self, task: TaskInfo, **weighting: Any) -> None:
+        super().__init__(task, **weighting)
         self.always = self.weighting.rule in ("none", "resample")
 
     def weights_in(self, epoch: int) -> Tensor | None:

@@ -14,20 +14,20 @@ from torch import Tensor
 
 from longtail.methods.objectives.focal import FocalParams
 from longtail.methods.objectives.weighting import Weighted, weighted_mean
-from longtail.train.objective import Setting
+from longtail.train.objective import TaskInfo
 
 
 class Focal(Weighted):
     """(1 - p)^gamma times the cross-entropy, p the probability of the label.
 
     Args:
-        setting: the task.
+        task: the task.
         gamma, released: keys of ``FocalParams``.
         weighting: keys of ``WeightingParams``.
     """
 
-    def __init__(self, setting: Setting, gamma: float = 1.0, released: bool = False, **weighting: Any) -> None:
-        super().__init__(setting, **weighting)
+    def __init__(self, task: TaskInfo, gamma: float = 1.0, released: bool = False, **weighting: Any) -> None:
+        super().__init__(task, **weighting)
         self.params = FocalParams(gamma=gamma, released=released)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:

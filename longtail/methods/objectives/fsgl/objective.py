@@ -42,7 +42,7 @@ from longtail.methods.objectives.fsgl import OBJECTIVE, FSGLParams
 from longtail.methods.objectives.sam import ascended, fixed_statistics
 from longtail.models.classifier import Classifier
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Objective, Setting, Update
+from longtail.train.objective import Objective, Position, TaskInfo, Update
 
 PROJECTION_DIM = 256
 CONFIDENT = 0.7
@@ -67,7 +67,7 @@ class FSGL(Objective):
     Logs ``plain_loss``, ``reweighted_loss``, ``consistency``, ``alpha`` and with SAM ``gradient_norm``.
 
     Args:
-        setting: the task, with a linear head unless ``gamma`` is 0.
+        task: the task, with a linear head unless ``gamma`` is 0.
         params: keys of ``FSGLParams``.
 
     Raises:
@@ -76,33 +76,33 @@ class FSGL(Objective):
 
     views = OBJECTIVE.views
 
-    def __init__(self, setting: Setting, **params: Any) -> None:
-        super().__init__(setting)
+    def __init__(self, task: TaskInfo, **params: Any) -> None:
+        super().__init__(task)
         self.params = own = FSGLParams(**params)
-        if setting.head != "linear" and own.gamma > 0:
+        if task.head != "linear" and own.gamma > 0:
             raise refuse(
                 "train.head",
                 "linear (or auto) with train.objective: fsgl, whose feature scaling a cosine head cannot see",
-                setting.head,
+                task.head,
             )
-        self.plain = nn.Linear(setting.num_features, setting.num_classes)
-        self.projection = nn.Linear(setting.num_features, PROJECTION_DIM)
+        self.plain = nn.Linear(task.num_features, task.num_classes)
+        self.projection = nn.Linear(task.num_features, PROJECTION_DIM)
         self.prediction = nn.Linear(PROJECTION_DIM, PROJECTION_DIM)
         self.scales: Tensor
         self.weights: Tensor
-        table = scaling_table(setting.counts, own.gamma, own.fsm_order, own.fsm_variant)
+        table = scaling_table(task.counts, own.gamma, own.fsm_order, own.fsm_variant)
         self.register_buffer("scales", torch.from_numpy(table).float())
-        self.register_buffer("weights", torch.from_numpy(power_weights(setting.counts, own.label_exponent)).float())
+        self.register_buffer("weights", torch.from_numpy(power_weights(task.counts, own.label_exponent)).float())
 
     def partner_sampler(self, labels: np.ndarray) -> Sampler:
-        return PowerSampler(
-            labels, seed=derive_seed(self.setting.seed, "partner"), exponent=self.params.resample_exponent
-        )
+        return PowerSampler(labels, seed=derive_seed(self.task.seed, "partner"), exponent=self.params.resample_exponent)
 
-    def step(self, model: Classifier, batch: Batch, moment: Moment, update: Update) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(
+        self, model: Classifier, batch: Batch, position: Position, update: Update
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         mixed = self.mix(batch)
         with update.autocast():
-            classification, consistency, logs = self.losses(model, mixed, moment)
+            classification, consistency, logs = self.losses(model, mixed, position)
         loss = classification + self.params.consistency_weight * consistency
         if self.params.rho == 0:
             update.backward(loss)
@@ -112,7 +112,7 @@ class FSGL(Objective):
             statistics = fixed_statistics(model) if self.params.freeze_bn_second else nullcontext()
             with ascended(trained, self.params.rho) as norm, statistics:
                 with update.autocast():
-                    classification, consistency, _ = self.losses(model, mixed, moment)
+                    classification, consistency, _ = self.losses(model, mixed, position)
                 update.backward(classification + self.params.consistency_weight * consistency)
             logs["gradient_norm"] = norm
         update.apply()
@@ -129,9 +129,9 @@ class FSGL(Objective):
         images = mixup(first, partner.views[0], share), cutmix(second, partner.views[1], box)
         return Mixed(images, batch.labels, partner.labels, (share, area))
 
-    def losses(self, model: Classifier, mixed: Mixed, moment: Moment) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def losses(self, model: Classifier, mixed: Mixed, position: Position) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The classification loss, the consistency term, and scalars for the curves."""
-        alpha = 1 - (moment.epoch / moment.epochs) ** 2
+        alpha = 1 - (position.epoch / position.epochs) ** 2
         plain = reweighted = masked = torch.zeros((), device=mixed.labels.device)
         projections, predictions = [], []
         for images, share in zip(mixed.images, mixed.shares, strict=True):

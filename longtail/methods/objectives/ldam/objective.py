@@ -18,14 +18,14 @@ from longtail.core.params import refuse
 from longtail.methods.objectives.ldam import OBJECTIVE, LDAMParams
 from longtail.methods.objectives.weighting import Weighted
 from longtail.models.classifier import create_head
-from longtail.train.objective import Setting
+from longtail.train.objective import TaskInfo
 
 
 class LDAM(Weighted):
     """Cross-entropy of s * (cos - m_y), with the margin m_k = margin * (n_min / n_k)^(1/4), on a cosine head.
 
     Args:
-        setting: the task; its ``scale`` is s.
+        task: the task; its ``scale`` is s.
         margin: key of ``LDAMParams``.
         weighting: keys of ``WeightingParams``.
 
@@ -33,21 +33,21 @@ class LDAM(Weighted):
         ConfigError: a linear head.
     """
 
-    def __init__(self, setting: Setting, margin: float = 0.5, **weighting: Any) -> None:
-        super().__init__(setting, **weighting)
-        if setting.head not in OBJECTIVE.heads:
-            raise refuse("train.head", "cosine (or auto) with train.objective: ldam", setting.head)
+    def __init__(self, task: TaskInfo, margin: float = 0.5, **weighting: Any) -> None:
+        super().__init__(task, **weighting)
+        if task.head not in OBJECTIVE.heads:
+            raise refuse("train.head", "cosine (or auto) with train.objective: ldam", task.head)
         margin = LDAMParams(margin=margin).margin
         self.margins: Tensor
-        self.register_buffer("margins", torch.from_numpy(margins(setting.counts, margin)).float())
+        self.register_buffer("margins", torch.from_numpy(margins(task.counts, margin)).float())
 
     def create_head(self) -> nn.Module:
-        setting = self.setting
-        return create_head("cosine", setting.num_features, setting.num_classes, setting.scale)
+        task = self.task
+        return create_head("cosine", task.num_features, task.num_classes, task.scale)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         of_label = F.one_hot(labels, logits.shape[1]) * self.margins
-        return super().losses(logits - self.setting.scale * of_label, labels)
+        return super().losses(logits - self.task.scale * of_label, labels)
 
 
 def margins(counts: np.ndarray, largest: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from longtail.methods.objectives.logit_adjustment import LogitAdjustmentParams
 from longtail.methods.objectives.weighting import Weighted
-from longtail.train.objective import Setting
+from longtail.train.objective import TaskInfo
 
 EMPTY = 1e-6  # images that an empty class counts, as in the released balanced softmax
 
@@ -21,16 +21,16 @@ class LogitAdjustment(Weighted):
     """Cross-entropy of z + adjustment * log prior.
 
     Args:
-        setting: the task.
+        task: the task.
         adjustment: key of ``LogitAdjustmentParams``, tau of Menon et al.
         weighting: keys of ``WeightingParams``.
     """
 
-    def __init__(self, setting: Setting, adjustment: float = 1.0, **weighting: Any) -> None:
-        super().__init__(setting, **weighting)
+    def __init__(self, task: TaskInfo, adjustment: float = 1.0, **weighting: Any) -> None:
+        super().__init__(task, **weighting)
         adjustment = LogitAdjustmentParams(adjustment=adjustment).adjustment
         self.shift: Tensor
-        self.register_buffer("shift", adjustment * log_prior(setting.counts))
+        self.register_buffer("shift", adjustment * log_prior(task.counts))
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         return super().losses(logits + self.shift, labels)

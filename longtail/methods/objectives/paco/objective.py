@@ -27,7 +27,7 @@ from longtail.methods.objectives.contrast import EMPTY, KeyQueue, MomentumEncode
 from longtail.methods.objectives.paco import OBJECTIVE, PaCoParams
 from longtail.models.classifier import Classifier
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Objective, Setting
+from longtail.train.objective import Objective, Position, TaskInfo
 
 PRIOR_FLOOR = 1e-9  # added to the share of each class before its logarithm
 
@@ -38,10 +38,10 @@ class PaCo(Objective):
     Encoder and queue move in ``after_step``. That is the same as an update before each pass of the keys, as the source
     has it: the two networks start equal, so that its first update changes nothing.
 
-    Logs ``train_accuracy`` in percent, of the logits without prior, which predict.
+    Logs ``train_accuracy`` in [0, 1], from the logits without prior, which predict.
 
     Args:
-        setting: the task.
+        task: the task.
         params: keys of ``PaCoParams``. With fewer training images than ``queue``, it holds several views of each image.
 
     Raises:
@@ -51,19 +51,19 @@ class PaCo(Objective):
     views = OBJECTIVE.views
     encoder: MomentumEncoder
 
-    def __init__(self, setting: Setting, **params: Any) -> None:
-        super().__init__(setting)
+    def __init__(self, task: TaskInfo, **params: Any) -> None:
+        super().__init__(task)
         self.params = own = PaCoParams(**params)
-        features = setting.num_features
+        features = task.num_features
         self.projector = Projector(features, hidden=features, dim=own.dim, batch_norm=True)
         self.queue = KeyQueue(own.queue, own.dim)
         self.log_prior: Tensor
-        self.register_buffer("log_prior", floored_log_prior(setting.counts))
+        self.register_buffer("log_prior", floored_log_prior(task.counts))
 
     def attach(self, model: Classifier) -> None:
         self.encoder = MomentumEncoder(self._embedding(model), self.params.momentum)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Classifier, batch: Batch, position: Position) -> tuple[Tensor, dict[str, Tensor]]:
         features = model.forward_features(batch.views[0])
         logits = model.head(features).float()
         q = unit_rows(self.projector(features))
@@ -84,9 +84,9 @@ class PaCo(Objective):
             gamma=self.params.gamma,
         )
         correct = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        return losses.mean(), {"train_accuracy": 100 * correct}
+        return losses.mean(), {"train_accuracy": correct}
 
-    def after_step(self, model: Classifier, moment: Moment) -> None:
+    def after_step(self, model: Classifier, position: Position) -> None:
         self.encoder.update(self._embedding(model))
         self.queue.enqueue(*self._latest)
 

@@ -26,7 +26,7 @@ from longtail.methods.objectives.contrast import Projector, unit_rows
 from longtail.methods.pretraining.bns import PRETRAINING, BNSParams
 from longtail.models.classifier import Classifier
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Objective, Setting
+from longtail.train.objective import Objective, Position, TaskInfo
 
 EXTRA_POSITIVES, NEGATIVES = 1, 4
 
@@ -135,7 +135,7 @@ class BNS(Objective):
     predict: its accuracy on validation images means nothing.
 
     Args:
-        setting: the task.
+        task: the task.
         params: keys of ``BNSParams``.
 
     Raises:
@@ -144,14 +144,14 @@ class BNS(Objective):
 
     views = PRETRAINING.views
 
-    def __init__(self, setting: Setting, **params: Any) -> None:
-        super().__init__(setting)
+    def __init__(self, task: TaskInfo, **params: Any) -> None:
+        super().__init__(task)
         self.params = BNSParams(**params)
 
     def create_head(self) -> nn.Module:
-        return Projector(self.setting.num_features, self.params.projector_hidden, self.params.projector_dim)
+        return Projector(self.task.num_features, self.params.projector_hidden, self.params.projector_dim)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Classifier, batch: Batch, position: Position) -> tuple[Tensor, dict[str, Tensor]]:
         e1, e2 = model(batch.views[0]), model(batch.views[1])
         if self.params.variant == "code":
             loss = bns_loss(e1, e2, batch.labels, self.params.temperature)

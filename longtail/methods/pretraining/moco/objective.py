@@ -28,7 +28,7 @@ from longtail.methods.objectives.contrast import KeyQueue, MomentumEncoder, Proj
 from longtail.methods.pretraining.moco import PRETRAINING, MoCoParams
 from longtail.models.classifier import Classifier
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Objective, Setting
+from longtail.train.objective import Objective, Position, TaskInfo
 
 LONGEST_AUTO_QUEUE = 4096
 
@@ -39,11 +39,11 @@ class MoCo(Objective):
     Encoder and queue move in ``after_step``. That is the same as an update before each pass of the keys, as the source
     has it: the two networks start equal, so that its first update changes nothing.
 
-    Logs ``contrast_accuracy``, the share of queries nearest to their own key, in percent. The head is a projector and
+    Logs ``contrast_accuracy``, the share of queries nearest to their own key. The head is a projector and
     does not predict.
 
     Args:
-        setting: the task.
+        task: the task.
         params: keys of ``MoCoParams``. A batch goes through in fewer ``splits`` where a part would have less than two
             images.
 
@@ -54,20 +54,20 @@ class MoCo(Objective):
     views = PRETRAINING.views
     encoder: MomentumEncoder
 
-    def __init__(self, setting: Setting, **params: Any) -> None:
-        super().__init__(setting)
+    def __init__(self, task: TaskInfo, **params: Any) -> None:
+        super().__init__(task)
         self.params = own = MoCoParams(**params)
-        automatic = max(1, min(LONGEST_AUTO_QUEUE, int(setting.counts.sum()) // 2))
+        automatic = max(1, min(LONGEST_AUTO_QUEUE, int(task.counts.sum()) // 2))
         self.queue = KeyQueue(automatic if isinstance(own.queue, str) else own.queue, own.dim, random=True)
 
     def create_head(self) -> nn.Module:
-        features = self.setting.num_features
+        features = self.task.num_features
         return Projector(features, hidden=features, dim=self.params.dim)
 
     def attach(self, model: Classifier) -> None:
         self.encoder = MomentumEncoder(model, self.params.momentum)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Classifier, batch: Batch, position: Position) -> tuple[Tensor, dict[str, Tensor]]:
         q = unit_rows(model(batch.views[0]))
         self.encoder.match_mode(model)
         k = unit_rows(in_shuffled_parts(self.encoder, batch.views[1], self.params.splits))
@@ -75,9 +75,9 @@ class MoCo(Objective):
         logits = moco_logits(q, k, self.queue.keys, self.params.temperature)
         # Strictly nearest, so that networks which map all images to one point score 0 and not 100.
         found = (logits[:, 0] > logits[:, 1:].amax(dim=1)).float().mean()
-        return F.cross_entropy(logits, torch.zeros_like(batch.labels)), {"contrast_accuracy": 100 * found}
+        return F.cross_entropy(logits, torch.zeros_like(batch.labels)), {"contrast_accuracy": found}
 
-    def after_step(self, model: Classifier, moment: Moment) -> None:
+    def after_step(self, model: Classifier, position: Position) -> None:
         self.encoder.update(model)
         self.queue.enqueue(*self._latest)
 

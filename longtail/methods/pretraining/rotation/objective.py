@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from longtail.models.classifier import Classifier
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Objective
+from longtail.train.objective import Objective, Position
 
 QUARTERS = 4
 
@@ -22,18 +22,18 @@ QUARTERS = 4
 class Rotation(Objective):
     """Cross-entropy of the quarter turn that each image was given, on a linear head of four outputs.
 
-    Logs ``rotation_accuracy`` in percent. The head is discarded afterwards.
+    Logs ``rotation_accuracy`` in [0, 1]. The head is discarded afterwards.
     """
 
     def create_head(self) -> nn.Module:
-        return nn.Linear(self.setting.num_features, QUARTERS)
+        return nn.Linear(self.task.num_features, QUARTERS)
 
-    def loss(self, model: Classifier, batch: Batch, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: Classifier, batch: Batch, position: Position) -> tuple[Tensor, dict[str, Tensor]]:
         (images,) = batch.views
         turns = draw_turns(len(images), images.device)
         logits = model(rotate(images, turns)).float()
         correct = (logits.detach().argmax(dim=1) == turns).float().mean()
-        return F.cross_entropy(logits, turns), {"rotation_accuracy": 100 * correct}
+        return F.cross_entropy(logits, turns), {"rotation_accuracy": correct}
 
 
 def draw_turns(count: int, device: torch.device) -> Tensor:

@@ -79,24 +79,24 @@ def test_cifar_archive_placed_by_hand_is_read_without_a_network(tmp_path, monkey
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_without_a_network_says_what_to_place_where(tmp_path, offline, name):
     root = tmp_path / "data" / "raw"
-    with pytest.raises(DataError, match=r"data_root: .*raw is not a folder"):
+    with pytest.raises(DataError, match=r"data_root must be a folder, .*raw$"):
         load(name, root)
     root.mkdir(parents=True)
     with pytest.raises(DataError) as caught:
         load(name, root)
     message = str(caught.value)
-    with pytest.raises(DataError, match=f"could not be downloaded.*place {ARCHIVES[name]}"):
+    with pytest.raises(DataError, match=f"could not be downloaded.*put {ARCHIVES[name]}"):
         load(name, None, tmp_path / "new" / "raw")
     assert (tmp_path / "new" / "raw").is_dir()
     assert message.startswith(f"dataset: {name} is not in {root} and could not be downloaded")
-    assert f"place {ARCHIVES[name]} there, or set data_root" in message
+    assert f"put {ARCHIVES[name]} there, or set data_root" in message
     assert "\n" not in message
 
 
 def test_damaged_cifar_archive_is_refused_without_a_network(tmp_path, monkeypatch, offline):
     archive = fake_cifar(monkeypatch, "cifar10")
     (tmp_path / ARCHIVES["cifar10"]).write_bytes(archive[: len(archive) // 2])
-    with pytest.raises(DataError, match=r"place cifar-10-python\.tar\.gz there"):
+    with pytest.raises(DataError, match=r"put cifar-10-python\.tar\.gz there"):
         load("cifar10", tmp_path)
 
 

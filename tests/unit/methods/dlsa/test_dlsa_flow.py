@@ -233,10 +233,10 @@ def test_made_is_the_autoregressive_transform_of_zuko(width, reverse, hidden_lay
 def test_density_is_that_of_a_zuko_flow_over_a_mixture():
     torch.manual_seed(0)
     flow = Flow(5, batch_norm=False).double()
-    centres, x = rows(7, 5, seed=1), rows(40, 5, seed=2, scale=1.5)
-    base = Mixture(DiagNormal(centres, torch.ones_like(centres)), torch.zeros(7, dtype=DOUBLE))
+    centers, x = rows(7, 5, seed=1), rows(40, 5, seed=2, scale=1.5)
+    base = Mixture(DiagNormal(centers, torch.ones_like(centers)), torch.zeros(7, dtype=DOUBLE))
     theirs = NormalizingFlow(ComposedTransform(*(zuko_of(made)() for made in flow.layers)), base)
-    ours = mixture_log_density(component_log_densities(*flow(x), centres))
+    ours = mixture_log_density(component_log_densities(*flow(x), centers))
     torch.testing.assert_close(ours, theirs.log_prob(x), atol=1e-10, rtol=0)
 
 
@@ -336,9 +336,9 @@ def test_density_after_batch_norm_alone_has_the_worked_value():
 
 
 def test_mixture_has_the_worked_values():
-    centres = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0]], dtype=DOUBLE)
+    centers = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0]], dtype=DOUBLE)
     x = torch.tensor([[0.5, 0.25]], dtype=DOUBLE)
-    components = component_log_densities(*zero_flow(2)(x), centres)
+    components = component_log_densities(*zero_flow(2)(x), centers)
     close(components, [[-1.994127, -2.994127, -3.494127]])
     close(mixture_log_density(components), [-2.628371])
     close(components.softmax(dim=-1), [[0.628532, 0.231224, 0.140244]])
@@ -346,20 +346,20 @@ def test_mixture_has_the_worked_values():
 
 
 def test_component_densities_are_those_of_the_direct_difference():
-    u, log_det, centres = rows(50, 16, scale=3), rows(50, 1, seed=1)[:, 0], rows(20, 16, seed=2)
-    difference = u[:, None] - centres
+    u, log_det, centers = rows(50, 16, scale=3), rows(50, 1, seed=1)[:, 0], rows(20, 16, seed=2)
+    difference = u[:, None] - centers
     direct = log_det[:, None] - 0.5 * difference.square().sum(dim=-1) - 8 * math.log(2 * math.pi)
-    torch.testing.assert_close(component_log_densities(u, log_det, centres), direct, atol=1e-10, rtol=0)
-    gaussians = MultivariateNormal(centres, torch.eye(16, dtype=DOUBLE)).log_prob(u[:, None])
-    torch.testing.assert_close(component_log_densities(u, 0 * log_det, centres), gaussians, atol=1e-10, rtol=0)
+    torch.testing.assert_close(component_log_densities(u, log_det, centers), direct, atol=1e-10, rtol=0)
+    gaussians = MultivariateNormal(centers, torch.eye(16, dtype=DOUBLE)).log_prob(u[:, None])
+    torch.testing.assert_close(component_log_densities(u, 0 * log_det, centers), gaussians, atol=1e-10, rtol=0)
 
 
-def made_filter(width=2, clusters=3, centre_std=1.0, limit=5.0):
-    """A filter whose flow and standardisation are away from their start."""
+def made_filter(width=2, clusters=3, center_std=1.0, limit=5.0):
+    """A filter whose flow and standardization are away from their start."""
     model = FlowFilter(width, Settings(clusters=clusters, log_scale_limit=limit)).double()
-    model.initialise(0, centre_std)
+    model.initialize(0, center_std)
     model.flow = random_flow(width, seed=5, limit=limit or None)
-    model.standardise(rows(50, width, seed=3) * torch.linspace(0.2, 0.4, width) + 0.5)
+    model.standardize(rows(50, width, seed=3) * torch.linspace(0.2, 0.4, width) + 0.5)
     return model
 
 
@@ -376,7 +376,7 @@ def test_density_integrates_to_one(limit):
 def test_cluster_is_the_centre_nearest_to_the_latent():
     model = made_filter(width=5, clusters=9)
     x = rows(60, 5)
-    nearest = torch.cdist(model.latents(x), model.centres).argmin(dim=1)
+    nearest = torch.cdist(model.latents(x), model.centers).argmin(dim=1)
     assert len(nearest.unique()) >= 3
     assert torch.equal(model.measure(x)[1], nearest)
 
@@ -393,7 +393,7 @@ def test_block_size_changes_neither_density_nor_cluster(monkeypatch):
     torch.testing.assert_close(model.latents(x), model.latent(x)[0], atol=1e-12, rtol=0)
 
 
-def test_standardisation_is_of_the_rows_given_and_leaves_constant_features_alone():
+def test_standardization_is_of_the_rows_given_and_leaves_constant_features_alone():
     x = rows(40, 3, scale=7) + 100
     x[:, 1] = 5.0
     model = create_filter(x, Settings(clusters=4, standardize=True), 0)
@@ -404,11 +404,11 @@ def test_standardisation_is_of_the_rows_given_and_leaves_constant_features_alone
 
 
 def test_centres_are_fixed_and_spread_as_asked():
-    model = create_filter(rows(4, 64), Settings(clusters=500, centre_std=0.05), 0)
-    assert "centres" in model.state_dict()
-    assert not any(parameter is model.centres for parameter in model.parameters())
-    assert model.centres.std().item() == pytest.approx(0.05, rel=0.02)
-    assert model.centres.mean().item() == pytest.approx(0.0, abs=0.002)
+    model = create_filter(rows(4, 64), Settings(clusters=500, center_std=0.05), 0)
+    assert "centers" in model.state_dict()
+    assert not any(parameter is model.centers for parameter in model.parameters())
+    assert model.centers.std().item() == pytest.approx(0.05, rel=0.02)
+    assert model.centers.mean().item() == pytest.approx(0.0, abs=0.002)
 
 
 def test_initial_weights_are_uniform_within_the_root_of_the_fan_in():
@@ -427,6 +427,6 @@ def test_filters_of_one_seed_are_the_same_and_of_two_seeds_are_not():
     build = partial(create_filter, rows(4, 6), Settings(clusters=3))
     one, same, other = build(7).state_dict(), build(7).state_dict(), build(8).state_dict()
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["centres"], other["centres"])
+    assert not torch.equal(one["centers"], other["centers"])
     assert not torch.equal(one["flow.layers.0.net.0.weight"], other["flow.layers.0.net.0.weight"])
     assert not torch.equal(one["flow.layers.0.net.0.weight"], one["flow.layers.2.net.0.weight"])

@@ -42,7 +42,7 @@ COMMON = {
     "blocks": 2,
     "hidden_layers": 1,
     "clusters": 500,
-    "centre_std": 0.05,
+    "center_std": 0.05,
     "q": 2.0,
     "proportion": 0.3,
     "balance_momentum": 0.7,
@@ -78,7 +78,7 @@ def test_published_preset_is_that_of_the_table_whatever_the_data(preset):
 def test_small_follows_the_size_of_the_data():
     settings = resolve("small", {}, **SIZE)
     assert settings.clusters == 20
-    assert settings.centre_std == pytest.approx(0.05 * np.sqrt(32))
+    assert settings.center_std == pytest.approx(0.05 * np.sqrt(32))
     assert settings.flow_batch_size == 2634 // 8
     assert settings.likelihood_weight == pytest.approx(2 * 32 * 20 / 1000)
     assert settings.q == 1.0
@@ -94,8 +94,8 @@ def test_small_follows_the_size_of_the_data():
         ({"rows": 30}, "clusters", 2),
         ({"rows": 10**6}, "flow_batch_size", 1024),
         ({"rows": 9}, "flow_batch_size", 2),
-        ({"width": 2048}, "centre_std", 0.05),
-        ({"width": 512}, "centre_std", 0.1),
+        ({"width": 2048}, "center_std", 0.05),
+        ({"width": 512}, "center_std", 0.1),
         ({"width": 2048, "num_classes": 1000}, "likelihood_weight", 2.0),
         ({"mean_square": 1e-9}, "lr", 10.0),
     ],
@@ -134,7 +134,7 @@ def test_auto_leaves_every_setting_to_the_preset(name):
         *[("lr", value) for value in (0.0, "high")],
         *[("clusters", value) for value in (0, 2.5)],
         *[("flow_batch_size", value) for value in (0, 1)],  # one row has no variance
-        *[(name, 0) for name in ("batch_size", "blocks", "patience", "eval_every", "flow_epochs", "centre_std")],
+        *[(name, 0) for name in ("batch_size", "blocks", "patience", "eval_every", "flow_epochs", "center_std")],
         *[(name, -1) for name in ("q", "hidden_layers", "epochs", "log_scale_limit")],
         *[(f"{name}_weight", -0.5) for name in ("likelihood", "balance", "purity")],
         *[("balance_momentum", value) for value in (1.0, -0.1, None)],

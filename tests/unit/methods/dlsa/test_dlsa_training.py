@@ -50,7 +50,7 @@ FLOW = {
     "flow_epochs": 6,
     "log_scale_limit": 5.0,
     "clusters": 16,
-    "centre_std": 0.5,
+    "center_std": 0.5,
     "q": 1.0,
     "likelihood_weight": 1.0,
 }
@@ -278,10 +278,10 @@ def test_measured_parts_do_not_influence_the_weights():
     assert same_bits(with_others, alone)
 
 
-def test_centres_and_standardisation_stay_as_they_were_drawn():
+def test_centres_and_standardization_stay_as_they_were_drawn():
     start, *_ = train_flow(flow_epochs=1, flow_select="last", flow_lr=1e-12)
     trained, *_ = train_flow(flow_epochs=6, flow_select="last")
-    for name in ("centres", "offset", "scale"):
+    for name in ("centers", "offset", "scale"):
         assert torch.equal(getattr(start, name), getattr(trained, name))
     assert not torch.equal(start.flow.layers[0].net[0].weight, trained.flow.layers[0].net[0].weight)
 
@@ -386,7 +386,7 @@ def test_cosine_logits_of_two_branches_stay_below_32():
 
 def random_head(width, routes, depth, **changes):
     head = RouteHead(width, 4, routes, depth, Settings(**changes)).double()
-    head.initialise(0, None, None, "random")
+    head.initialize(0, None, None, "random")
     return head
 
 
@@ -460,7 +460,7 @@ HEAD = {"epochs": 6, "eval_every": 1, "batch_size": 64, "lr": 0.02, "second_bran
 def train_classifier(train=TRAIN, judges=JUDGES, stash=None, seed=0, routes=(1,), counts=COUNTS, **changes):
     settings = Settings(**HEAD | changes)
     head = RouteHead(16, CLASSES, list(routes), 1, settings)
-    head.initialise(0, None, None, settings.second_branch)
+    head.initialize(0, None, None, settings.second_branch)
     start = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     found = train_head(head, train, counts, judges, settings, seed, "head", stash or Stash(), "off")
     return head, start, *found
@@ -737,7 +737,7 @@ def test_other_heads_take_the_counts_of_all_rows(changes, monkeypatch):
 
 def test_every_level_has_centres_and_weights_of_its_own():
     one, other = (level.filter for level in train_chain(epochs=0, flow_epochs=1, flow_lr=1e-9).levels)
-    for name in ("centres", "flow.layers.0.net.0.weight"):
+    for name in ("centers", "flow.layers.0.net.0.weight"):
         assert not torch.isclose(one.state_dict()[name], other.state_dict()[name]).any()
 
 

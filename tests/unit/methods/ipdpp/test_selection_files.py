@@ -136,13 +136,13 @@ def test_all_that_is_missing_is_named(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
-        ("selected", SELECTION.selected[:, :6], r"has selected of shape (2, 6), but it must be (2, 7)"),
-        ("control", SELECTION.control[:1], r"has control of shape (1, 7), but it must be (2, 7)"),
-        ("log_probability", np.zeros((3, 7)), r"has log_probability of shape (3, 7), but it must be (2, 7)"),
-        ("inclusion_probability", np.ones(7), r"has inclusion_probability of shape (7,), but it must be (2, 7)"),
-        ("label", SELECTION.label[:6], r"has label of shape (6,), but it must be (7,)"),
-        ("index", SELECTION.index[:, None], r"has index of shape (7, 1), but it must have one dimension"),
-        ("epochs", np.zeros((2, 2), np.int64), r"has epochs of shape (2, 2), but it must have one dimension"),
+        ("selected", SELECTION.selected[:, :6], r"must have selected of shape (2, 7), got (2, 6)"),
+        ("control", SELECTION.control[:1], r"must have control of shape (2, 7), got (1, 7)"),
+        ("log_probability", np.zeros((3, 7)), r"must have log_probability of shape (2, 7), got (3, 7)"),
+        ("inclusion_probability", np.ones(7), r"must have inclusion_probability of shape (2, 7), got (7,)"),
+        ("label", SELECTION.label[:6], r"must have label of shape (7,), got (6,)"),
+        ("index", SELECTION.index[:, None], r"must have index with one dimension, got shape (7, 1)"),
+        ("epochs", np.zeros((2, 2), np.int64), r"must have epochs with one dimension, got shape (2, 2)"),
         ("epochs", np.zeros(0, np.int64), "has no rounds"),
         ("train_counts", np.array([5, 2, 1]), "labels that do not match train_counts"),
         ("train_counts", np.array([4, 3]), "labels that do not match train_counts"),
@@ -157,7 +157,7 @@ def test_arrays_that_do_not_agree_are_refused(path: Path, name: str, changed: np
 
 
 def test_writing_arrays_that_do_not_agree_is_a_programmers_error(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match=r"has selected of shape \(2, 3\), but it must be \(2, 7\)"):
+    with pytest.raises(AssertionError, match="must have selected of shape"):
         write_selection(tmp_path / "a.h5", dataclasses.replace(SELECTION, selected=SELECTION.selected[:, :3]))
     assert not (tmp_path / "a.h5").exists()
 

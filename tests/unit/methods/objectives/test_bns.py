@@ -23,13 +23,13 @@ from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages
 from longtail.train.loop import Settings, train
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer_step import autocast
 from longtail.train.schedule import create_schedule
 
 DOUBLE = torch.float64
 CPU = torch.device("cpu")
-NOW = Moment(epoch=0, epochs=1, step=0, steps=1)
+NOW = Position(epoch=0, epochs=1, step=0, steps=1)
 paper_with_all = partial(bns_loss_paper, extra_positives=1000, negatives=1000)
 LOSSES = pytest.mark.parametrize("loss", [bns_loss, paper_with_all])
 EYE = [[1.0, 0.0], [0.0, 1.0]]
@@ -364,7 +364,7 @@ def test_mean_similarities_are_those_of_plain_loops():
 
 
 def setting(num_features=16, classes=4):
-    return Setting(classes, np.full(classes, 10), num_features, epochs=2, seed=0)
+    return TaskInfo(classes, np.full(classes, 10), num_features, epochs=2, seed=0)
 
 
 def small_model(objective_class=BNS):

@@ -17,14 +17,14 @@ from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages
 from longtail.train.loop import Settings, train
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer_step import autocast
 from longtail.train.schedule import create_schedule
 from tests.host_reads import no_host_reads
 
 CPU = torch.device("cpu")
 COUNTS = np.array([16, 8, 4, 1])
-NOW = Moment(0, 1, 0, 1)
+NOW = Position(0, 1, 0, 1)
 SMALL = {MoCo: {"queue": 11, "dim": 6, "momentum": 0.8, "splits": 3}, PaCo: {"queue": 11, "dim": 6, "momentum": 0.8}}
 both = pytest.mark.parametrize("method", [MoCo, PaCo])
 
@@ -201,7 +201,7 @@ def images() -> MemoryImages:
 def create(method, **changes):
     torch.manual_seed(1)
     backbone = create_backbone("resnet8", in_channels=3, width=4)
-    setting = Setting(len(COUNTS), COUNTS, int(backbone.num_features), 4, seed=7)
+    setting = TaskInfo(len(COUNTS), COUNTS, int(backbone.num_features), 4, seed=7)
     objective = method(setting, **(SMALL[method] | changes))
     return Classifier(backbone, objective.create_head()), objective
 
@@ -230,10 +230,10 @@ def test_encoder_and_queue_move_by_their_equations_through_training(tmp_path, mo
     """theta_k <- 0.8 theta_k + 0.2 theta_q from theta_k = theta_q at the start; the last 11 keys lie in the queue."""
     states, keys, original = [], deque(maxlen=11), method.after_step
 
-    def after_step(self, model, moment):
+    def after_step(self, model, position):
         states.append([p.detach().clone() for p in trained(method, model, self).parameters()])
         keys.extend(self._latest[0].tolist())
-        original(self, model, moment)
+        original(self, model, position)
 
     monkeypatch.setattr(method, "after_step", after_step)
     expected = [p.detach().double() for p in trained(method, *create(method)).parameters()]
@@ -270,9 +270,9 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch,
     class Stop(Exception):
         pass
 
-    def after_step(self, model, moment):
-        original(self, model, moment)
-        if (moment.epoch, moment.step) == (epoch, 2):
+    def after_step(self, model, position):
+        original(self, model, position)
+        if (position.epoch, position.step) == (epoch, 2):
             raise Stop
 
     with monkeypatch.context() as patch:

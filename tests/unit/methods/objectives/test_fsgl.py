@@ -25,7 +25,7 @@ from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.models.resnet import count_parameters
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer_step import Update
 
 COUNTS = np.array([100, 10, 1])
@@ -37,8 +37,8 @@ P1, Z2 = torch.tensor([[1.0, 0], [3, 4]]), torch.tensor([[1.0, 1], [0, 2]])
 P2, Z1 = torch.tensor([[0.0, 1], [1, 1]]), torch.tensor([[0.0, -1], [2, 0]])
 
 
-def setting(counts=COUNTS, epochs: int = 200, features: int = 16, head: str = "linear") -> Setting:
-    return Setting(len(counts), np.asarray(counts), features, epochs, seed=0, head=head)
+def setting(counts=COUNTS, epochs: int = 200, features: int = 16, head: str = "linear") -> TaskInfo:
+    return TaskInfo(len(counts), np.asarray(counts), features, epochs, seed=0, head=head)
 
 
 def weights() -> torch.Tensor:
@@ -235,7 +235,7 @@ def test_whole_loss_has_the_worked_values(epoch, classification, whole):
     objective.plain, objective.projection, objective.prediction = Says(O1, O2), Says(Z1, Z2), Says(P1, P2)
     model = Classifier(Says(torch.zeros(2, 16)), Says(CB1, CB2))
     mixed = Mixed((torch.zeros(2), torch.zeros(2)), LABELS, PARTNERS, (SHARE, SHARE))
-    found, consistency, logs = objective.losses(model, mixed, Moment(epoch, 200, 0, 1))
+    found, consistency, logs = objective.losses(model, mixed, Position(epoch, 200, 0, 1))
     assert found.item() == pytest.approx(classification, abs=2e-6)
     assert (found + 4 * consistency).item() == pytest.approx(whole, abs=5e-6)
     assert logs["alpha"].item() == pytest.approx(1 - (epoch / 200) ** 2)
@@ -247,7 +247,7 @@ def test_consistency_is_lowest_where_each_view_predicts_the_others_projection():
     objective.projection, objective.prediction = Says(Z1, Z2), Says(Z2, Z1)
     model = Classifier(nn.Identity(), nn.Linear(16, 3))
     mixed = Mixed((torch.rand(2, 16), torch.rand(2, 16)), LABELS, PARTNERS, (SHARE, SHARE))
-    assert objective.losses(model, mixed, Moment(0, 200, 0, 1))[1].item() == pytest.approx(-2, abs=1e-6)
+    assert objective.losses(model, mixed, Position(0, 200, 0, 1))[1].item() == pytest.approx(-2, abs=1e-6)
 
 
 def test_alpha_does_not_matter_where_both_heads_and_all_weights_are_equal():
@@ -255,7 +255,7 @@ def test_alpha_does_not_matter_where_both_heads_and_all_weights_are_equal():
     objective.plain = Says(O1, O2)
     model = Classifier(nn.Identity(), Says(O1, O2))
     mixed = Mixed((torch.rand(2, 16), torch.rand(2, 16)), LABELS, PARTNERS, (SHARE, SHARE))
-    first, *others = (objective.losses(model, mixed, Moment(epoch, 200, 0, 1))[0].item() for epoch in (0, 100, 199))
+    first, *others = (objective.losses(model, mixed, Position(epoch, 200, 0, 1))[0].item() for epoch in (0, 100, 199))
     assert others == pytest.approx([first] * 2, rel=1e-6)
 
 
@@ -327,20 +327,20 @@ def test_gamma_0_is_the_path_without_scaling_and_scaling_multiplies_the_features
     scaled, _ = create(gamma=0.5, fsm_variant="uniform")
     scaled.load_state_dict({**plain.state_dict(), "scales": scaled.scales})
     mixed = plain.mix(batch())
-    moment = Moment(1, 4, 0, 1)
+    moment = Position(1, 4, 0, 1)
     model.eval()
 
     class Longer(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return 1.5 * model.backbone(x)
 
-    by_hand = plain.losses(Classifier(Longer(), model.head), mixed, moment)
-    for one, other in zip(scaled.losses(model, mixed, moment)[:2], by_hand[:2], strict=True):
+    by_hand = plain.losses(Classifier(Longer(), model.head), mixed, position)
+    for one, other in zip(scaled.losses(model, mixed, position)[:2], by_hand[:2], strict=True):
         torch.testing.assert_close(one, other)
     plain.scales.fill_(7.0)
-    unused = plain.losses(model, mixed, moment)[0]
+    unused = plain.losses(model, mixed, position)[0]
     plain.scales.fill_(1.0)
-    assert torch.equal(unused, plain.losses(model, mixed, moment)[0])
+    assert torch.equal(unused, plain.losses(model, mixed, position)[0])
 
 
 def test_scale_of_a_mixed_image_has_the_worked_value():
@@ -349,16 +349,16 @@ def test_scale_of_a_mixed_image_has_the_worked_value():
     model = Classifier(nn.Identity(), nn.Linear(2, 4))
     model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     mixed = Mixed((torch.ones(1, 2), torch.ones(1, 2)), torch.tensor([0]), torch.tensor([3]), (SHARE, SHARE))
-    objective.losses(model, mixed, Moment(0, 4, 0, 1))
+    objective.losses(model, mixed, Position(0, 4, 0, 1))
     assert [x.flatten().tolist() for x in seen] == [pytest.approx([1.2625] * 2)] * 2
 
 
 def test_first_epoch_leaves_the_reweighted_head_to_weight_decay_alone():
     objective, model = create(consistency_weight=1.0)
     start = model.head.weight.detach().clone()
-    objective.step(model, batch(), Moment(0, 4, 0, 1), updates(objective, model))
+    objective.step(model, batch(), Position(0, 4, 0, 1), updates(objective, model))
     torch.testing.assert_close(model.head.weight, start * (1 - 0.1 * 5e-3))
-    objective.step(model, batch(), Moment(2, 4, 0, 1), updates(objective, model))
+    objective.step(model, batch(), Position(2, 4, 0, 1), updates(objective, model))
     assert not torch.allclose(model.head.weight, start * (1 - 0.1 * 5e-3) ** 2)
 
 
@@ -368,7 +368,7 @@ def test_consistency_weight_acts_in_the_second_pass_alone():
     for eta in (0.0, 4.0):
         objective, model = create(consistency_weight=eta)
         torch.manual_seed(1)
-        _, logs = objective.step(model, batch(), Moment(1, 4, 0, 1), updates(objective, model))
+        _, logs = objective.step(model, batch(), Position(1, 4, 0, 1), updates(objective, model))
         ascents.append((logs["gradient_norm"].item(), objective.projection.weight.detach().clone()))
     assert ascents[0][0] == ascents[1][0]
     assert not torch.equal(ascents[0][1], ascents[1][1])
@@ -380,14 +380,14 @@ def test_step_is_the_published_one(rho):
     objective, model = create(rho=rho, gamma=0.3)
     twin, twin_model = create(rho=rho, gamma=0.3)
     parameters = [*twin_model.parameters(), *twin.parameters()]
-    moment = Moment(2, 4, 0, 1)
+    moment = Position(2, 4, 0, 1)
     torch.manual_seed(3)
     objective.step(model, batch(), moment, updates(objective, model))
     torch.manual_seed(3)
     mixed = twin.mix(batch())
     start = [parameter.detach().clone() for parameter in parameters]
     if rho:
-        classification = twin.losses(twin_model, mixed, moment)[0]
+        classification = twin.losses(twin_model, mixed, position)[0]
         found = torch.autograd.grad(classification, parameters, allow_unused=True)
         flat = torch.cat(
             [torch.zeros_like(p).ravel() if g is None else g.ravel() for p, g in zip(parameters, found, strict=True)]
@@ -396,7 +396,7 @@ def test_step_is_the_published_one(rho):
         with torch.no_grad():
             for p, step in zip(parameters, ascent.split([p.numel() for p in parameters]), strict=True):
                 p.add_(step.view_as(p))
-    classification, consistency, _ = twin.losses(twin_model, mixed, moment)
+    classification, consistency, _ = twin.losses(twin_model, mixed, position)
     found = torch.autograd.grad(classification + 4 * consistency, parameters)
     ours = [*model.parameters(), *objective.parameters()]
     for value, gradient, own in zip(start, found, ours, strict=True):
@@ -407,7 +407,7 @@ def test_step_is_the_published_one(rho):
 def test_step_returns_the_whole_loss_and_its_parts_at_the_unmoved_weights(rho):
     objective, model = create(rho=rho, consistency_weight=3.0)
     twin, twin_model = create(rho=rho, consistency_weight=3.0)
-    moment = Moment(2, 4, 0, 1)
+    moment = Position(2, 4, 0, 1)
     torch.manual_seed(3)
     loss, logs = objective.step(model, batch(), moment, updates(objective, model))
     torch.manual_seed(3)
@@ -423,7 +423,7 @@ def test_every_forward_moves_the_running_statistics_unless_the_second_pass_is_ke
     objective, model = create(freeze_bn_second=freeze)
     twin, twin_model = create()
     torch.manual_seed(3)
-    objective.step(model, batch(), Moment(1, 4, 0, 1), updates(objective, model))
+    objective.step(model, batch(), Position(1, 4, 0, 1), updates(objective, model))
     torch.manual_seed(3)
     for images in twin.mix(batch()).images:
         twin_model.forward_features(images)
@@ -442,7 +442,7 @@ def test_scaling_acts_in_training_and_evaluation_knows_nothing_of_it():
         torch.manual_seed(1)
         update = updates(objective, model)
         for seed in range(2):
-            objective.step(model, batch(seed), Moment(1, 4, seed, 2), update)
+            objective.step(model, batch(seed), Position(1, 4, seed, 2), update)
         runs.append((objective, model.eval()))
     (_, plain), (objective, model) = runs
     assert not torch.allclose(plain.backbone.conv1.weight, model.backbone.conv1.weight)
@@ -465,7 +465,7 @@ def test_loss_that_is_not_finite_moves_no_weight():
         objective.plain.bias[0] = math.nan
     start = {name: value.clone() for name, value in model.named_parameters()}
     update = updates(objective, model)
-    objective.step(model, batch(), Moment(1, 4, 0, 1), update)
+    objective.step(model, batch(), Position(1, 4, 0, 1), update)
     assert update.failed()
     assert all(torch.equal(value, start[name]) for name, value in model.named_parameters())
 

@@ -14,11 +14,11 @@ from longtail.methods.pretraining.moco.objective import MoCo, in_shuffled_parts,
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer_step import autocast
 
 CPU = torch.device("cpu")
-NOW = Moment(0, 1, 0, 1)
+NOW = Position(0, 1, 0, 1)
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +26,8 @@ def seeded():
     torch.manual_seed(0)
 
 
-def setting(counts=(9, 5, 2), num_features: int = 16) -> Setting:
-    return Setting(len(counts), np.array(counts), num_features, epochs=2, seed=0)
+def setting(counts=(9, 5, 2), num_features: int = 16) -> TaskInfo:
+    return TaskInfo(len(counts), np.array(counts), num_features, epochs=2, seed=0)
 
 
 def create(**changes):

@@ -17,7 +17,7 @@ from longtail.methods.objectives.logit_adjustment.objective import BalancedSoftm
 from longtail.methods.objectives.weighting import Weighted, weighted_mean
 from longtail.models.classifier import CosineLayer, LinearLayer
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 
 COUNTS = np.array([100, 10, 1])
 CIFAR10 = np.array([5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50])
@@ -26,8 +26,8 @@ CIFAR10_MARGINS = [0.158114, 0.179697, 0.204238, 0.232091, 0.263829, 0.299768, 0
 COSINES, LABELS = torch.tensor([[0.6, 0.1, -0.2], [0.3, 0.4, 0.5]]), torch.tensor([0, 2])
 
 
-def setting(counts=COUNTS, head: str = "linear", scale: float = 30.0, epochs: int = 200) -> Setting:
-    return Setting(len(counts), np.asarray(counts), 4, epochs, seed=0, head=head, scale=scale)
+def setting(counts=COUNTS, head: str = "linear", scale: float = 30.0, epochs: int = 200) -> TaskInfo:
+    return TaskInfo(len(counts), np.asarray(counts), 4, epochs, seed=0, head=head, scale=scale)
 
 
 def rule_weights() -> torch.Tensor:
@@ -48,7 +48,7 @@ class Fixed(torch.nn.Module):
 def loss_of(objective: Weighted, logits: torch.Tensor = COSINES, labels: torch.Tensor = LABELS, epoch: int = 0):
     """The loss of training, and what it logs."""
     batch = Batch((torch.zeros(len(labels), 1, 1, 1),), labels, torch.arange(len(labels)))
-    return objective.loss(Fixed(logits), batch, Moment(epoch, 200, 0, 1))  # type: ignore[arg-type]
+    return objective.loss(Fixed(logits), batch, Position(epoch, 200, 0, 1))  # type: ignore[arg-type]
 
 
 # Weights by the effective number

@@ -14,12 +14,12 @@ from longtail.methods.objectives.paco.objective import PaCo, floored_log_prior, 
 from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch
-from longtail.train.objective import Moment, Setting
+from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer_step import autocast
 
 DOUBLE = torch.float64
 CPU = torch.device("cpu")
-NOW = Moment(0, 1, 0, 1)
+NOW = Position(0, 1, 0, 1)
 USUAL = {"temperature": 0.2, "alpha": 0.05, "beta": 1.0, "gamma": 1.0}
 
 
@@ -160,8 +160,8 @@ def test_autocast_changes_nothing():
 # ----------------------------------------------------------------------------------------------------------- objective
 
 
-def setting(counts=(12, 6, 2)) -> Setting:
-    return Setting(len(counts), np.array(counts), 16, epochs=2, seed=0)
+def setting(counts=(12, 6, 2)) -> TaskInfo:
+    return TaskInfo(len(counts), np.array(counts), 16, epochs=2, seed=0)
 
 
 def create(**changes):

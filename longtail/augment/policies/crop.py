@@ -1,0 +1,20 @@
+"""Zero padding of an eighth of the side and a random window."""
+
+from typing import TYPE_CHECKING
+
+from longtail.augment.policies import PolicyEntry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from longtail.augment.transforms import Transform
+
+
+def batch(images: "Tensor", rows: "Tensor", transform: "Transform", generator: "torch.Generator") -> "Tensor":
+    from longtail.augment.crops import padded_crop
+
+    return padded_crop(images, rows, generator, mirror=False)
+
+
+POLICY = PolicyEntry(batch)

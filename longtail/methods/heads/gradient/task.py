@@ -1,0 +1,117 @@
+"""The training task of cRT and LWS.
+
+SGD as in Kang et al.'s official code: momentum without dampening or Nesterov, weight decay on every trained parameter
+(g' = g + wd p; v = m v + g'; p = p - lr v), a cosine rate set before each epoch, floor(N/B) steps per epoch. The
+gradient of softmax cross-entropy is written out, so there is no autograd.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from longtail.data.samplers import Sampler
+from longtail.methods.heads.base import row_blocks
+from longtail.methods.heads.gradient.params import HeadTrainingParams
+from longtail.methods.heads.gradient.sgd import Scorer
+from longtail.train.loop import EpochReport
+from longtail.train.schedule import create_schedule
+
+
+class RowsTask:
+    """Trains a scorer on rows of features or logits.
+
+    Args:
+        scorer: what is trained, in place.
+        rows: (N, K), on the device.
+        y: (N,) int64 class positions.
+        val: the same of the validation rows, or None.
+        sampler: the order of the rows.
+        params: the rate, momentum, weight decay, epochs and selection.
+        batch_size: B, at most N.
+    """
+
+    stopped = False
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        rows: Tensor,
+        y: np.ndarray,
+        val: tuple[Tensor, np.ndarray] | None,
+        sampler: Sampler,
+        params: HeadTrainingParams,
+        batch_size: int,
+    ) -> None:
+        self.steps = len(rows) // batch_size
+        assert self.steps > 0, "batch_size must not exceed the number of rows"
+        self._scorer, self._sampler, self._params, self._batch_size = scorer, sampler, params, batch_size
+        self._rows, self._targets = rows, torch.from_numpy(y).to(rows.device)
+        self._val = None if val is None else (val[0], torch.from_numpy(val[1]).to(rows.device))
+        self._multiplier = create_schedule("cosine", epochs=params.epochs)
+        self._velocity = [torch.zeros_like(p) for p in scorer.parameters]
+        self._minus_one = rows.new_full((batch_size, 1), -1.0)
+        self._rate = params.lr
+        self._order: tuple[Tensor, ...] = ()
+        self._bad = torch.zeros((), dtype=torch.bool, device=rows.device)
+
+    def start_epoch(self, epoch: int) -> None:
+        self._rate = self._params.lr * self._multiplier(epoch, 0.0)
+        order = torch.from_numpy(self._sampler.epoch(epoch, self.steps * self._batch_size)).to(self._rows.device)
+        self._order = order.split(self._batch_size)
+
+    @torch.no_grad()
+    def step(self, epoch: int, step: int) -> dict[str, Tensor]:
+        scorer, params, batch = self._scorer, self._params, self._order[step]
+        x, y = self._rows.index_select(0, batch), self._targets.index_select(0, batch)[:, None]
+        log_p = torch.log_softmax(scorer.logits(x), dim=1)
+        loss = -log_p.gather(1, y).mean()
+        gradient = log_p.exp_().scatter_add_(1, y, self._minus_one)  # of the sum over the batch
+        for p, v in zip(scorer.parameters, self._velocity, strict=True):
+            v.mul_(params.momentum).add_(p, alpha=params.weight_decay)
+        scorer.add_gradients(x, gradient, self._velocity, 1 / self._batch_size)
+        for p, v in zip(scorer.parameters, self._velocity, strict=True):
+            p.add_(v, alpha=-self._rate)
+        self._bad |= ~torch.isfinite(loss)
+        return {"loss": loss}
+
+    def has_failed(self) -> Tensor:
+        finite = torch.stack([torch.isfinite(p).all() for p in self._scorer.parameters]).all()
+        return self._bad | ~finite
+
+    def end_epoch(self, epoch: int, means: Mapping[str, float]) -> EpochReport:
+        columns = {"lr": self._rate}
+        if self._val is None:
+            return EpochReport(columns)
+        columns["val_accuracy"] = self._accuracy(*self._val)
+        score = (columns["val_accuracy"],) if self._params.select == "best_val" else None
+        return EpochReport(columns, score, "val")
+
+    def advise(self) -> str:
+        return f"lower {self._params.path}.lr, now {self._params.lr:g}, or check the scale of the features"
+
+    def weights(self) -> dict[str, Tensor]:
+        return {str(number): p for number, p in enumerate(self._scorer.parameters)}
+
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for number, p in enumerate(self._scorer.parameters):
+            p.copy_(weights[str(number)])
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        velocity = {f"velocity.{number}": v for number, v in enumerate(self._velocity)}
+        return self.weights() | velocity, {}
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self.set_weights(tensors)
+        for number, v in enumerate(self._velocity):
+            v.copy_(tensors[f"velocity.{number}"])
+
+    @torch.no_grad()
+    def _accuracy(self, rows: Tensor, targets: Tensor) -> float:
+        correct = torch.zeros((), dtype=torch.int64, device=rows.device)
+        num_classes = len(self._scorer.parameters[0])
+        for block in row_blocks(len(rows), 8 * (rows.shape[1] + num_classes)):
+            correct += (self._scorer.logits(rows[block]).argmax(dim=1) == targets[block]).sum()
+        return correct.item() / len(rows)

@@ -4,7 +4,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,17 +59,28 @@ def write_params(folder: Path, *changes: dict) -> None:
 
 
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """``stage("subsample")`` or ``stage("rebalance", "crt")`` runs in an empty folder, with errors as exceptions."""
     import importlib
 
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path)
+    logger, handler = logging.getLogger("longtail"), _PrintingHandler()
+    logger.addHandler(handler)
+    monkeypatch.setattr(logger, "level", logging.INFO)
 
     def run(name: str, *arguments: str) -> None:
         importlib.import_module(f"stages.{name}").main(*arguments)
 
-    return run
+    yield run
+    logger.removeHandler(handler)
+
+
+class _PrintingHandler(logging.Handler):
+    """Prints the library's messages, as the processes of stages do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage())
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from PIL import Image
 
 from longtail.core.errors import LongtailError
 from longtail.train import loop as trainer
+from stages.context import advice
 from tests.conftest import write_params
 
 BEFORE = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
@@ -39,9 +40,10 @@ def write_image(path: Path, label: int, number: int, size: tuple[int, int]) -> N
 
 
 def refused(error: type[LongtailError], call, *words: str) -> str:
+    """The one line that the user sees: it names ``words``, also those of the stage's advice."""
     with pytest.raises(error) as caught:
         call()
-    message = str(caught.value)
+    message = advice(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
     return message
@@ -72,13 +74,13 @@ def known(key: str, compute) -> dict[str, bytes]:
     return _KNOWN[key]
 
 
-def interrupt_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """KeyboardInterrupt right after the ``number``-th checkpoint of the training loop."""
+def interrupt_save(monkeypatch: pytest.MonkeyPatch, number: int, kind: str = "") -> None:
+    """KeyboardInterrupt right after the ``number``-th checkpoint of the training loop in whose part ``kind`` occurs."""
     original, calls = trainer._save, []
 
-    def interrupted(*arguments: object) -> None:
-        original(*arguments)
-        calls.append(arguments)
+    def interrupted(task: object, store: object, part: str, *rest: object) -> None:
+        original(task, store, part, *rest)
+        calls.extend([part] * (kind in part))
         if len(calls) == number:
             raise KeyboardInterrupt
 

@@ -25,7 +25,7 @@ def test_online_repairs_run_on_images_and_leave_the_backbone_alone(tmp_path, pip
     stage("rebalance", method)
     head = read_head(f"models/heads/{method}.h5", f"rebalance@{method}")
     assert head.notes["mode"] == "online" and head.notes["bn_mode"] == bn_mode
-    scores = read_features("features/features_test.h5").features @ head.weight.T + head.bias
+    scores = read_features("features/features_test.h5").features @ head.head.weight.T + head.head.bias
     probability = softmax(scores, axis=1).max(axis=1)
     confidence = read_predictions(f"metrics/predictions/{method}.h5", f"rebalance@{method}").confidence
     # In eval mode the cached features are the ones that the head saw; in train mode the statistics have drifted.
@@ -37,7 +37,7 @@ def test_lws_head_scales_the_stage_1_head(pipeline, stage):
     pipeline("extract_features")
     stage("rebalance", "lws")
     joint, lws = read_head("features/head.h5", "extract_features"), read_head("models/heads/lws.h5", "rebalance@lws")
-    np.testing.assert_allclose(lws.weight, lws.extra["scales"][:, None] * joint.weight, rtol=1e-6)
+    np.testing.assert_allclose(lws.head.weight, lws.extra["scales"][:, None] * joint.head.weight, rtol=1e-6)
 
 
 def test_tau_selected_on_test_is_marked(tmp_path, pipeline, stage):
@@ -96,7 +96,7 @@ def test_logit_adjustment_row_is_the_joint_one_less_the_log_prior(pipeline, stag
     pipeline("extract_features")
     stage("rebalance", "joint")
     stage("rebalance", "logit_adjustment")
-    joint, adjusted = (read_head(Path(f"models/heads/{name}.h5"), "x") for name in ("joint", "logit_adjustment"))
+    joint, adjusted = (read_head(Path(f"models/heads/{name}.h5"), "x").head for name in ("joint", "logit_adjustment"))
     counts = np.bincount(read_features(Path("features/features_train.h5")).labels)
     assert np.array_equal(joint.weight, adjusted.weight)
     np.testing.assert_allclose(joint.bias - adjusted.bias, np.log(counts / counts.sum()), rtol=1e-5)

@@ -23,10 +23,10 @@ from longtail.models.stored import load_backbone, save_backbone
 from longtail.train import loop as trainer
 from longtail.train.batches import MemoryImages
 from longtail.train.extract import outputs
-from longtail.train.loop import Settings, train
+from longtail.train.network import TrainingSettings, train_network
 from longtail.train.objective import Position, Objective, TaskInfo
 from longtail.train.optimizer import create_optimizer
-from longtail.train.optimizer_step import Update
+from longtail.train.optimizer_step import OptimizerStep
 from longtail.train.schedule import create_schedule
 from tests.host_reads import no_host_reads
 
@@ -63,15 +63,15 @@ def create(name: str, rule: str, epochs: int, **changes: object) -> tuple[Classi
     torch.manual_seed(1)
     backbone = create_backbone("resnet8", in_channels=3, width=4)
     features = int(backbone.num_features)  # type: ignore[arg-type]
-    setting = TaskInfo(len(COUNTS), COUNTS, features, epochs, seed=7, head="linear", scale=30.0)
+    task = TaskInfo(len(COUNTS), COUNTS, features, epochs, seed=7, head="linear", scale=30.0)
     if rule == "pretraining":
-        objective = PRETRAINING[name].create(setting, dataclasses.replace(Pretrain(), **changes))
+        objective = PRETRAINING[name].create(task, dataclasses.replace(Pretrain(), **changes))
     else:
         # A queue that is full after the first epoch: as long as it fills, there is ever more to be told apart.
         config = Train(objective=name, rule=rule, drw_epoch=epochs // 2, paco=PaCo(queue=16))  # type: ignore[arg-type]
         head = "cosine" if name == "ldam" else "linear"
         config = dataclasses.replace(config, **changes)
-        objective = OBJECTIVES[name].create(dataclasses.replace(setting, head=head), config)
+        objective = OBJECTIVES[name].create(dataclasses.replace(task, head=head), config)
     return Classifier(backbone, objective.create_head()), objective
 
 
@@ -79,9 +79,9 @@ def run(scratch: Path, name: str, rule: str, epochs: int = 2, **changes):
     model, objective = create(name, rule, epochs)
     schedule = create_schedule("constant", epochs=epochs)
     how = {"batch_size": 8, "lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3, "seed": 3, "progress": "off"}
-    settings = Settings(epochs=epochs, schedule=schedule, checkpoint_every=1, **(how | changes))
+    settings = TrainingSettings(epochs=epochs, schedule=schedule, checkpoint_every=1, **(how | changes))
     sampler = create_sampler("instance", images().labels, seed=5, epochs=epochs)
-    return model, objective, train(model, objective, images(), None, sampler, settings, CPU, scratch)
+    return model, objective, train_network(model, objective, images(), None, sampler, settings, CPU, scratch)
 
 
 @each
@@ -151,7 +151,7 @@ def test_batch_of_one_image_has_a_finite_loss_and_gradient(name, rule):
         if objective.partner_sampler(images().labels) is not None:
             batch.partner = next(iter(images().train_batches(np.array([3]), 1, objective.views, 1)))
         optimizer = create_optimizer("sgd", [model, objective], lr=0.1, momentum=0.9, weight_decay=0.0)
-        update = Update(optimizer, CPU)
+        update = OptimizerStep(optimizer, CPU)
         loss, logs = objective.step(model, batch, Position(1, 2, 0, 1), update)
         objective.after_step(model, Position(1, 2, 0, 1))
         assert torch.isfinite(loss) and all(torch.isfinite(value) for value in logs.values())
@@ -207,7 +207,7 @@ def test_step_reads_nothing_on_the_host(name, rule, changes):
     if objective.partner_sampler(images().labels) is not None:
         for batch, partner in zip(batches, images().train_batches(rows + 5, 8, objective.views, 1), strict=True):
             batch.partner = partner
-    update = Update(create_optimizer("sgd", [model, objective], lr=0.01, momentum=0.9, weight_decay=1e-3), CPU)
+    update = OptimizerStep(create_optimizer("sgd", [model, objective], lr=0.01, momentum=0.9, weight_decay=1e-3), CPU)
     first, second = (Position(1, 2, step, 2) for step in range(2))
     objective.step(model, batches[0], first, update)
     objective.after_step(model, first)

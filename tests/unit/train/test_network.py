@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from longtail.methods.objectives.registry import OBJECTIVES
 from torch.nn import functional as F
 
 from longtail.augment.transforms import Transform
 from longtail.core.errors import ConfigError, TrainingError
 from longtail.data.samplers import create_sampler
 from longtail.methods.ipdpp.finetuning import SubsetSampler, label_log_probability
-from longtail.methods.objectives.registry import OBJECTIVES
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages
-from longtail.train.loop import Settings, accuracy, train
-from longtail.train.objective import Position, Objective, TaskInfo
+from longtail.train.network import TrainingSettings, accuracy, train_network
+from longtail.train.objective import Objective, Position, TaskInfo
 from longtail.train.optimizer import create_optimizer
 from longtail.train.schedule import create_schedule
 
@@ -32,9 +32,9 @@ class Demanding(Objective):
 
     views = 2
 
-    def __init__(self, setting: TaskInfo) -> None:
-        super().__init__(setting)
-        self.projection = torch.nn.Linear(setting.num_features, 4)
+    def __init__(self, task: TaskInfo) -> None:
+        super().__init__(task)
+        self.projection = torch.nn.Linear(task.num_features, 4)
         self.register_buffer("queue", torch.zeros(16, 4))
 
     def attach(self, model: Classifier) -> None:
@@ -85,8 +85,8 @@ class MeetsItself(Objective):
 
     partner = "class_aware", 5  # the sampler of ``run`` and its seed
 
-    def __init__(self, setting: TaskInfo) -> None:
-        super().__init__(setting)
+    def __init__(self, task: TaskInfo) -> None:
+        super().__init__(task)
         self.seen: list[Batch] = []
 
     def partner_sampler(self, labels: np.ndarray):
@@ -130,16 +130,16 @@ def fresh(objective_class, epochs: int):
     return Classifier(backbone, objective.create_head()), objective
 
 
-def settings(epochs: int = 6, **changes) -> Settings:
+def settings(epochs: int = 6, **changes) -> TrainingSettings:
     schedule = create_schedule("cosine", epochs=epochs)
     values = {"batch_size": 8, "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "seed": 3, "progress": "off"}
-    return Settings(epochs=epochs, schedule=schedule, checkpoint_every=2, **(values | changes))
+    return TrainingSettings(epochs=epochs, schedule=schedule, checkpoint_every=2, **(values | changes))
 
 
 def run(scratch: Path, objective_class=OBJECTIVES["ce"], epochs: int = 6, val: bool = False, **changes):
     model, objective = fresh(objective_class, epochs)
     sampler = create_sampler("class_aware", images().labels, seed=5, epochs=epochs)
-    outcome = train(
+    outcome = train_network(
         model, objective, images(), images() if val else None, sampler, settings(epochs, **changes), CPU, scratch
     )
     return model, objective, outcome
@@ -245,7 +245,7 @@ def test_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_checkpoint(
     model, objective = fresh(ExplodesInEpoch, 6)
     sampler = create_sampler("instance", images().labels, seed=5, epochs=6)
     with pytest.raises(TrainingError, match=r"epoch 3 of 6.*lr"):
-        train(model, objective, images(), None, sampler, settings(optimizer=optimizer), CPU, tmp_path)
+        train_network(model, objective, images(), None, sampler, settings(optimizer=optimizer), CPU, tmp_path)
     for name, value in model.named_parameters():
         assert torch.equal(value, objective.before[name]), name
     from longtail.artifacts.checkpoints import load_checkpoint
@@ -306,7 +306,7 @@ def test_last_batch_is_kept_unless_dropped_or_of_a_single_image(tmp_path, count,
     pixels = np.random.default_rng(0).integers(0, 255, (count, 8, 8, 3)).astype(np.uint8)
     data = MemoryImages(pixels, labels, Transform("none", (0.4,) * 3, (0.2,) * 3, 8), CPU)
     sampler = create_sampler("instance", labels, seed=5, epochs=2)
-    train(model, objective, data, None, sampler, settings(2, drop_last=drop_last), CPU, tmp_path)
+    train_network(model, objective, data, None, sampler, settings(2, drop_last=drop_last), CPU, tmp_path)
     assert [len(rows) for rows in objective.seen] == sizes * 2
     first = [row for rows in objective.seen[: len(sizes)] for row in rows]
     assert len(set(first)) == len(first), "no image twice in an epoch"
@@ -325,7 +325,7 @@ def run_on_subsets(scratch: Path, epochs: int = 8):
         images().labels, 8, every=3, seed=11, log_probability=lambda current, number: model_says(current)
     )
     how = settings(epochs, drop_last=False, optimizer="adamw", lr=0.003)
-    return model, sampler, train(model, objective, images(), images(), sampler, how, CPU, scratch)
+    return model, sampler, train_network(model, objective, images(), images(), sampler, how, CPU, scratch)
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 5, 7])
@@ -355,7 +355,7 @@ def test_sampler_meets_the_model_in_eval_mode_and_training_goes_on_in_its_own(tm
         return model_says(current)
 
     sampler = SubsetSampler(images().labels, 8, every=1, seed=11, log_probability=look)
-    train(model, objective, images(), None, sampler, settings(2, bn_mode="eval"), CPU, tmp_path)
+    train_network(model, objective, images(), None, sampler, settings(2, bn_mode="eval"), CPU, tmp_path)
     assert met == [False, False]
     assert model.head.training and not model.backbone.training
 

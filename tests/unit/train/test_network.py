@@ -1,4 +1,4 @@
-"""The training loop: resume, determinism, and everything that an objective may ask of the seam."""
+"""Training of a network: resume, determinism, and everything that an objective may ask of the loop."""
 
 import copy
 import shutil
@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from longtail.methods.objectives.registry import OBJECTIVES
 from torch.nn import functional as F
 
+from longtail.artifacts.checkpoints import load_checkpoint
 from longtail.augment.transforms import Transform
 from longtail.core.errors import ConfigError, TrainingError
 from longtail.data.samplers import create_sampler
 from longtail.methods.ipdpp.finetuning import SubsetSampler, label_log_probability
+from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages
@@ -27,7 +28,7 @@ N, C = 45, 3
 
 
 class Demanding(Objective):
-    """All that the seam promises at once: two views, a partner batch, a second pass from moved weights (SAM), a
+    """All that the loop offers at once: two views, a partner batch, a second pass from moved weights (SAM), a
     momentum encoder, a queue, an extra head, and a loss that depends on the epoch."""
 
     views = 2
@@ -136,13 +137,18 @@ def settings(epochs: int = 6, **changes) -> TrainingSettings:
     return TrainingSettings(epochs=epochs, schedule=schedule, checkpoint_every=2, **(values | changes))
 
 
-def run(scratch: Path, objective_class=OBJECTIVES["ce"], epochs: int = 6, val: bool = False, **changes):
+def run(scratch: Path, objective_class=CrossEntropy, epochs: int = 6, val: bool = False, **changes):
     model, objective = fresh(objective_class, epochs)
     sampler = create_sampler("class_aware", images().labels, seed=5, epochs=epochs)
     outcome = train_network(
         model, objective, images(), images() if val else None, sampler, settings(epochs, **changes), CPU, scratch
     )
     return model, objective, outcome
+
+
+@pytest.fixture(autouse=True)
+def messages(caplog):
+    caplog.set_level("INFO", logger="longtail")
 
 
 class Stop(Exception):
@@ -161,7 +167,7 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, objective_class, epoch: 
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("objective_class", [OBJECTIVES["ce"], Demanding])
+@pytest.mark.parametrize("objective_class", [CrossEntropy, Demanding])
 @pytest.mark.parametrize("epoch", [0, 3, 5])
 def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, objective_class, epoch, optimizer):
     how = {"val": True, "select": "best_val", "optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 0.003}
@@ -192,7 +198,7 @@ def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypa
     whole, _, outcome = run(tmp_path / "whole", optimizer=optimizer)
     assert whole.backbone.stages[0][0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, OBJECTIVES["ce"], 3)
+        interrupt_in_epoch(patch, CrossEntropy, 3)
         with pytest.raises(Stop):
             run(tmp_path / "cut", optimizer=optimizer)
     model, _, resumed = run(tmp_path / "cut", optimizer=optimizer)
@@ -219,25 +225,25 @@ def test_partner_batches_follow_their_sampler_and_carry_their_labels(tmp_path):
     assert np.array_equal(labels, images().labels[rows])
 
 
-def test_resume_repeats_at_most_checkpoint_every_epochs(tmp_path, monkeypatch, capsys):
+def test_resume_repeats_at_most_checkpoint_every_epochs(tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, OBJECTIVES["ce"], 5)
+        interrupt_in_epoch(patch, CrossEntropy, 5)
         with pytest.raises(Stop):
             run(tmp_path)
     run(tmp_path)
-    assert "resuming after epoch 4" in capsys.readouterr().out
+    assert "resuming after epoch 4" in caplog.text
 
 
-def test_checkpoint_that_is_damaged_is_not_resumed(tmp_path, monkeypatch, capsys):
+def test_checkpoint_that_is_damaged_is_not_resumed(tmp_path, monkeypatch, caplog):
     whole = run(tmp_path / "whole")[2]
     with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, OBJECTIVES["ce"], 3)
+        interrupt_in_epoch(patch, CrossEntropy, 3)
         with pytest.raises(Stop):
             run(tmp_path / "cut")
-    path = tmp_path / "cut" / "checkpoint.pt"
+    path = tmp_path / "cut" / "network.safetensors"
     path.write_bytes(path.read_bytes()[:-200])
     assert run(tmp_path / "cut")[2] == whole
-    assert "starting over" in capsys.readouterr().out
+    assert "starting over" in caplog.text
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -248,20 +254,18 @@ def test_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_checkpoint(
         train_network(model, objective, images(), None, sampler, settings(optimizer=optimizer), CPU, tmp_path)
     for name, value in model.named_parameters():
         assert torch.equal(value, objective.before[name]), name
-    from longtail.artifacts.checkpoints import load_checkpoint
-
-    assert load_checkpoint(tmp_path / "checkpoint.pt", "train_backbone")[1]["epoch"] == 2
+    assert load_checkpoint(tmp_path / "network.safetensors")[1]["epoch"] == 2
 
 
 def test_training_lowers_the_loss_and_learns(tmp_path):
     model, _, outcome = run(tmp_path, epochs=24)
     assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
-    assert accuracy(model, images(), CPU) > 90
+    assert accuracy(model, images(), CPU) > 0.9
 
 
 def test_frozen_backbone_keeps_every_weight_and_buffer(tmp_path):
     model, _, _ = run(tmp_path, frozen=True, bn_mode="eval")
-    start = fresh(OBJECTIVES["ce"], 6)[0]
+    start = fresh(CrossEntropy, 6)[0]
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, start.backbone.state_dict()[name]), name
     assert not torch.equal(model.head.weight, start.head.weight)
@@ -269,7 +273,7 @@ def test_frozen_backbone_keeps_every_weight_and_buffer(tmp_path):
 
 def test_frozen_backbone_in_train_mode_drifts_in_its_statistics_alone(tmp_path):
     model, _, _ = run(tmp_path, frozen=True, bn_mode="train")
-    start = fresh(OBJECTIVES["ce"], 6)[0].backbone.state_dict()
+    start = fresh(CrossEntropy, 6)[0].backbone.state_dict()
     moved = {name for name, tensor in model.backbone.state_dict().items() if not torch.equal(tensor, start[name])}
     assert moved == {name for name in start if "running" in name or "num_batches" in name}
 
@@ -281,9 +285,9 @@ def test_best_val_returns_the_weights_of_the_first_best_epoch(tmp_path):
     assert accuracy(model, images(), CPU) == max(scores)
 
 
-def test_batch_above_the_number_of_images_becomes_it(tmp_path, capsys):
+def test_batch_above_the_number_of_images_becomes_it(tmp_path, caplog):
     run(tmp_path, epochs=1, batch_size=10_000)
-    assert f"batch_size: 10000 is more than the {N} training images; {N} is used" in capsys.readouterr().out
+    assert f"batch_size 10000 is more than the {N} training images; {N} is used" in caplog.text
 
 
 class NotesItsBatches(Objective):
@@ -320,7 +324,7 @@ def model_says(model: Classifier) -> np.ndarray:
 
 
 def run_on_subsets(scratch: Path, epochs: int = 8):
-    model, objective = fresh(OBJECTIVES["ce"], epochs)
+    model, objective = fresh(CrossEntropy, epochs)
     sampler = SubsetSampler(
         images().labels, 8, every=3, seed=11, log_probability=lambda current, number: model_says(current)
     )
@@ -333,7 +337,7 @@ def test_resume_across_a_selection_of_images_has_the_same_bits(tmp_path, monkeyp
     """Rounds begin with epochs 0, 3 and 6, checkpoints lie behind epochs 2, 4, 6 and 8."""
     whole_model, whole_sampler, whole = run_on_subsets(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, OBJECTIVES["ce"], epoch)
+        interrupt_in_epoch(patch, CrossEntropy, epoch)
         with pytest.raises(Stop):
             run_on_subsets(tmp_path / "cut")
     model, sampler, outcome = run_on_subsets(tmp_path / "cut")
@@ -347,7 +351,7 @@ def test_resume_across_a_selection_of_images_has_the_same_bits(tmp_path, monkeyp
 
 
 def test_sampler_meets_the_model_in_eval_mode_and_training_goes_on_in_its_own(tmp_path):
-    model, objective = fresh(OBJECTIVES["ce"], 2)
+    model, objective = fresh(CrossEntropy, 2)
     met = []
 
     def look(current: Classifier, number: int) -> np.ndarray:
@@ -422,9 +426,7 @@ class DivergesInItsGradient(Objective):
 def test_weights_that_are_not_finite_are_never_checkpointed(tmp_path):
     with pytest.raises(TrainingError, match="weights are not finite in epoch 4 of 6"):
         run(tmp_path, DivergesInItsGradient)
-    from longtail.artifacts.checkpoints import load_checkpoint
-
-    tensors, meta, _ = load_checkpoint(tmp_path / "checkpoint.pt", "train_backbone")
+    tensors, meta, _ = load_checkpoint(tmp_path / "network.safetensors")
     assert meta["epoch"] == 2 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 

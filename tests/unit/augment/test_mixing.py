@@ -58,9 +58,9 @@ def test_cutmix_pastes_each_images_own_box():
     assert len({tuple(edges) for edges in box.tolist()}) > 20
 
 
-def test_centres_of_boxes_are_uniform_over_the_pixels():
+def test_centers_of_boxes_are_uniform_over_the_pixels():
     torch.manual_seed(2)
-    box = draw_boxes(torch.full((9000,), 1.0), 6, 3)  # empty boxes lie at their centres
+    box = draw_boxes(torch.full((9000,), 1.0), 6, 3)  # empty boxes lie at their centers
     rows, columns = box[:, 0].tolist(), box[:, 2].tolist()
     counts = np.histogram2d(rows, columns, bins=(range(7), range(4)))[0].ravel()
     assert stats.chisquare(counts).pvalue > 1e-4

@@ -18,7 +18,7 @@ from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages
-from longtail.train.network import TrainingSettings, accuracy, train_network
+from longtail.train.network import TrainingSettings, accuracy, train_network, training_curves
 from longtail.train.objective import Objective, Position, TaskInfo
 from longtail.train.optimizer import create_optimizer
 from longtail.train.schedule import create_schedule
@@ -431,5 +431,31 @@ def test_weights_that_are_not_finite_are_never_checkpointed(tmp_path):
 
 
 def test_best_val_without_val_images_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="best_val"):
+    with pytest.raises(ConfigError, match="training: select must be last without validation images, got best_val"):
         run(tmp_path, select="best_val")
+
+
+def test_single_epoch_of_a_cosine_schedule_trains(tmp_path):
+    model, _, outcome = run(tmp_path, epochs=1)
+    assert outcome.history[0]["lr"] == 0.05
+    start = fresh(CrossEntropy, 1)[0]
+    assert all(not torch.equal(model.get_parameter(name), value) for name, value in start.named_parameters())
+
+
+def test_batch_of_one_image_is_refused_while_batch_norm_uses_its_statistics(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"training: batch_size must be at least 2, got 1, .* bn_mode: eval fixes them"
+    ):
+        run(tmp_path, batch_size=1)
+    _, _, outcome = run(tmp_path, epochs=1, batch_size=1, frozen=True, bn_mode="eval")
+    assert np.isfinite(outcome.history[0]["loss"])
+
+
+def test_curves_for_people_have_accuracies_in_percent_and_the_same_columns_in_one_order(tmp_path):
+    _, _, outcome = run(tmp_path, val=True, epochs=2)
+    table = training_curves(outcome.history)
+    assert list(table.columns) == ["epoch", "lr", "loss", "train_accuracy", "val_accuracy"]
+    for name in ("train_accuracy", "val_accuracy"):
+        fractions = np.array(outcome.columns()[name])
+        assert ((fractions >= 0) & (fractions <= 1)).all()
+        np.testing.assert_allclose(table[name], 100 * fractions, atol=1e-6)

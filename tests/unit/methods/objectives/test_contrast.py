@@ -59,7 +59,7 @@ def test_projector_without_batch_norm_has_the_tensors_of_two_linear_layers():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_single_row_is_normalised_with_the_running_statistics_and_leaves_them(precision):
+def test_single_row_is_normalized_with_the_running_statistics_and_leaves_them(precision):
     projector = Projector(3, hidden=5, dim=2, batch_norm=True)
     projector(torch.randn(64, 3) + 2)
     before = {name: value.clone() for name, value in projector.state_dict().items()}

@@ -479,7 +479,7 @@ def test_loss_that_is_not_finite_moves_no_weight():
     assert all(torch.equal(value, start[name]) for name, value in model.named_parameters())
 
 
-# Sharpness-aware minimisation
+# Sharpness-aware minimization
 
 
 def test_ascent_and_step_have_the_worked_values():

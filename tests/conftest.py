@@ -1,10 +1,10 @@
 """Shared fixtures: one thread for everything, real data where it is at hand, and stages run inside this process."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -58,6 +58,13 @@ def write_params(folder: Path, *changes: dict) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
+class PrintingHandler(logging.Handler):
+    """Prints log messages to stdout, as stages do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record))
+
+
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """``stage("subsample")`` or ``stage("rebalance", "crt")`` runs in an empty folder, with errors as exceptions."""
@@ -65,22 +72,17 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     monkeypatch.chdir(tmp_path)
     write_params(tmp_path)
-    logger, handler = logging.getLogger("longtail"), _PrintingHandler()
-    logger.addHandler(handler)
-    monkeypatch.setattr(logger, "level", logging.INFO)
 
     def run(name: str, *arguments: str) -> None:
         importlib.import_module(f"stages.{name}").main(*arguments)
 
+    logger, handler = logging.getLogger("longtail"), PrintingHandler()
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
     yield run
     logger.removeHandler(handler)
-
-
-class _PrintingHandler(logging.Handler):
-    """Prints the library's messages, as the processes of stages do."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage())
+    logger.setLevel(before)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_file_lists_train_a_timm_backbone_from_jpegs(tmp_path, list_root, stage,
         tmp_path,
         {"dataset": "file_lists", "data_root": str(list_root), "lists": {"train": "train.txt.gz", "test": "test.txt"}},
         {"imb_type": "natural", "val_per_class": 0, "image_size": 32, "storage": "paths"},
-        {"train": {"backbone": "resnet50", "epochs": 1, "batch_size": 8}, "runtime": {"workers": 2}},
+        {"train": {"backbone": "resnet50", "epochs": 1, "batch_size": 8, "lr": 0.001}, "runtime": {"workers": 2}},
     )
     pipeline("extract_features")
     test = read_features("features/features_test.h5")

@@ -273,7 +273,10 @@ def test_policy_of_files_is_refused_by_name(trained, stage):
     ("change", "words"),
     [
         ({"sampler": "feature_kdpp", "ridge": 0.0, "k": 80}, ("class 0", "rank", "ridge")),
-        ({"sampler": "uniform_official", "k": 5, "batch_size": 1}, ("ipdpp", "batch_size", "got 1", "bn_mode")),
+        (
+            {"sampler": "uniform_official", "k": 5, "batch_size": 1},
+            ("ipdpp", "batch_size must be at least 2, got 1", "bn_mode"),
+        ),
     ],
 )
 def test_contradiction_in_ipdpp_is_refused_before_training(trained, stage, change, words):
@@ -344,7 +347,7 @@ def test_damaged_checkpoint_of_one_run_names_the_stage_and_is_computed_anew(trai
     capsys.readouterr()
     assert finetune(stage, trained) == whole
     output = capsys.readouterr().out
-    assert "starting over" in output
+    assert "starting over" in output and ".scratch/finetune_ipdpp/" in output
     assert output.count("resuming") == 1
 
 

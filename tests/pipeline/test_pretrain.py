@@ -121,7 +121,7 @@ def test_self_supervised_pretraining_moves_every_tensor_of_the_backbone_and_know
             stage(name)
         _, heads[chosen], _, _ = load_backbone(Path("models/backbone.safetensors"), "train_backbone")
     for name in ("weight", "bias"):
-        assert np.array_equal(getattr(heads["none"], name), getattr(heads[method], name)), name
+        np.testing.assert_array_equal(getattr(heads["none"], name), getattr(heads[method], name))
 
 
 def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_path, stage):

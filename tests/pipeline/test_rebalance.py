@@ -13,7 +13,7 @@ from longtail.artifacts.head_files import read_head
 from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import ArtifactError, ConfigError
 from tests.conftest import write_params
-from tests.pipeline.helpers import digests, refused
+from tests.pipeline.helpers import digests, interrupt_save, refused
 
 
 @pytest.mark.parametrize("method", ["crt", "lws"])
@@ -38,6 +38,30 @@ def test_lws_head_scales_the_stage_1_head(pipeline, stage):
     stage("rebalance", "lws")
     joint, lws = read_head("features/head.h5", "extract_features"), read_head("models/heads/lws.h5", "rebalance@lws")
     np.testing.assert_allclose(lws.head.weight, lws.extra["scales"][:, None] * joint.head.weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["crt", "lws"])
+@pytest.mark.parametrize("mode", ["cached", "online"])
+def test_interrupted_head_goes_on_and_gives_the_same_bytes(
+    tmp_path, pipeline, stage, monkeypatch, capsys, method, mode
+):
+    write_params(tmp_path, {method: {"mode": mode, "epochs": 3}})
+    pipeline("extract_features")
+    outputs = [Path(f"models/heads/{method}.h5"), Path(f"metrics/predictions/{method}.h5")]
+    stage("rebalance", method)
+    whole = [path.read_bytes() for path in outputs]
+    for path in outputs:
+        path.unlink()
+    with monkeypatch.context() as patch:
+        interrupt_save(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            stage("rebalance", method)
+    assert not any(path.exists() for path in outputs)
+    capsys.readouterr()
+    stage("rebalance", method)
+    assert "resuming after epoch 2" in capsys.readouterr().out
+    assert [path.read_bytes() for path in outputs] == whole
+    assert not list(Path(".scratch").glob("rebalance_*/*/*")), "scratch is cleared after success"
 
 
 def test_tau_selected_on_test_is_marked(tmp_path, pipeline, stage):

@@ -70,7 +70,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, stage):
     refused(ConfigError, lambda: stage("train_backbone"), "runtime.device", "cuda:31")
 
 
-def test_unfinished_work_on_other_pixels_is_not_resumed(tmp_path, stage, capsys, monkeypatch):
+def test_unfinished_work_on_other_pixels_is_not_resumed(tmp_path, stage, monkeypatch, capsys):
     """image_size changes neither the manifest nor the split, but it changes what is trained on."""
     for name in ("prepare", "subsample", "pretrain"):
         stage(name)

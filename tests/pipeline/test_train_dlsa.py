@@ -14,9 +14,16 @@ from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import ConfigError, TrainingError
 from longtail.methods.dlsa.routing_file import read_routing
 from longtail.methods.dlsa.settings import PUBLISHED, Settings
-from longtail.train import loop as trainer
 from tests.conftest import METHODS, write_params
-from tests.pipeline.helpers import DLSA_OUTPUTS, dlsa_bytes, interrupt_save, read_metrics, refused, write_foreign
+from tests.pipeline.helpers import (
+    DLSA_OUTPUTS,
+    dlsa_bytes,
+    interrupt_save,
+    read_metrics,
+    record_saves,
+    refused,
+    write_foreign,
+)
 
 DLSA_KINDS = {
     "default": {},
@@ -158,21 +165,8 @@ def test_dlsa_without_val_holds_out_training_rows_where_every_class_has_two(
     np.testing.assert_array_equal(np.bincount(routing.parts["train"].label), counts)
 
 
-def count_saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The parts of which checkpoints are written from now on, one entry for each."""
-    saves: list[str] = []
-    original = trainer._save
-
-    def counted(task: object, store: object, part: str, *rest: object) -> None:
-        saves.append(part)
-        original(task, store, part, *rest)
-
-    monkeypatch.setattr(trainer, "_save", counted)
-    return saves
-
-
 @pytest.mark.parametrize(
-    ("kind", "save", "resumed"),
+    ("of", "save", "resumed"),
     [
         ("head", 1, "dlsa_control head 1 of 1: resuming after epoch 1"),
         ("head", 6, "dlsa_control head 1 of 1: resuming after epoch 6"),
@@ -182,18 +176,18 @@ def count_saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ("head", 24, "dlsa head 3 of 3: resuming after epoch 6"),
     ],
 )
-def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(repaired, stage, capsys, monkeypatch, kind, save, resumed):
+def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(repaired, stage, capsys, monkeypatch, of, save, resumed):
     write_params(repaired, {"dlsa": {"depth": 2}})
     with monkeypatch.context() as patch:
-        in_one_go = count_saves(patch)
+        in_one_go = record_saves(patch)
         stage("train_dlsa")
     whole = dlsa_bytes(repaired)
     for name in whole:
         (repaired / name).unlink()
     with monkeypatch.context() as patch:
-        saves = count_saves(patch)
+        saves = record_saves(patch)
         with patch.context() as inner:
-            interrupt_save(inner, save, kind)
+            interrupt_save(inner, save, of)
             with pytest.raises(KeyboardInterrupt):
                 stage("train_dlsa")
         assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)

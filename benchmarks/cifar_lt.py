@@ -38,7 +38,7 @@ PLAIN = "cifar100_lt_ce"
 COLUMNS = ("all", "many", "medium", "few", "macro", "ece")
 SMOKE_CLASSES, SMOKE_TRAIN, SMOKE_TEST = 4, 40, 10
 PUBLISHED = {
-    (100, 100.0): "CIFAR-100-LT, imbalance factor 100: joint 38-40, the best repair 40.5-43.5",
+    (100, 100.0): "CIFAR-100-LT, imbalance factor 100: joint 38-40, the best head 40.5-43.5",
     (10, 100.0): "CIFAR-10-LT, imbalance factor 100: joint 70-72",
 }
 PUBLISHED_BNS = {
@@ -80,8 +80,9 @@ def recipe(root: Path, imb_factor: float, seed: int, name: str = PLAIN, epochs: 
         f"runtime.workers={min(8, os.cpu_count() or 1)}",
     ]
     if epochs is not None:
-        warmups = {group: _value(settings, f"{group}.warmup_epochs") for group in ("pretrain", "train")}
-        for group, warmup in warmups.items():
+        pretrains = _value(settings, "pretrain.method") not in (None, "none")
+        for group in ("pretrain", "train") if pretrains else ("train",):
+            warmup = _value(settings, f"{group}.warmup_epochs")
             settings += [f"{group}.epochs={epochs}", f"{group}.milestones=auto"]
             settings += [f"{group}.warmup_epochs={min(warmup, epochs)}"] if isinstance(warmup, int) else []
     return settings

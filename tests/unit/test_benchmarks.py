@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import importlib
 import io
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from longtail.core.config import load_params
 from PIL import Image
 
 from benchmarks import (
@@ -33,7 +33,6 @@ from benchmarks import (
 )
 from benchmarks.common import METHODS, write_params
 from benchmarks.timing import alternate, ratios, spread, table
-from longtail.core.config import load_params
 from longtail.methods.heads.base import LinearHead
 from stages.recipe import flat, names, read_recipe
 

@@ -30,6 +30,7 @@ import pandas as pd
 
 from benchmarks.common import METHODS, machine, run_pipeline, run_stage, write_params
 from benchmarks.timing import table
+from longtail.params import defaults
 from stages.recipe import flat, names, read_recipe
 
 BATCH_SIZE = 128
@@ -50,13 +51,23 @@ PUBLISHED_BNS = {
 def settings_of(name: str) -> list[str]:
     """Return a recipe's overrides of params.yaml, except those that choose the data."""
     data = ("dataset", "imb_type", "imb_factor", "val_per_class", "split_seed")
-    return [f"{key}={json.dumps(value)}" for key, value in flat(read_recipe(name)["params"]) if key not in data]
+    return _overrides({key: value for key, value in read_recipe(name)["params"].items() if key not in data})
+
+
+def _overrides(params: dict[str, Any]) -> list[str]:
+    """Return ``group.key=value`` of every key."""
+    return [f"{key}={json.dumps(value)}" for key, value in flat(params)]
 
 
 def bns_recipe(classes: int, epochs: int) -> list[str]:
-    """Return more overrides: ``epochs`` of BNS, and a linear probe instead of stage 1, as released."""
+    """Return more overrides: ``epochs`` of BNS, and a linear probe instead of stage 1, as released.
+
+    The groups that the recipe names start from their defaults, so that nothing of another recipe is left in them.
+    """
+    name, initial = f"cifar{classes}_lt_bns_ipdpp", defaults()
+    groups = {key: initial[key] for key, value in read_recipe(name)["params"].items() if isinstance(value, dict)}
     warmup = f"pretrain.warmup_epochs={min(20, epochs)}"
-    return [*settings_of(f"cifar{classes}_lt_bns_ipdpp"), f"pretrain.epochs={epochs}", warmup]
+    return [*_overrides(groups), *settings_of(name), f"pretrain.epochs={epochs}", warmup]
 
 
 def recipe(root: Path, imb_factor: float, seed: int, name: str = PLAIN, epochs: int | None = None) -> list[str]:

@@ -1,14 +1,16 @@
 """Plot tables: columns, groups, ranks, no missing values; and the stage that writes them."""
 
+import contextlib
 import dataclasses
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from longtail.core.config import Shots
 
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.artifacts.predictions import Predictions, build_predictions, write_predictions
@@ -24,9 +26,12 @@ from longtail.evaluation.plot_tables import (
     tau_curve,
     weight_norm,
 )
+from longtail.evaluation.shots import Shots
 from longtail.methods.dlsa.routing_file import RoutedPart, RoutingFile, write_routing
+from longtail.methods.heads import HEADS
 from longtail.methods.ipdpp.selection_file import SelectionFile, write_selection
 from stages import evaluate
+from stages.context import advice
 
 TEMPLATES = Path(__file__).parents[3] / ".dvc" / "plots"
 COUNTS = np.array([10, 200, 50])
@@ -162,7 +167,9 @@ def routing(table: Predictions, split_digest: str = "s") -> RoutingFile:
     histories = {f"flow/1/{name}": np.ones(1) for name in ("epoch", "likelihood", "purity", "balance")}
     histories["flow/1/log_likelihood/train"] = np.array([[-1.0, -2.0, np.nan]])
     parts = {"train": part, "test": part}
-    return RoutingFile(1, 3, split_digest, COUNTS, np.array([-1.5]), parts, histories, {"head_1_epoch": 5})
+    return RoutingFile(
+        1, 3, split_digest, COUNTS, np.array([-1.5]), parts, histories, {"head_1_epoch": 5}, {"head_1_epoch": 4}
+    )
 
 
 @pytest.fixture
@@ -173,13 +180,13 @@ def project(tmp_path: Path, table: Predictions, monkeypatch: pytest.MonkeyPatch)
     for folder in ("data", "metrics/predictions", "models/heads"):
         Path(folder).mkdir(parents=True)
     Path("data/class_counts.csv").write_text("label,name,train,val,test\n0,007,10,1,2\n1,bee,200,1,2\n2,NA,50,1,2\n")
-    for method in evaluate.METHODS:
+    for row in evaluate.table_rows():
         write_predictions(
-            f"metrics/predictions/{method.name}.h5",
-            dataclasses.replace(table, method=method.name, likelihood=method.name != "ncm"),
+            f"metrics/predictions/{row.name}.h5",
+            dataclasses.replace(table, method=row.name, likelihood=row.name != "ncm"),
         )
-        if method.has_head:
-            write_head(f"models/heads/{method.name}.h5", dataclasses.replace(head(), method=method.name))
+        if row.name in HEADS:
+            write_head(f"models/heads/{row.name}.h5", dataclasses.replace(head(), method=row.name))
     write_routing("models/dlsa_routing.h5", routing(table))
     write_selection("models/ipdpp_selection.h5", selection(table))
     return tmp_path
@@ -201,8 +208,17 @@ def selection(table: Predictions, split_digest: str = "s") -> SelectionFile:
         inclusion_probability=np.repeat(1 / table.train_counts, table.train_counts)[None],
         selected=selected,
         control=control,
-        notes={"images": 3, "epoch": 7, "control_epoch": 6},
+        notes={"images": 3, "epoch": 7},
+        control_notes={"epoch": 6},
     )
+
+
+@contextlib.contextmanager
+def refused(pattern: str) -> Iterator[None]:
+    """The block ends in an ArtifactError whose line for the user matches ``pattern``."""
+    with pytest.raises(ArtifactError) as caught:
+        yield
+    assert re.search(pattern, advice(caught.value)), advice(caught.value)
 
 
 def test_stage_writes_finite_numbers_and_the_same_bytes_twice(project: Path) -> None:
@@ -215,6 +231,7 @@ def test_stage_writes_finite_numbers_and_the_same_bytes_twice(project: Path) -> 
     assert json.loads(first["metrics/details.json"])["ncm"]["uncalibrated"] == 1
     selection = json.loads(first["metrics/selection.json"])
     assert selection["tau"] == {"tau": 0.1} and selection["dlsa"] == {"head_1_epoch": 5}
+    assert selection["dlsa_control"] == {"head_1_epoch": 4}
     assert selection["ipdpp"] == {"images": 3, "epoch": 7} and selection["ipdpp_uniform"] == {"epoch": 6}
     assert json.loads(first["metrics/ipdpp.json"])["classes_drawn"] == 3
     frame = pd.read_csv("metrics/per_class.csv", dtype=str, keep_default_na=False)
@@ -223,7 +240,7 @@ def test_stage_writes_finite_numbers_and_the_same_bytes_twice(project: Path) -> 
 
 def test_missing_table_names_its_stage(project: Path) -> None:
     Path("metrics/predictions/crt.h5").unlink()
-    with pytest.raises(ArtifactError, match=r"crt\.h5.*rebalance@crt"):
+    with refused(r"crt\.h5.*rebalance@crt"):
         evaluate.main()
     assert not Path("metrics/summary.json").exists()
 
@@ -241,40 +258,40 @@ def test_table_about_other_images_is_refused(
     project: Path, table: Predictions, change: dict[str, Any], message: str
 ) -> None:
     write_predictions("metrics/predictions/tau.h5", dataclasses.replace(table, **({"method": "tau"} | change)))
-    with pytest.raises(ArtifactError, match=rf"tau\.h5.*{message}.*rebalance@tau"):
+    with refused(rf"tau\.h5.*{message}.*rebalance@tau"):
         evaluate.main()
 
 
 def test_head_of_another_split_is_refused(project: Path) -> None:
     write_head("models/heads/lws.h5", dataclasses.replace(head(), split_digest="other"))
-    with pytest.raises(ArtifactError, match=r"lws\.h5.*another split.*rebalance@lws"):
+    with refused(r"lws\.h5.*another split.*rebalance@lws"):
         evaluate.main()
 
 
 def test_routes_of_another_split_are_refused(project: Path, table: Predictions) -> None:
     write_routing("models/dlsa_routing.h5", routing(table, split_digest="other"))
-    with pytest.raises(ArtifactError, match=r"models/dlsa_routing\.h5.*another split.*train_dlsa"):
+    with refused(r"models/dlsa_routing\.h5.*another split.*train_dlsa"):
         evaluate.main()
     assert not Path("metrics/summary.json").exists()
 
 
 def test_draws_of_another_split_or_other_counts_are_refused(project: Path, table: Predictions) -> None:
     write_selection("models/ipdpp_selection.h5", selection(table, split_digest="other"))
-    with pytest.raises(ArtifactError, match=r"models/ipdpp_selection\.h5.*another split.*finetune_ipdpp"):
+    with refused(r"models/ipdpp_selection\.h5.*another split.*finetune_ipdpp"):
         evaluate.main()
     fewer = selection(dataclasses.replace(table, train_counts=np.array([10, 200, 40])))
     write_selection("models/ipdpp_selection.h5", fewer)
-    with pytest.raises(ArtifactError, match=r"models/ipdpp_selection\.h5.*other training rows.*finetune_ipdpp"):
+    with refused(r"models/ipdpp_selection\.h5.*other rows.*finetune_ipdpp"):
         evaluate.main()
     Path("models/ipdpp_selection.h5").unlink()
-    with pytest.raises(ArtifactError, match=r"models/ipdpp_selection\.h5.*finetune_ipdpp"):
+    with refused(r"models/ipdpp_selection\.h5.*finetune_ipdpp"):
         evaluate.main()
     assert not Path("metrics/summary.json").exists()
 
 
 def test_missing_routes_name_their_stage(project: Path) -> None:
     Path("models/dlsa_routing.h5").unlink()
-    with pytest.raises(ArtifactError, match=r"models/dlsa_routing\.h5.*train_dlsa"):
+    with refused(r"models/dlsa_routing\.h5.*train_dlsa"):
         evaluate.main()
 
 

@@ -5,14 +5,12 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
 from longtail.artifacts.predictions import Predictions, build_predictions
-from longtail.core.config import Shots
 from longtail.core.errors import ConfigError, DataError
 from longtail.evaluation.metrics import (
     DETAIL_KEYS,
@@ -28,7 +26,7 @@ from longtail.evaluation.metrics import (
     select_keys,
     summarize,
 )
-from longtail.evaluation.report import format_table, main
+from longtail.evaluation.shots import Shots
 
 STRICT = Shots()
 OLTR = Shots(many_above=99, few_below=21)
@@ -252,42 +250,6 @@ def test_summary_and_details_hold_every_measure_once() -> None:
     assert not set(SUMMARY_KEYS) & set(DETAIL_KEYS)
     assert select_keys(measures, SUMMARY_KEYS) | select_keys(measures, DETAIL_KEYS) == measures
     assert not {"selected_on_test", "uncalibrated"} & measures.keys()
-
-
-SUMMARY = {
-    "crt": {"all": 62.0, "many": 70.0, "few": 40.0, "macro": 62.0, "ece": 5.0},
-    "joint": {"all": 60.0, "many": 80.0, "few": 10.0, "macro": 60.0, "ece": 12.5},
-    "tau": {"all": 99.0, "many": 99.0, "few": 99.0, "macro": 99.0, "ece": 0.1, "selected_on_test": 1},
-}
-
-
-def test_table_marks_best_values_empty_groups_and_rows_selected_on_test() -> None:
-    lines = format_table(SUMMARY, uncalibrated={"tau"}).splitlines()
-    assert lines[0].split() == ["METHOD", "all", "many", "medium", "few", "macro", "ECE"]
-    assert lines[2].split() == ["joint", "60.00", "80.00+", "-", "10.00", "60.00", "12.50"]
-    assert lines[3].split() == ["crt", "62.00+", "70.00", "-", "40.00+", "62.00+", "5.00+"]
-    assert lines[4].split() == ["tau", "*", "99.00", "99.00", "-", "99.00", "99.00", "~0.10"]
-    assert "* selected on the test split" in lines[-1]
-    assert "* selected" not in format_table({"crt": SUMMARY["crt"]})
-
-
-def test_size_of_the_backbone_stands_below_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
-    assert main([str(tmp_path / "summary.json")]) == 0
-    without = capsys.readouterr().out
-    size = {"backbone": "resnet32", "parameters": 7_440_000, "macs": 69_000_000}
-    (tmp_path / "selection.json").write_text(json.dumps({"crt": {"epoch": 10}, "backbone": size}))
-    assert main([str(tmp_path / "summary.json")]) == 0
-    line = "resnet32 with its head: 7,440,000 parameters, 69,000,000 multiply-accumulates an image"
-    found = capsys.readouterr().out.splitlines()
-    assert line in found and [other for other in found if other != line] == without.splitlines()
-
-
-def test_report_of_a_missing_summary_says_how_to_make_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "summary.json")]) == 1
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1
-    assert "dvc repro" in captured.err
 
 
 def test_evaluation_imports_no_torch() -> None:

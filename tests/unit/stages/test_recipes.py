@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-
 from longtail.core.config import load_params, parse_yaml
+
 from longtail.core.errors import ConfigError
 from stages import recipe
 from tests.imports import ROOT

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longtail.data.samplers import Sampler
+from longtail.data.samplers import Order
 from longtail.methods.heads.base import row_blocks
 from longtail.methods.heads.gradient.params import HeadTrainingParams
 from longtail.methods.heads.gradient.sgd import Scorer
@@ -41,7 +41,7 @@ class RowsTask:
         rows: Tensor,
         y: np.ndarray,
         val: tuple[Tensor, np.ndarray] | None,
-        sampler: Sampler,
+        sampler: Order,
         params: HeadTrainingParams,
         batch_size: int,
     ) -> None:

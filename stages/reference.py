@@ -1,6 +1,6 @@
 """The reference of all parameters, made from their declarations.
 
-``python -m longtail.reference > docs/parameters.md`` writes it; a test compares the two.
+``python -m stages.reference > docs/parameters.md`` writes it; a test compares the two.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from longtail.params import EXTENDED, TOP_LEVEL, groups
 INTRODUCTION = """\
 # Parameters
 
-All keys of `params.yaml`. This page is generated from their declarations: `python -m longtail.reference`.
+All keys of `params.yaml`. This page is generated from their declarations: `python -m stages.reference`.
 
 `dvc exp run -S KEY=VALUE` changes one for a run, for example `-S crt.epochs=20`. Editing the file and running
 `dvc repro` does the same. The first stage checks the whole file before any work starts. It refuses an unknown key, a

@@ -59,7 +59,10 @@ class Task(Protocol):
         ...
 
     def has_failed(self) -> Tensor:
-        """A scalar on the device: whether a loss or a weight is not finite."""
+        """A scalar on the device: whether a weight, or a loss since the start, is not finite.
+
+        The loop itself checks the mean loss of the epoch, so a task without further checks looks at its weights alone.
+        """
         ...
 
     def end_epoch(self, epoch: int, means: Mapping[str, float]) -> EpochReport:

@@ -34,6 +34,16 @@ def test_cosine_ends_at_exactly_zero(epochs, warmup):
     assert rates("cosine", 0.2, epochs=epochs, warmup_epochs=warmup)[-1] == 0.0
 
 
+@pytest.mark.parametrize("name", ["cosine", "cosine_from_base", "cosine_per_step"])
+def test_cosine_of_a_single_epoch_starts_at_the_base_rate(name):
+    assert rates(name, 0.2, epochs=1) == [0.2]
+
+
+@pytest.mark.parametrize(("name", "warmup", "expected"), [("cosine", 2, [0.5, 1.0]), ("cosine", 1, [1.0, 0.0])])
+def test_cosine_after_warm_up_counts_the_remaining_epochs(name, warmup, expected):
+    assert rates(name, 1.0, epochs=2, warmup_epochs=warmup) == expected
+
+
 @pytest.mark.parametrize("name", BY_EPOCH)
 def test_a_single_epoch_runs_at_the_base_rate(name):
     """By their rules the cosine would run it at 0, and two drops before it would leave gamma squared."""

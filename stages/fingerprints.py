@@ -169,5 +169,5 @@ class _WithoutWords(ast.NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id == "key":
             node.args = node.args[:1]
-            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "meaning"]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in ("meaning", "published")]
         return node

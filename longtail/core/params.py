@@ -31,6 +31,7 @@ class Key:
 
     Attributes:
         meaning: one line for the reference tables.
+        published: the values of papers and released code, for the same tables.
         low, high: smallest and largest allowed number.
         above: numbers must be larger than this.
         below: numbers must be smaller than this.
@@ -49,6 +50,7 @@ class Key:
     pattern: tuple[str, str] | None = None
     unused: "Callable[[Any], str] | None" = None
     hint: Callable[[Any], str] | None = None
+    published: str = ""
 
 
 def key(
@@ -63,10 +65,12 @@ def key(
     pattern: tuple[str, str] | None = None,
     unused: Callable[[Any], str] | None = None,
     hint: Callable[[Any], str] | None = None,
+    published: str = "",
 ) -> Any:
     """Declare a parameter of a group; see :class:`Key`. Ranges apply to numbers only, not to ``auto``."""
     return field(
-        default=default, metadata={"key": Key(meaning, low, high, above, below, choices, pattern, unused, hint)}
+        default=default,
+        metadata={"key": Key(meaning, low, high, above, below, choices, pattern, unused, hint, published)},
     )
 
 

@@ -56,7 +56,7 @@ def format_table(
         notes.append("~ of scores that are not a likelihood")
     text.append("; ".join(notes))
     if size:
-        counts = f"{size['parameters']:,} parameters, {size['macs']:,} multiply-accumulates an image"
+        counts = f"{size['parameters']:,} parameters, {size['macs']:,} multiply-accumulates per image"
         text.append(f"{size['backbone']} with its head: {counts}")
     if len(competing) < len(summary):
         text.append("* selected on the test split: optimistic, not compared for +")

@@ -143,7 +143,7 @@ class Ready:
             (self.folder / name).unlink(missing_ok=True)
 
     def checkpoints(self) -> list[Path]:
-        return list((self.folder / ".scratch" / self.work.stage).rglob("*.pt"))
+        return list((self.folder / ".scratch" / self.work.stage).rglob("*.safetensors"))
 
     def leftovers(self) -> list[Path]:
         return [path for path in self.folder.rglob(".*.partial") if ".scratch" not in path.parts]

@@ -7,6 +7,8 @@ import pytest
 
 from longtail.core.errors import ConfigError, TrainingError
 from longtail.methods.heads import CRT, LWS
+from longtail.methods.heads.gradient.task import RowsTask
+from longtail.train.checkpointing import CheckpointStore
 from tests.unit.methods.heads.helpers import X, Y
 
 
@@ -60,6 +62,38 @@ def test_training_keeps_the_dtype_of_the_features(kind, dtype, tail):
     rows, y, *_ = tail
     fitted = kind(epochs=2, batch_size=64).fit(rows.astype(dtype), y)
     assert fitted.weight_.dtype == fitted.bias_.dtype == fitted.scores(rows.astype(dtype)).dtype == dtype
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+@pytest.mark.parametrize("select", ["last", "best_val"])
+def test_interrupted_training_ends_in_the_same_bits(kind, select, tail, tmp_path, monkeypatch):
+    rows, y, rows_test, y_test, _ = tail
+    many = y_test < 3
+
+    def fit(store=None):
+        model = kind(epochs=5, batch_size=64, select=select)
+        return model.fit(rows, y, rows_test[many], y_test[many], store=store)
+
+    def interrupted(task, epoch):
+        if epoch == 3:
+            raise Interrupted
+        return start_epoch(task, epoch)
+
+    whole, start_epoch = fit(), RowsTask.start_epoch
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(RowsTask, "start_epoch", interrupted)
+        fit(CheckpointStore(tmp_path))
+    started = []
+    monkeypatch.setattr(RowsTask, "start_epoch", lambda task, epoch: (started.append(epoch), start_epoch(task, epoch)))
+    resumed = fit(CheckpointStore(tmp_path))
+    assert started == [3, 4]
+    assert resumed.weight_.tobytes() == whole.weight_.tobytes()
+    assert resumed.bias_.tobytes() == whole.bias_.tobytes()
+    assert (resumed.history_, resumed.selected_epoch_) == (whole.history_, whole.selected_epoch_)
 
 
 @pytest.mark.parametrize("kind", [CRT, LWS])

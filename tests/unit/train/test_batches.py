@@ -249,5 +249,5 @@ def test_part_of_files_is_read_below_data_root(files, tmp_path):
 
 
 def test_part_of_files_without_data_root_is_refused(files, tmp_path):
-    with pytest.raises(ConfigError, match="data_root: not given; the prepared dataset holds paths below it"):
+    with pytest.raises(ConfigError, match="data_root must be the folder of the images, got null"):
         open_part(manifest("paths", files), tmp_path, None, INDEX, FROM_PATHS, CPU, 0)

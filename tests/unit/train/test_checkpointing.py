@@ -12,22 +12,22 @@ TENSORS = {"weights": torch.arange(400.0).view(20, 20), "number": torch.tensor(3
 
 def kept(folder: Path) -> CheckpointStore:
     store = CheckpointStore(folder)
-    store.save("flow 3", TENSORS, {"epoch": 2, "score": [0.5, 1e-17]})
+    store.save("flow-3", TENSORS, {"epoch": 2, "score": [0.5, 1e-17]})
     return store
 
 
 def test_part_comes_back_with_its_bits(tmp_path):
-    tensors, meta = kept(tmp_path).load("flow 3")
+    tensors, meta = kept(tmp_path).load("flow-3")
     assert meta == {"epoch": 2, "score": [0.5, 1e-17]}
     assert tensors.keys() == TENSORS.keys() and all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
-    assert [path.name for path in tmp_path.iterdir()] == ["flow 3.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["flow-3.safetensors"]
 
 
 def test_parts_do_not_meet(tmp_path):
     store = kept(tmp_path)
-    assert store.load("flow 4") is None
-    store.save("flow 4", {}, {"epoch": 7})
-    assert (store.load("flow 3")[1]["epoch"], store.load("flow 4")[1]["epoch"]) == (2, 7)
+    assert store.load("flow-4") is None
+    store.save("flow-4", {}, {"epoch": 7})
+    assert (store.load("flow-3")[1]["epoch"], store.load("flow-4")[1]["epoch"]) == (2, 7)
 
 
 @pytest.mark.parametrize("every", [1, 2, 5])
@@ -52,14 +52,14 @@ DAMAGES = {
 def test_damaged_checkpoint_starts_its_part_over_and_says_so(tmp_path, caplog, damage):
     """The run goes on by itself, so the message names the file and asks for nothing."""
     caplog.set_level("INFO", logger="longtail")
-    store, path = kept(tmp_path), tmp_path / "flow 3.safetensors"
+    store, path = kept(tmp_path), tmp_path / "flow-3.safetensors"
     path.write_bytes(damage(path.read_bytes()))
-    assert store.load("flow 3") is None
+    assert store.load("flow-3") is None
     (message,) = caplog.messages
-    assert message.startswith("starting over, since a checkpoint of unfinished training cannot be read: ")
-    assert str(path) in message and "damaged" in message and "dvc" not in message
-    store.save("flow 3", TENSORS, {"epoch": 1})
-    assert store.load("flow 3")[1] == {"epoch": 1}
+    assert message.startswith(f"starting over: checkpoint {path} cannot be read (is damaged")
+    assert "dvc" not in message
+    store.save("flow-3", TENSORS, {"epoch": 1})
+    assert store.load("flow-3")[1] == {"epoch": 1}
 
 
 def test_missing_checkpoint_is_no_event(tmp_path, caplog):
@@ -72,3 +72,16 @@ def test_prefixes_are_undone():
     both = add_prefix("task.", {"a": TENSORS["number"]}) | add_prefix("best.", TENSORS)
     assert strip_prefix("task.", both) == {"a": TENSORS["number"]}
     assert strip_prefix("best.", both).keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize("part", ["dlsa flow 1 of 2", "../flow", "Flow", "", "flow/1"])
+def test_name_of_a_part_must_be_safe_as_a_file_name(tmp_path, part):
+    with pytest.raises(AssertionError, match="not the name of a part"):
+        CheckpointStore(tmp_path).save(part, TENSORS, {})
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    CheckpointStore().save("network", TENSORS, {})
+    assert CheckpointStore().load("network") is None
+    assert list(tmp_path.iterdir()) == []

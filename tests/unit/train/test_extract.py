@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from longtail.augment.transforms import Transform
-from longtail.train.batches import FeatureRows, MemoryImages
+from longtail.models.classifier import Classifier
+from longtail.models.factory import create_backbone
+from longtail.train.batches import FeatureRows, MemoryImages, PathImages
 from longtail.train.extract import evaluating, evaluation_batch, outputs
+from longtail.train.network import accuracy
 
 CPU = torch.device("cpu")
 
@@ -44,3 +47,33 @@ def test_evaluating_restores_the_mode_of_each_module_after_an_error_too():
         assert not any(part.training for part in module.modules())
         raise KeyboardInterrupt
     assert [part.training for part in module.modules()] == [True, False, True]
+
+
+def images(side: int, count: int = 3) -> MemoryImages:
+    pixels = np.random.default_rng(0).integers(0, 255, (count, side, side, 3)).astype(np.uint8)
+    return MemoryImages(pixels, np.arange(count) % 2, Transform("none", (0.4,) * 3, (0.2,) * 3, side), CPU)
+
+
+def test_evaluation_batch_of_files_follows_the_size_they_are_read_in(tmp_path):
+    names, labels = np.array(["a.png"]), np.zeros(1, np.int64)
+    files = PathImages(tmp_path, names, names, labels, Transform("none", (0.4,) * 3, (0.2,) * 3, 224), CPU, 0)
+    assert evaluation_batch(files) == 41
+
+
+def test_features_and_accuracy_are_computed_in_such_batches_and_do_not_depend_on_them(monkeypatch):
+    torch.manual_seed(0)
+    backbone = create_backbone("resnet8", in_channels=3, width=4)
+    model = Classifier(backbone, torch.nn.Linear(16, 2))
+    data = images(8, count=20)
+    features, right = outputs(backbone, data, 16, "features", "off"), accuracy(model, data, CPU)
+    monkeypatch.setattr("longtail.train.extract.BATCH_PIXELS", 7 * 8 * 8)
+    sizes, original = [], MemoryImages.eval_batches
+
+    def spy(self, batch_size):
+        sizes.append(batch_size)
+        return original(self, batch_size)
+
+    monkeypatch.setattr(MemoryImages, "eval_batches", spy)
+    np.testing.assert_allclose(outputs(backbone, data, 16, "features", "off"), features, rtol=1e-5, atol=1e-6)
+    assert accuracy(model, data, CPU) == right
+    assert sizes == [7, 7]

@@ -1,12 +1,16 @@
-"""Training of a network: resume, determinism, and everything that an objective may ask of the loop."""
+"""Training of networks: resume, determinism, and everything that an objective may ask for."""
 
 import copy
+import hashlib
+import logging
+import multiprocessing
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from longtail.artifacts.checkpoints import load_checkpoint
@@ -17,10 +21,10 @@ from longtail.methods.ipdpp.finetuning import SubsetSampler, label_log_probabili
 from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
-from longtail.train.batches import Batch, MemoryImages
+from longtail.train import network
+from longtail.train.batches import Batch, MemoryImages, PathImages
 from longtail.train.network import TrainingSettings, accuracy, train_network, training_curves
 from longtail.train.objective import Objective, Position, TaskInfo
-from longtail.train.optimizer import create_optimizer
 from longtail.train.schedule import create_schedule
 
 CPU = torch.device("cpu")
@@ -28,7 +32,7 @@ N, C = 45, 3
 
 
 class Demanding(Objective):
-    """All that the loop offers at once: two views, a partner batch, a second pass from moved weights (SAM), a
+    """All that an objective may ask for at once: two views, a partner batch, a second pass from moved weights (SAM), a
     momentum encoder, a queue, an extra head, and a loss that depends on the epoch."""
 
     views = 2
@@ -146,11 +150,6 @@ def run(scratch: Path, objective_class=CrossEntropy, epochs: int = 6, val: bool 
     return model, objective, outcome
 
 
-@pytest.fixture(autouse=True)
-def messages(caplog):
-    caplog.set_level("INFO", logger="longtail")
-
-
 class Stop(Exception):
     pass
 
@@ -171,15 +170,15 @@ def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, objective_class, epoch: 
 @pytest.mark.parametrize("epoch", [0, 3, 5])
 def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, objective_class, epoch, optimizer):
     how = {"val": True, "select": "best_val", "optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 0.003}
-    whole_model, whole_objective, whole = run(tmp_path / "whole", objective_class, **how)
+    first_model, first_objective, uninterrupted = run(tmp_path / "uninterrupted", objective_class, **how)
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, objective_class, epoch)
         with pytest.raises(Stop):
             run(tmp_path / "cut", objective_class, **how)
     torch.rand(17)  # whatever the process did in between must not matter
     model, objective, outcome = run(tmp_path / "cut", objective_class, **how)
-    assert outcome == whole
-    for one, other in ((model, whole_model), (objective, whole_objective)):
+    assert outcome == uninterrupted
+    for one, other in ((model, first_model), (objective, first_objective)):
         for name, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name]), name
 
@@ -195,8 +194,8 @@ def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypa
         return model.to(memory_format=torch.channels_last), objective
 
     monkeypatch.setitem(run.__globals__, "fresh", start)
-    whole, _, outcome = run(tmp_path / "whole", optimizer=optimizer)
-    assert whole.backbone.stages[0][0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    uninterrupted, _, outcome = run(tmp_path / "uninterrupted", optimizer=optimizer)
+    assert uninterrupted.backbone.stages[0][0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, CrossEntropy, 3)
         with pytest.raises(Stop):
@@ -204,7 +203,7 @@ def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypa
     model, _, resumed = run(tmp_path / "cut", optimizer=optimizer)
     assert resumed == outcome
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, whole.state_dict()[name]), name
+        assert torch.equal(tensor, uninterrupted.state_dict()[name]), name
 
 
 def test_partner_batch_of_the_same_images_has_an_augmentation_of_its_own(tmp_path):
@@ -230,20 +229,23 @@ def test_resume_repeats_at_most_checkpoint_every_epochs(tmp_path, monkeypatch, c
         interrupt_in_epoch(patch, CrossEntropy, 5)
         with pytest.raises(Stop):
             run(tmp_path)
-    run(tmp_path)
-    assert "resuming after epoch 4" in caplog.text
+    with caplog.at_level(logging.INFO, logger="longtail"):
+        run(tmp_path)
+    assert "training: resuming after epoch 4" in caplog.messages
 
 
 def test_checkpoint_that_is_damaged_is_not_resumed(tmp_path, monkeypatch, caplog):
-    whole = run(tmp_path / "whole")[2]
+    uninterrupted = run(tmp_path / "uninterrupted")[2]
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, CrossEntropy, 3)
         with pytest.raises(Stop):
             run(tmp_path / "cut")
     path = tmp_path / "cut" / "network.safetensors"
     path.write_bytes(path.read_bytes()[:-200])
-    assert run(tmp_path / "cut")[2] == whole
-    assert "starting over" in caplog.text
+    with caplog.at_level(logging.INFO, logger="longtail"):
+        assert run(tmp_path / "cut")[2] == uninterrupted
+    assert caplog.messages[0].startswith(f"starting over: checkpoint {path} cannot be read (is damaged")
+    assert "dvc" not in caplog.text
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -286,8 +288,9 @@ def test_best_val_returns_the_weights_of_the_first_best_epoch(tmp_path):
 
 
 def test_batch_above_the_number_of_images_becomes_it(tmp_path, caplog):
-    run(tmp_path, epochs=1, batch_size=10_000)
-    assert f"batch_size 10000 is more than the {N} training images; {N} is used" in caplog.text
+    with caplog.at_level(logging.INFO, logger="longtail"):
+        run(tmp_path, epochs=1, batch_size=10_000)
+    assert f"training: batch_size 10000 is more than the {N} training images; {N} is used" in caplog.messages
 
 
 class NotesItsBatches(Objective):
@@ -316,7 +319,7 @@ def test_last_batch_is_kept_unless_dropped_or_of_a_single_image(tmp_path, count,
     assert len(set(first)) == len(first), "no image twice in an epoch"
 
 
-def model_says(model: Classifier) -> np.ndarray:
+def log_probabilities(model: Classifier) -> np.ndarray:
     """Log p of each training image's label, by the model as it is."""
     data = images()
     logits = torch.cat([model(pixels) for pixels, _ in data.eval_batches(16)])
@@ -326,7 +329,7 @@ def model_says(model: Classifier) -> np.ndarray:
 def run_on_subsets(scratch: Path, epochs: int = 8):
     model, objective = fresh(CrossEntropy, epochs)
     sampler = SubsetSampler(
-        images().labels, 8, every=3, seed=11, log_probability=lambda current, number: model_says(current)
+        images().labels, 8, every=3, seed=11, log_probability=lambda current, number: log_probabilities(current)
     )
     how = settings(epochs, drop_last=False, optimizer="adamw", lr=0.003)
     return model, sampler, train_network(model, objective, images(), images(), sampler, how, CPU, scratch)
@@ -335,17 +338,17 @@ def run_on_subsets(scratch: Path, epochs: int = 8):
 @pytest.mark.parametrize("epoch", [1, 3, 5, 7])
 def test_resume_across_a_selection_of_images_has_the_same_bits(tmp_path, monkeypatch, epoch):
     """Rounds begin with epochs 0, 3 and 6, checkpoints lie behind epochs 2, 4, 6 and 8."""
-    whole_model, whole_sampler, whole = run_on_subsets(tmp_path / "whole")
+    first_model, first_sampler, uninterrupted = run_on_subsets(tmp_path / "uninterrupted")
     with monkeypatch.context() as patch:
         interrupt_in_epoch(patch, CrossEntropy, epoch)
         with pytest.raises(Stop):
             run_on_subsets(tmp_path / "cut")
     model, sampler, outcome = run_on_subsets(tmp_path / "cut")
-    assert outcome == whole
+    assert outcome == uninterrupted
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, whole_model.state_dict()[name]), name
-    assert len(sampler.rounds) == len(whole_sampler.rounds) == 3
-    for one, other in zip(sampler.rounds, whole_sampler.rounds, strict=True):
+        assert torch.equal(tensor, first_model.state_dict()[name]), name
+    assert len(sampler.rounds) == len(first_sampler.rounds) == 3
+    for one, other in zip(sampler.rounds, first_sampler.rounds, strict=True):
         for column in ("selected", "inclusion_probability", "log_probability"):
             assert np.array_equal(getattr(one, column), getattr(other, column)), column
 
@@ -356,7 +359,7 @@ def test_sampler_meets_the_model_in_eval_mode_and_training_goes_on_in_its_own(tm
 
     def look(current: Classifier, number: int) -> np.ndarray:
         met.append(any(module.training for module in current.modules()))
-        return model_says(current)
+        return log_probabilities(current)
 
     sampler = SubsetSampler(images().labels, 8, every=1, seed=11, log_probability=look)
     train_network(model, objective, images(), None, sampler, settings(2, bn_mode="eval"), CPU, tmp_path)
@@ -364,52 +367,11 @@ def test_sampler_meets_the_model_in_eval_mode_and_training_goes_on_in_its_own(tm
     assert model.head.training and not model.backbone.training
 
 
-def test_sgd_follows_the_worked_update(tmp_path):
-    """g' = g + wd p; v = m v + g' (v = g' first); p = p - lr v (spec 3.2)."""
-    module = torch.nn.Module()
-    module.weight = parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = create_optimizer("sgd", [module], lr=0.1, momentum=0.9, weight_decay=0.01)
-    value, velocity = np.array([1.0, -2.0]), np.zeros(2)
-    for step in range(3):
-        gradient = np.array([0.5, 0.25]) * (step + 1)
-        parameter.grad = torch.tensor(gradient, dtype=torch.float32)
-        optimizer.step()
-        velocity = 0.9 * velocity + gradient + 0.01 * value
-        value = value - 0.1 * velocity
-        np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-6)
-
-
-def test_adamw_follows_its_equations_and_decays_matrices_alone():
-    """m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p = p (1 - lr wd) - lr m^ / (sqrt(v^) + eps), betas (0.9, 0.95)."""
-    module = torch.nn.Linear(2, 1)
-    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
-    optimizer = create_optimizer("adamw", [module, frozen], lr=0.1, momentum=0.5, weight_decay=0.3)
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
-    for parameter, decay in ((module.weight, 0.3), (module.bias, 0.0)):
-        value = parameter.detach().numpy().astype(np.float64).ravel()
-        first, second = np.zeros_like(value), np.zeros_like(value)
-        stepped = parameter
-        for step in range(1, 4):
-            gradient = np.linspace(0.5, 1.0, value.size) * (-1.0) ** step * step
-            module.weight.grad = module.bias.grad = None
-            stepped.grad = torch.tensor(gradient, dtype=torch.float32).view_as(stepped)
-            optimizer.step()
-            first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
-            moment, scale = first / (1 - 0.9**step), np.sqrt(second / (1 - 0.95**step))
-            value = value * (1 - 0.1 * decay) - 0.1 * moment / (scale + 1e-8)
-            np.testing.assert_allclose(stepped.detach().numpy().ravel(), value, rtol=1e-5)
-
-
-def test_unknown_optimizer_is_refused_with_the_allowed_ones():
-    with pytest.raises(ConfigError, match="unknown optimizer 'adam'; allowed: sgd, adamw"):
-        create_optimizer("adam", [torch.nn.Linear(2, 2)], lr=0.1, momentum=0.9, weight_decay=0.0)
-
-
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_model_computes_what_the_eager_one_does(tmp_path):
-    eager, _, whole = run(tmp_path / "eager", epochs=1)
+    eager, _, uninterrupted = run(tmp_path / "eager", epochs=1)
     compiled, _, outcome = run(tmp_path / "compiled", epochs=1, compile=True)
-    assert outcome.history[0]["loss"] == pytest.approx(whole.history[0]["loss"], rel=1e-4)
+    assert outcome.history[0]["loss"] == pytest.approx(uninterrupted.history[0]["loss"], rel=1e-4)
     for name, tensor in compiled.state_dict().items():
         torch.testing.assert_close(tensor, eager.state_dict()[name], rtol=1e-3, atol=1e-4)
 
@@ -435,14 +397,7 @@ def test_best_val_without_val_images_is_refused(tmp_path):
         run(tmp_path, select="best_val")
 
 
-def test_single_epoch_of_a_cosine_schedule_trains(tmp_path):
-    model, _, outcome = run(tmp_path, epochs=1)
-    assert outcome.history[0]["lr"] == 0.05
-    start = fresh(CrossEntropy, 1)[0]
-    assert all(not torch.equal(model.get_parameter(name), value) for name, value in start.named_parameters())
-
-
-def test_batch_of_one_image_is_refused_while_batch_norm_uses_its_statistics(tmp_path):
+def test_single_image_batches_are_refused_while_batch_norm_takes_their_statistics(tmp_path):
     with pytest.raises(
         ConfigError, match=r"training: batch_size must be at least 2, got 1, .* bn_mode: eval fixes them"
     ):
@@ -451,11 +406,64 @@ def test_batch_of_one_image_is_refused_while_batch_norm_uses_its_statistics(tmp_
     assert np.isfinite(outcome.history[0]["loss"])
 
 
-def test_curves_for_people_have_accuracies_in_percent_and_the_same_columns_in_one_order(tmp_path):
-    _, _, outcome = run(tmp_path, val=True, epochs=2)
-    table = training_curves(outcome.history)
-    assert list(table.columns) == ["epoch", "lr", "loss", "train_accuracy", "val_accuracy"]
+def test_one_epoch_of_the_cosine_schedule_trains_the_network(tmp_path):
+    model, _, outcome = run(tmp_path, epochs=1)
+    assert [row["lr"] for row in outcome.history] == [0.05]
+    start = fresh(CrossEntropy, 1)[0]
+    assert all(not torch.equal(value, start.get_parameter(name)) for name, value in model.named_parameters())
+
+
+def test_accuracy_is_a_fraction_inside_and_percent_in_the_table(tmp_path):
+    history = run(tmp_path, val=True)[2].history
+    rows = len(images().labels)
+    for row in history:
+        assert row["val_accuracy"] in {correct / rows for correct in range(rows + 1)}
+        assert 0 <= row["train_accuracy"] <= 1
+    table = training_curves(history)
+    assert list(table) == ["epoch", "lr", "loss", "train_accuracy", "val_accuracy"]
     for name in ("train_accuracy", "val_accuracy"):
-        fractions = np.array(outcome.columns()[name])
-        assert ((fractions >= 0) & (fractions <= 1)).all()
-        np.testing.assert_allclose(table[name], 100 * fractions, atol=1e-6)
+        np.testing.assert_allclose(table[name], [100 * row[name] for row in history], atol=1e-6)
+    for name in ("epoch", "lr", "loss"):
+        assert table[name].tolist() == [row[name] for row in history]
+
+
+def test_loader_processes_end_before_the_evaluation_after_an_epoch(tmp_path, monkeypatch):
+    labels, paths, digests = np.arange(16) % 2, [], []
+    for number in range(16):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        paths.append(f"{number}.png")
+        digests.append(hashlib.sha256((tmp_path / f"{number}.png").read_bytes()).hexdigest())
+    transform = Transform("none", (0.4,) * 3, (0.2,) * 3, 8)
+    files = PathImages(tmp_path, np.array(paths), np.array(digests), labels, transform, CPU, workers=1)
+    alive = []
+    original = network.accuracy
+
+    def counted(*arguments):
+        alive.append(len(multiprocessing.active_children()))
+        return original(*arguments)
+
+    before = len(multiprocessing.active_children())
+    monkeypatch.setattr(network, "accuracy", counted)
+    model, objective = fresh(CrossEntropy, 2)
+    sampler = create_sampler("instance", labels, seed=5, epochs=2)
+    train_network(model, objective, files, files, sampler, settings(2), CPU, tmp_path / "scratch")
+    assert alive == [before, before]
+
+
+class OfAnotherLength(MeetsOthers):
+    """A partner sampler that gives one batch less or more than the epoch has."""
+
+    more = 0
+
+    def partner_sampler(self, labels: np.ndarray):
+        sampler = super().partner_sampler(labels)
+        sampler.epoch = lambda epoch, draws, draw=sampler.epoch: draw(epoch, draws + self.more)
+        return sampler
+
+
+@pytest.mark.parametrize(("more", "reason"), [(-8, "shorter"), (8, "longer")])
+def test_partner_batches_must_be_as_many_as_batches(tmp_path, monkeypatch, more, reason):
+    monkeypatch.setattr(OfAnotherLength, "more", more)
+    with pytest.raises(ValueError, match=reason):
+        run(tmp_path, OfAnotherLength, epochs=1)

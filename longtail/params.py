@@ -6,7 +6,7 @@ from typing import Any
 
 from longtail.augment.params import NormalizeParams
 from longtail.core.errors import ConfigError
-from longtail.core.params import Group, bind, check_given, defaults_of, keys_of, refuse, unknown_key
+from longtail.core.params import Group, bind, check_given, defaults_of, keys_of, refuse, show, unknown_key
 from longtail.core.registry import Registry
 from longtail.core.seeds import SeedParams
 from longtail.data.params import DatasetParams, SplitParams
@@ -74,7 +74,7 @@ def check_params(content: Mapping[str, Any]) -> Params:
     top = {name for kind in TOP_LEVEL for name in keys_of(kind)}
     for name in content:
         if name not in top and name not in named:
-            raise unknown_key(str(name), str(name), [*top, *named])
+            raise unknown_key(show(name), show(name), [*top, *named])
     bound: dict[Any, Group] = {}
     own: dict[str, Group | None] = {}
     for kind in TOP_LEVEL:
@@ -111,7 +111,7 @@ def check_unset(group: Group, reason: str) -> None:
         if getattr(group, name) != getattr(default, name):
             raise refuse(
                 group.full_name(name),
-                f"its default since it has no effect with {reason}",
+                f"{show(getattr(default, name))}, its default, since it has no effect with {reason}",
                 getattr(group, name),
             )
 

@@ -37,6 +37,11 @@ class Sources:
         self._known: dict[str, Any] = _read_cache(cache)
         self._used: dict[str, Any] = {}
 
+    def imports(self, module: str) -> list[str]:
+        """The modules of this project that ``module`` itself imports, sorted."""
+        found: list[str] = self._look(module)["imports"]
+        return found
+
     def closure(self, modules: Iterable[str]) -> list[str]:
         """All modules that importing ``modules`` may import, themselves and their packages included, sorted."""
         found: set[str] = set()
@@ -47,7 +52,7 @@ class Sources:
                 continue
             found.add(module)
             parent = module.rpartition(".")[0]
-            pending += [*([parent] if parent else []), *self._look(module)["imports"]]
+            pending += [*([parent] if parent else []), *self.imports(module)]
         return sorted(found)
 
     def digest(self, modules: Iterable[str]) -> str:
@@ -65,7 +70,7 @@ class Sources:
 
     def _look(self, module: str) -> dict[str, Any]:
         content = _source(module).read_bytes()
-        key = hashlib.sha256(f"{module}\n".encode() + content).hexdigest()
+        key = hashlib.sha256(f"{_own_source()} {module}\n".encode() + content).hexdigest()
         if key not in self._used:
             self._used[key] = self._known.get(key) or _examine(module, content)
         return self._used[key]
@@ -78,6 +83,11 @@ def everything() -> str:
         for path in sorted((root / name).rglob("*.py")):
             total.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return total.hexdigest()
+
+
+@cache
+def _own_source() -> str:
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _read_cache(path: Path | None) -> dict[str, Any]:
@@ -100,8 +110,18 @@ def _exists(module: str) -> bool:
 def _examine(module: str, content: bytes) -> dict[str, Any]:
     tree = ast.parse(content)
     imports = sorted(name for name in set(_imports(tree, module)) if _exists(name) and name != module)
-    plain = ast.dump(_WithoutWords().visit(tree), annotate_fields=False)
+    plain = _write_out(_WithoutWords().visit(tree))
     return {"imports": imports, "digest": hashlib.sha256(plain.encode()).hexdigest()}
+
+
+def _write_out(node: Any) -> str:
+    """The tree as text. Empty fields are left out: which of them exist depends on the version of Python."""
+    if isinstance(node, list):
+        return f"[{' '.join(map(_write_out, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [f"{name}={_write_out(value)}" for name, value in ast.iter_fields(node) if value not in (None, [])]
+    return f"{type(node).__name__}({' '.join(fields)})"
 
 
 def _imports(tree: ast.AST, module: str) -> Iterator[str]:
@@ -149,5 +169,5 @@ class _WithoutWords(ast.NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and node.func.id == "key":
             node.args = node.args[:1]
-            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "meaning"]
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in ("meaning", "published")]
         return node

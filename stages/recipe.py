@@ -15,6 +15,7 @@ from typing import Any
 
 from longtail.artifacts.atomic import atomic_open
 from longtail.core.errors import ConfigError
+from longtail.core.params import refuse
 from longtail.core.yaml import parse_yaml, read_yaml
 from longtail.params import check_params, defaults
 from stages.context import run
@@ -36,10 +37,11 @@ def read_recipe(name: str) -> dict[str, Any]:
         ConfigError: no such recipe, or one with other keys.
     """
     if name not in names():
-        raise ConfigError(f"recipe: {name!r} given, one of {', '.join(names())} allowed")
+        raise refuse("recipe", f"one of {', '.join(names())}", name)
     recipe = parse_yaml((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
     if set(recipe) != KEYS:
-        raise ConfigError(f"recipes/{name}.yaml: keys {', '.join(sorted(recipe))}, {', '.join(sorted(KEYS))} expected")
+        expected, given = (", ".join(sorted(keys)) for keys in (KEYS, recipe))
+        raise ConfigError(f"recipes/{name}.yaml must have the keys {expected}, got {given}")
     return recipe
 
 

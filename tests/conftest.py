@@ -1,10 +1,11 @@
 """Shared fixtures: one thread for everything, real data where it is at hand, and stages run inside this process."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,15 @@ def write_params(folder: Path, *changes: dict) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
+class PrintingHandler(logging.Handler):
+    """Prints log messages to stdout, as stages do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record))
+
+
 @pytest.fixture
-def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """``stage("subsample")`` or ``stage("rebalance", "crt")`` runs in an empty folder, with errors as exceptions."""
     import importlib
 
@@ -68,7 +76,13 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     def run(name: str, *arguments: str) -> None:
         importlib.import_module(f"stages.{name}").main(*arguments)
 
-    return run
+    logger, handler = logging.getLogger("longtail"), PrintingHandler()
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield run
+    logger.removeHandler(handler)
+    logger.setLevel(before)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -56,14 +55,3 @@ class Scratch:
     def clear(self) -> None:
         """Remove this work after its outputs are written; the work of other identities stays."""
         shutil.rmtree(self.folder)
-
-
-def code_digest(*packages: str) -> str:
-    """SHA-256 over the source files of all loaded modules of the named top-level packages."""
-    digest = hashlib.sha256()
-    loaded = {getattr(getattr(module, "__spec__", None), "name", name): module for name, module in sys.modules.items()}
-    for name, module in sorted(loaded.items()):  # a stage that runs as __main__ keeps its own name
-        source = getattr(module, "__file__", None)
-        if source and name.partition(".")[0] in packages:
-            digest.update(f"{name}\n".encode() + Path(source).read_bytes())
-    return digest.hexdigest()

@@ -31,6 +31,7 @@ class Key:
 
     Attributes:
         meaning: one line for the reference tables.
+        published: the values of papers and released code, for the same tables.
         low, high: smallest and largest allowed number.
         above: numbers must be larger than this.
         below: numbers must be smaller than this.
@@ -49,6 +50,7 @@ class Key:
     pattern: tuple[str, str] | None = None
     unused: "Callable[[Any], str] | None" = None
     hint: Callable[[Any], str] | None = None
+    published: str = ""
 
 
 def key(
@@ -63,10 +65,12 @@ def key(
     pattern: tuple[str, str] | None = None,
     unused: Callable[[Any], str] | None = None,
     hint: Callable[[Any], str] | None = None,
+    published: str = "",
 ) -> Any:
     """Declare a parameter of a group; see :class:`Key`. Ranges apply to numbers only, not to ``auto``."""
     return field(
-        default=default, metadata={"key": Key(meaning, low, high, above, below, choices, pattern, unused, hint)}
+        default=default,
+        metadata={"key": Key(meaning, low, high, above, below, choices, pattern, unused, hint, published)},
     )
 
 
@@ -142,11 +146,12 @@ def show(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:g}"
-    return (
-        repr(value) if isinstance(value, str) and (not value or not re.fullmatch(r"[\w.*/+-]+", value)) else str(value)
-    )
+    if isinstance(value, str) and (not re.fullmatch(r"[\w.*/+-]+", value) or re.fullmatch(_NOT_PLAIN, value)):
+        return repr(value)
+    return str(value)
 
 
+_NOT_PLAIN = r"[-+]?\.?\d[\w.+-]*|true|false|null|True|False|Null"  # without quotes YAML would take it for another type
 _HINTS: dict[type, dict[str, Any]] = {}
 
 
@@ -190,7 +195,7 @@ def bind(kind: type[T], content: Any, allowed: Iterable[str] = ()) -> T:
         if name in others:
             continue
         if name not in specs:
-            raise unknown_key(f"{kind.path}.{name}" if kind.path else str(name), str(name), [*specs, *others])
+            raise unknown_key(f"{kind.path}.{show(name)}" if kind.path else show(name), show(name), [*specs, *others])
         hint = hints[name]
         values[name] = bind(hint, value) if isinstance(hint, type) and issubclass(hint, Group) else value
     return kind(**values)
@@ -284,6 +289,10 @@ def _is_union(hint: Any) -> bool:
     return typing.get_origin(hint) in (typing.Union, types.UnionType)
 
 
+_SINGULARS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
+_PLURALS = {int: "whole numbers", float: "finite numbers", str: "texts"}
+
+
 def describe(hint: Any, spec: Key | None = None) -> str:
     """What a type allows, in words."""
     if _is_union(hint):
@@ -292,13 +301,12 @@ def describe(hint: Any, spec: Key | None = None) -> str:
         options = [str(option) for option in typing.get_args(hint)]
         return options[0] if len(options) == 1 else f"one of {', '.join(options)}"
     if typing.get_origin(hint) is list:
-        return f"a list with each item {describe(typing.get_args(hint)[0])}"
+        return f"a list of {_PLURALS[typing.get_args(hint)[0]]}"
     if hint is str and spec is not None and spec.choices:
         return f"one of {', '.join(spec.choices())}"
     if hint is str and spec is not None and spec.pattern:
         return spec.pattern[1]
-    names = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", type(None): "null"}
-    return names[hint]
+    return _SINGULARS[hint]
 
 
 def describe_range(spec: Key) -> str:

@@ -17,9 +17,14 @@ def format_table(
 ) -> str:
     """Aligned text table of ``{METHOD: {all, many, ...}}`` in percent, in the order given.
 
-    ``+`` marks the best value of a column, ``*`` a method that was selected on the test split, ``~`` the ECE of the
-    ``uncalibrated`` methods (neither competes for ``+``), ``-`` an empty group. ``size``, if given, is the ``backbone``
-    below all methods, its ``parameters`` and its multiply-accumulates of an image (``macs``), both with its own head.
+    Marks: ``+`` the best value of a column; ``*`` a method that was selected on the test split; ``~`` the ECE of an
+    uncalibrated method; ``-`` an empty group. Methods with ``*`` and values with ``~`` do not compete for ``+``.
+
+    Args:
+        summary: values of each method, in percent.
+        uncalibrated: methods whose scores are not the logits of a likelihood.
+        size: the ``backbone`` of all methods, and with its own head its ``parameters`` and its multiply-accumulates
+            per image (``macs``). Printed below the table if given.
     """
     competing = {name: row for name, row in summary.items() if not row.get("selected_on_test")}
     best = {}
@@ -56,7 +61,7 @@ def format_table(
         notes.append("~ of scores that are not a likelihood")
     text.append("; ".join(notes))
     if size:
-        counts = f"{size['parameters']:,} parameters, {size['macs']:,} multiply-accumulates an image"
+        counts = f"{size['parameters']:,} parameters, {size['macs']:,} multiply-accumulates per image"
         text.append(f"{size['backbone']} with its head: {counts}")
     if len(competing) < len(summary):
         text.append("* selected on the test split: optimistic, not compared for +")
@@ -64,7 +69,7 @@ def format_table(
 
 
 def read_uncalibrated(details_path: Path) -> set[str]:
-    """Methods that ``details.json`` marks as uncalibrated; none where the file is absent."""
+    """Methods that ``details.json`` marks as uncalibrated; none if the file is missing."""
     if not details_path.exists():
         return set()
     details = read_json(details_path, made_by="evaluate")
@@ -72,7 +77,7 @@ def read_uncalibrated(details_path: Path) -> set[str]:
 
 
 def read_size(selection_path: Path) -> dict[str, Scalar]:
-    """What ``selection.json`` says of the backbone; nothing where the file or the entry is absent."""
+    """The entry of the backbone in ``selection.json``; empty if the file or the entry is missing."""
     if not selection_path.exists():
         return {}
     return read_json(selection_path, made_by="evaluate").get("backbone", {})

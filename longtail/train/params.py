@@ -25,12 +25,21 @@ def policy_modules(names: Iterable[str]) -> list[str]:
     return [POLICIES.module(name) for name in sorted(found - {"auto"})]
 
 
+def _jitters_nothing(params: "TrainingParams") -> str:
+    names = params.policies()
+    if "auto" in names or any(POLICIES.get(name).jitters for name in names):
+        return ""
+    return f"augment: {params.augment}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingParams(Group):
     """How a network is trained. ``pretrain``, ``train`` and ``ipdpp`` share these keys, each with its own defaults."""
 
     augment: str = key("auto", "augmentation policy", choices=augment_choices)
-    jitter_strength: float = key(1.0, "strength of the color jitter of `sim`, `simclr` and `moco`", low=0, high=2.5)
+    jitter_strength: float = key(
+        1.0, "strength of the color jitter of `sim`, `simclr` and `moco`", low=0, high=2.5, unused=_jitters_nothing
+    )
     epochs: int = key(60, "passes over the training images", low=1)
     batch_size: int = key(64, "images per step", low=1)
     drop_last: bool | Auto = key(
@@ -73,8 +82,12 @@ class TrainingParams(Group):
             return self.warmup_epochs
         return 0 if self.schedule in OWN_WARMUP else self.epochs // 10
 
+    def policies(self) -> list[str]:
+        """The augmentation policies of all views, or ``auto``."""
+        return [self.augment]
+
     def modules(self) -> tuple[str, ...]:
-        return tuple(policy_modules([self.augment]))
+        return tuple(policy_modules(self.policies()))
 
     def check(self) -> None:
         if self.milestones != "auto":

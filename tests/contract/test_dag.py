@@ -1,138 +1,109 @@
-"""dvc.yaml against the code: what a stage lists is what it imports, and imports point one way."""
+"""dvc.yaml against the code, and the direction of imports."""
 
-import re
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
-import yaml
 
-from tests.imports import PACKAGES, ROOT, imported_by, reachable, source_of
+from longtail.core.yaml import read_yaml
+from longtail.methods.heads import HEADS
+from longtail.methods.stage_methods import STAGE_METHODS
+from longtail.params import defaults
+from stages.check import stages_of
+from stages.fingerprints import Sources
+from tests.imports import ROOT, all_modules
 
-DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-LAYERS = (
-    {"stages"},
-    {
-        "longtail.methods.objectives",
-        "longtail.methods.heads",
-        "longtail.evaluation",
-        "longtail.methods.dlsa",
-        "longtail.methods.ipdpp",
-    },
-    {"longtail.models", "longtail.data", "longtail.train", "longtail.data.sources"},
-    {
-        "longtail.artifacts",
-        "longtail.core.config",
-        "longtail.core.errors",
-        "longtail.core.seeds",
-        "longtail.core.progress",
-    },
-)
+DAG = read_yaml(ROOT / "dvc.yaml")["stages"]
+PLOTS = read_yaml(ROOT / "metrics" / "dvc.yaml")["plots"]
+LAYERS = ("core", "artifacts", "data", "augment", "models", "train", "evaluation", "methods")
+ABOVE = ("longtail.params",)  # reads the declarations of all layers
+NO_TORCH = ("check", "prepare", "subsample", "evaluate", "rebalance", "table", "recipe", "context", "paths")
 
 
-def all_modules() -> list[str]:
-    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    names = (path.relative_to(ROOT).with_suffix("").parts for path in files)
-    return [".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in names]
+def layer_of(module: str) -> int:
+    if module.split(".")[0] == "stages":
+        return len(LAYERS) + 1
+    if module in ABOVE:
+        return len(LAYERS)
+    return LAYERS.index(module.split(".")[1])
 
 
-def layer_of(module: str) -> int | None:
-    top = module if module.split(".")[0] == "stages" else ".".join(module.split(".")[:2])
-    top = "stages" if top.startswith("stages") else top
-    return next((level for level, members in enumerate(LAYERS) if top in members), None)
+def test_imports_point_down():
+    sources = Sources(None)
+    for module in all_modules():
+        if module == "longtail":
+            assert not sources.imports(module)
+            continue
+        for other in sources.imports(module):
+            assert other == "longtail" or layer_of(other) <= layer_of(module), (
+                f"{module} imports {other}, a layer above"
+            )
 
 
-def expanded() -> dict[str, tuple[str, list[str]]]:
-    """Stage or stage@item -> (its command, its deps)."""
-    stages = {}
+def test_every_package_mirrors_in_tests():
+    packages = {path.parent.relative_to(ROOT / "longtail") for path in (ROOT / "longtail").rglob("__init__.py")}
+    for folder in (ROOT / "tests" / "unit").rglob("test_*.py"):
+        path = folder.parent.relative_to(ROOT / "tests" / "unit")
+        assert path in packages or str(path) == "stages", f"{folder} tests no package"
+    top = {path.parts[0] for path in packages if path.parts}
+    assert top == set(LAYERS)
+    assert all(list((ROOT / "tests" / "unit" / name).rglob("test_*.py")) for name in top)
+
+
+@pytest.mark.parametrize("module", NO_TORCH)
+def test_stages_that_need_no_torch_do_not_import_it(module):
+    code = f"import sys, stages.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_stage_depends_on_its_code_by_the_digest_alone():
     for name, stage in DAG.items():
-        if "foreach" not in stage:
-            stages[name] = (stage["cmd"], stage.get("deps", []))
-            continue
-        for key, item in stage["foreach"].items():
-            values = {"${key}": key, **{f"${{item.{slot}}}": value for slot, value in item.items()}}
-
-            def fill(text: str, values: dict[str, str] = values) -> str:
-                for marker, value in values.items():
-                    text = text.replace(marker, value)
-                return text
-
-            stages[f"{name}@{key}"] = (fill(stage["do"]["cmd"]), [fill(dep) for dep in stage["do"]["deps"]])
-    return stages
+        body = stage.get("do", stage)
+        deps = body.get("deps", [])
+        assert not [dep for dep in deps if dep.endswith(".py") or dep.split("/")[0] in ("longtail", "stages")]
+        if name != "check":
+            digest = f".fingerprints/{name}" + ("_${item}" if "foreach" in stage else "")
+            assert [dep for dep in deps if dep.startswith(".fingerprints")] == [digest], name
 
 
-STAGES = expanded()
+def test_check_is_the_only_stage_that_always_runs_and_writes_a_digest_for_every_other():
+    assert [name for name, stage in DAG.items() if "always_changed" in stage.get("do", stage)] == ["check"]
+    items = {name for name, stage in DAG.items() if "foreach" not in stage} - {"check"}
+    items |= {f"{name}@{item}" for name, stage in DAG.items() for item in stage.get("foreach", [])}
+    assert {f"{name}@{argument}" if argument else name for name, argument in stages_of({"stages": DAG})} == items
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_deps_cover_every_module_that_the_stage_imports_and_no_other(stage):
-    command, deps = STAGES[stage]
-    words = command.split()
-    entries = [words[2]] + ([f"stages.repairs.{words[3]}"] if len(words) > 3 else [])
-    needed = {str(source_of(module)) for module in reachable(*entries)}
-    needed = {path for path in needed if not path.endswith("__init__.py")}
-    code = {dep for dep in deps if dep.split("/")[0] in PACKAGES}
-    listed = set()
-    for dep in code:
-        path = ROOT / dep
-        files = (
-            {str(f.relative_to(ROOT)) for f in path.rglob("*.py") if f.name != "__init__.py"}
-            if path.is_dir()
-            else {dep}
-        )
-        assert path.exists(), f"{stage} lists {dep}, which does not exist"
-        assert files & needed, f"{stage} lists {dep}, which it does not import"
-        listed |= files
-    assert needed <= listed, f"{stage} does not list {sorted(needed - listed)}"
-    assert listed <= needed, f"{stage} lists {sorted(listed - needed)}, which it does not import"
+def test_dag_runs_every_registered_method():
+    assert sorted(DAG["rebalance"]["foreach"]) == HEADS.available()
+    assert {entry.stage for entry in STAGE_METHODS.entries().values()} <= set(DAG)
 
 
-def test_imports_point_one_way():
-    for module in all_modules():
-        level = layer_of(module)
-        if level is None:
-            assert module == "longtail", f"{module} belongs to no layer"
-            continue
-        for other in imported_by(module):
-            other_level = layer_of(other)
-            assert other_level is not None and other_level >= level, f"{module} imports {other}, a layer above"
+def test_listed_parameters_exist():
+    known = defaults()
+    for name, stage in DAG.items():
+        for key in stage.get("do", stage).get("params", []):
+            for filled in [key.replace("${item}", item) for item in stage.get("foreach", [""])]:
+                group = known
+                for part in filled.split("."):
+                    assert part in group, f"{name} lists {filled}, which is no parameter"
+                    group = group[part]
 
 
-def test_package_inits_import_nothing_so_that_deps_stay_precise():
-    for module in all_modules():
-        if (ROOT / Path(*module.split("."))).is_dir():
-            assert not imported_by(module), module
+def test_outputs_are_made_once_and_inputs_are_outputs():
+    def expand(stage: dict, kind: str) -> list[str]:
+        entries = stage.get("do", stage).get(kind, [])
+        names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+        return [name.replace("${item}", item) for name in names for item in stage.get("foreach", [""])]
+
+    made = [name for stage in DAG.values() for kind in ("outs", "metrics") for name in expand(stage, kind)]
+    assert len(set(made)) == len(made)
+    for name, stage in DAG.items():
+        for dep in expand(stage, "deps"):
+            parents = [out for out in made if dep == out or dep.startswith(f"{out}/") or out.startswith(f"{dep}/")]
+            assert parents, f"{name} needs {dep}, which no stage makes"
 
 
-def test_stages_that_need_no_torch_do_not_reach_it():
-    import subprocess
-    import sys
-
-    for module in ("stages.evaluate", "stages.subsample", "stages.prepare", "stages.rebalance", "stages.repairs.tau",
-                   "stages.repairs.ncm", "stages.repairs.joint", "stages.repairs.crt", "stages.inputs"):  # fmt: skip
-        code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0, module
-
-
-def keys_read(module: str) -> set[str]:
-    """Top-level parameters, and ``train.KEY`` for single keys, that a module takes from the parameters it is given."""
-    source = (ROOT / str(source_of(module))).read_text()
-    pattern = r"(?:\bp|\bparams\(\)|inputs\.params)\.(\w+)(?:\.(\w+))?"
-    return {f"{group}.{key}" if group == "train" and key else group for group, key in re.findall(pattern, source)}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_params_cover_every_key_that_the_stage_reads_and_no_other(stage):
-    words = STAGES[stage][0].split()
-    modules = [words[2]] + ([f"stages.repairs.{words[3]}"] if len(words) > 3 else [])
-    if stage in ("rebalance@crt", "rebalance@lws"):
-        modules.append("stages.repairs.online")
-    read = set().union(*map(keys_read, modules)) - {"runtime"}
-    if stage != "prepare":
-        read.discard("data_root")  # where the files lie now; what they hold is in the manifest
-    template = DAG[stage.split("@")[0]]
-    listed = {key.replace("${key}", words[-1]) for key in template.get("do", template).get("params", [])}
-    whole_groups = {key.split(".")[0] for key in read if key.split(".")[0] in listed}
-    read = {key for key in read if key.split(".")[0] not in whole_groups} | whole_groups
-    if stage == "rebalance@joint":
-        listed.discard("joint")  # an empty group: nothing to read, but every item lists its own
-    assert read == listed
+def test_dag_is_short():
+    lines = sum(len((ROOT / name).read_text().splitlines()) for name in ("dvc.yaml", "metrics/dvc.yaml"))
+    assert lines < 250
+    assert PLOTS

@@ -4,15 +4,15 @@ import inspect
 import subprocess
 import sys
 from dataclasses import fields
-from typing import get_args, get_type_hints
 
 import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import longtail.methods.dlsa as dlsa
-from longtail.core.config import Dlsa
+from longtail.core.params import keys_of
 from longtail.methods.dlsa import DLSA, PRESETS, Settings
+from longtail.methods.dlsa.settings import DlsaParams
 
 FAST = {"epochs": 2, "flow_epochs": 1}
 ALL = [
@@ -40,8 +40,9 @@ def test_parameters_are_the_settings_and_what_surrounds_them():
 
 
 def test_parameters_of_the_stage_are_the_settings_and_the_presets():
-    assert {spec.name for spec in fields(Dlsa)} == {"preset", *(spec.name for spec in fields(Settings))}
-    assert get_args(get_type_hints(Dlsa)["preset"]) == PRESETS
+    keys = keys_of(DlsaParams)
+    assert set(keys) == {"preset", *(spec.name for spec in fields(Settings))}
+    assert tuple(keys["preset"].choices()) == PRESETS
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,5 +1,6 @@
 """Every head keeps scikit-learn's estimator contract and the few promises that all heads share."""
 
+import inspect
 import subprocess
 import sys
 
@@ -9,21 +10,21 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import longtail.methods.heads as heads
-from longtail.core.errors import DataError
-from longtail.methods.heads import CRT, LWS, NCM, Joint, LinearHead, LogitAdjustment, TauNorm
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.head import ClassMeans
+from longtail.core.params import keys_of
+from longtail.methods.heads import CRT, HEADS, LWS, NCM, HeadEntry, Joint, LinearHead, LogitAdjustment, TauNorm
 
-ALL = [
-    Joint(),
-    NCM(),
+VARIANTS = [  # beside the default of every registered head
     *(NCM(feature=feature, distance=distance) for feature, distance in [("l2n", "cos"), ("un", "true_cosine")]),
-    CRT(),
     CRT(epochs=3, batch_size=16, samples_per_class=1),
-    TauNorm(),
     TauNorm(tau=0.5),
-    LWS(),
-    LogitAdjustment(),
     LogitAdjustment(adjustment=0.5),
 ]
+ALL = [*(entry.estimator() for entry in HEADS.entries().values()), *VARIANTS]
+EACH_ENTRY = pytest.mark.parametrize(("name", "entry"), HEADS.entries().items(), ids=HEADS.names())
+# Arguments that no key of params.yaml gives.
+AROUND = {"head", "device", "progress", "random_state"}
 
 
 @parametrize_with_checks(ALL)
@@ -131,7 +132,7 @@ def test_malformed_linear_head_is_refused(arguments, reason):
 
 def test_importing_heads_imports_no_torch():
     program = (
-        "import sys; from longtail.methods.heads import CRT, LWS, NCM, Joint, TauNorm; "
+        "import sys; from longtail.methods.heads import CRT, HEADS, LWS, NCM, HeadEntry, Joint, TauNorm; "
         "import longtail.methods.heads.gradient.sgd; "
         "sys.exit('torch' in sys.modules)"
     )
@@ -142,3 +143,82 @@ def test_package_lists_its_names_and_refuses_others():
     assert set(heads.__all__) <= set(dir(heads))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         heads.Nothing  # noqa: B018
+
+
+# What every entry of the registry promises
+
+
+@EACH_ENTRY
+def test_group_has_the_name_of_the_head(name, entry):
+    assert entry.params.path == name
+    assert entry.params().path == name
+
+
+@EACH_ENTRY
+def test_every_argument_of_the_estimator_comes_from_a_key_or_from_the_stage(name, entry):
+    params = entry.params()
+    given = {**vars(params), **entry.arguments(params)}
+    arguments = inspect.signature(entry.estimator).parameters
+    assert set(arguments) <= set(given) | AROUND, "an argument that nobody sets"
+    assert set(entry.arguments(params)) <= set(arguments)
+    estimator = entry.estimator(**{key: value for key, value in given.items() if key in arguments})
+    assert estimator.get_params() == entry.estimator().get_params() | {
+        key: value for key, value in given.items() if key in arguments
+    }
+
+
+@EACH_ENTRY
+def test_every_key_reaches_the_estimator_or_the_stage(name, entry):
+    """No key is declared and then ignored: ``mode``, ``bn_mode`` and ``select_on`` are read outside the estimator."""
+    renamed = {"value"} if "tau" in entry.arguments(entry.params()) else set()
+    arguments = set(inspect.signature(entry.estimator).parameters)
+    assert set(keys_of(entry.params)) - arguments - renamed <= {"mode", "bn_mode", "select_on"}
+
+
+@EACH_ENTRY
+def test_entry_describes_what_was_fitted(name, entry: HeadEntry, blobs):
+    """Notes are plain values for JSON, arrays are NumPy arrays, and ``head_`` is what a head file stores."""
+    X, y = blobs
+    params = entry.params()
+    estimator = entry.estimator().fit(X, y)
+    assert all(type(value) in (str, int, float, bool) for value in entry.notes(estimator, params).values())
+    assert all(isinstance(value, np.ndarray) for value in entry.arrays(estimator, params).values())
+    assert isinstance(estimator.head_, LinearHead | ClassMeans)
+    assert entry.selects_on(params) in ("val", "test")
+
+
+@EACH_ENTRY
+def test_likelihoods_are_declared_where_the_estimator_offers_probabilities(name, entry):
+    assert entry.likelihood == hasattr(entry.estimator(), "predict_proba")
+
+
+def test_exactly_one_head_is_that_of_stage_1_and_it_is_first():
+    assert [name for name, entry in HEADS.entries().items() if entry.is_stage1] == ["joint"]
+    assert HEADS.names()[0] == "joint"
+
+
+def test_every_estimator_can_be_imported_from_the_package():
+    for entry in HEADS.entries().values():
+        assert getattr(heads, entry.estimator.__name__) is entry.estimator
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (LogitAdjustment(adjustment=-1), "logit_adjustment.adjustment must be at least 0 and at most 10, got -1"),
+        (NCM(feature="cosine"), "ncm.feature must be one of un, l2n, cl2n, got cosine"),
+        (NCM(distance=2), "ncm.distance must be one of l2, cos, true_cosine, got 2"),
+        (TauNorm(tau="high"), "tau.value must be a finite number or auto, got high"),
+        (TauNorm(tau=-1), "tau.value must be at least 0 and at most 10, got -1"),
+        (TauNorm(grid_step=0), "tau.grid_step must be above 0 and at most 10, got 0"),
+        (CRT(epochs=0), "crt.epochs must be at least 1, got 0"),
+        (CRT(lr=np.nan), "crt.lr must be a finite number, got nan"),
+        (LWS(epochs=True), "lws.epochs must be a whole number, got true"),
+        (LWS(select="best"), "lws.select must be one of last, best_val, got best"),
+    ],
+    ids=repr,
+)
+def test_fit_refuses_bad_arguments_with_the_sentence_of_the_loader(head, message, blobs):
+    with pytest.raises(ConfigError) as caught:
+        head.fit(*blobs)
+    assert str(caught.value) == message

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from longtail.core.errors import LongtailError
-from longtail.train import loop as trainer
+from longtail.train import loop
+from stages.context import advice
 from tests.conftest import write_params
 
 BEFORE = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
@@ -39,9 +40,10 @@ def write_image(path: Path, label: int, number: int, size: tuple[int, int]) -> N
 
 
 def refused(error: type[LongtailError], call, *words: str) -> str:
+    """The line that the user sees, error and advice together. It has all ``words``."""
     with pytest.raises(error) as caught:
         call()
-    message = str(caught.value)
+    message = advice(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
     return message
@@ -72,17 +74,30 @@ def known(key: str, compute) -> dict[str, bytes]:
     return _KNOWN[key]
 
 
-def interrupt_save(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """KeyboardInterrupt right after the ``number``-th checkpoint of the training loop."""
-    original, calls = trainer._save, []
+def record_saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The parts of which the training loop saves checkpoints from now on, one entry per checkpoint."""
+    original, saves = loop._save, []
 
-    def interrupted(*arguments: object) -> None:
-        original(*arguments)
-        calls.append(arguments)
-        if len(calls) == number:
-            raise KeyboardInterrupt
+    def recorded(task: object, store: object, part: str, *rest: object) -> None:
+        saves.append(part)
+        original(task, store, part, *rest)
 
-    monkeypatch.setattr(trainer, "_save", interrupted)
+    monkeypatch.setattr(loop, "_save", recorded)
+    return saves
+
+
+def interrupt_save(monkeypatch: pytest.MonkeyPatch, number: int, of: str = "") -> None:
+    """KeyboardInterrupt right after the ``number``-th checkpoint of parts whose names contain ``of``."""
+    original, saves = loop._save, []
+
+    def interrupted(task: object, store: object, part: str, *rest: object) -> None:
+        original(task, store, part, *rest)
+        if of in part:
+            saves.append(part)
+            if len(saves) == number:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_save", interrupted)
 
 
 def pretrained(stage, folder: Path, *changes: dict) -> dict[str, bytes]:

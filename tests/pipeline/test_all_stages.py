@@ -46,7 +46,7 @@ def test_file_lists_train_a_timm_backbone_from_jpegs(tmp_path, list_root, stage,
         tmp_path,
         {"dataset": "file_lists", "data_root": str(list_root), "lists": {"train": "train.txt.gz", "test": "test.txt"}},
         {"imb_type": "natural", "val_per_class": 0, "image_size": 32, "storage": "paths"},
-        {"train": {"backbone": "resnet50", "epochs": 1, "batch_size": 8}, "runtime": {"workers": 2}},
+        {"train": {"backbone": "resnet50", "epochs": 1, "batch_size": 8, "lr": 0.001}, "runtime": {"workers": 2}},
     )
     pipeline("extract_features")
     test = read_features("features/features_test.h5")
@@ -60,7 +60,7 @@ def test_cosine_head_runs_through_every_repair(tmp_path, pipeline):
     write_params(tmp_path, {"train": {"head": "cosine", "scale": 16.0}})
     pipeline()
     joint = read_predictions("metrics/predictions/joint.h5", "rebalance@joint")
-    features, head = read_features("features/features_test.h5"), read_head("features/head.h5", "extract_features")
+    features, head = read_features("features/features_test.h5"), read_head("features/head.h5", "extract_features").head
     assert head.kind == "cosine" and head.scale == 16.0 and head.bias is None
     unit = features.features / np.linalg.norm(features.features, axis=1, keepdims=True)
     logits = 16 * unit @ head.weight.T

@@ -49,7 +49,7 @@ def test_routes_and_predictions_of_another_split_are_refused_by_evaluate(tmp_pat
     for name in ("models/dlsa_routing.h5", "metrics/predictions/dlsa.h5", "metrics/predictions/dlsa_control.h5"):
         new = Path(name).read_bytes()
         Path(name).write_bytes(old[name])
-        refused(ArtifactError, lambda: stage("evaluate"), name, "another split", "dvc repro train_dlsa")
+        refused(ArtifactError, lambda: stage("evaluate"), name, "another split", "dvc repro -f train_dlsa")
         Path(name).write_bytes(new)
     stage("evaluate")
 
@@ -63,6 +63,6 @@ def test_selection_and_predictions_of_another_split_are_refused_by_evaluate(tmp_
     for name in names:
         new = Path(name).read_bytes()
         Path(name).write_bytes(old[name])
-        refused(ArtifactError, lambda: stage("evaluate"), name, "another split", "dvc repro finetune_ipdpp")
+        refused(ArtifactError, lambda: stage("evaluate"), name, "another split", "dvc repro -f finetune_ipdpp")
         Path(name).write_bytes(new)
     stage("evaluate")

@@ -273,13 +273,16 @@ def test_policy_of_files_is_refused_by_name(trained, stage):
     ("change", "words"),
     [
         ({"sampler": "feature_kdpp", "ridge": 0.0, "k": 80}, ("class 0", "rank", "ridge")),
-        ({"sampler": "uniform_official", "k": 5, "batch_size": 1}, ("ipdpp", "batch_size: 1", "bn_mode")),
+        (
+            {"sampler": "uniform_official", "k": 5, "batch_size": 1},
+            ("ipdpp", "batch_size must be at least 2, got 1", "bn_mode"),
+        ),
     ],
 )
 def test_contradiction_in_ipdpp_is_refused_before_training(trained, stage, change, words):
     write_params(trained, {"train": {"epochs": 10}, "ipdpp": change})
     refused(ConfigError, lambda: stage("finetune_ipdpp"), *words)
-    assert not list((trained / ".scratch").rglob("*.pt"))
+    assert not list((trained / ".scratch").rglob("*.safetensors"))
 
 
 def test_feature_kernel_of_huge_information_and_tiny_ridge_still_draws_k(trained, stage):
@@ -305,7 +308,7 @@ def test_image_files_that_are_gone_are_named_before_training_also_with_a_frozen_
     for path in root.rglob("*.png"):
         path.unlink() if damage == "removed" else path.write_bytes(path.read_bytes() + b"0")
     refused(DataError, lambda: stage("finetune_ipdpp"), "class0", "data_root" if damage == "removed" else "changed")
-    assert not list((tmp_path / ".scratch").rglob("*.pt"))
+    assert not list((tmp_path / ".scratch").rglob("*.safetensors"))
     assert not any((tmp_path / name).exists() for name in IPDPP_OUTPUTS)
 
 
@@ -339,12 +342,12 @@ def test_damaged_checkpoint_of_one_run_names_the_stage_and_is_computed_anew(trai
         interrupt_save(patch, 7)
         with pytest.raises(KeyboardInterrupt):
             stage("finetune_ipdpp")
-    (path,) = (trained / ".scratch/finetune_ipdpp").rglob("ipdpp.pt")
+    (path,) = (trained / ".scratch/finetune_ipdpp").rglob("ipdpp.safetensors")
     path.write_bytes(path.read_bytes()[:-300])
     capsys.readouterr()
     assert finetune(stage, trained) == whole
     output = capsys.readouterr().out
-    assert "starting over" in output
+    assert "starting over" in output and ".scratch/finetune_ipdpp/" in output
     assert output.count("resuming") == 1
 
 

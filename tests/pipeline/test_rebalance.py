@@ -13,7 +13,7 @@ from longtail.artifacts.head_files import read_head
 from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import ArtifactError, ConfigError
 from tests.conftest import write_params
-from tests.pipeline.helpers import digests, refused
+from tests.pipeline.helpers import digests, interrupt_save, refused
 
 
 @pytest.mark.parametrize("method", ["crt", "lws"])
@@ -25,7 +25,7 @@ def test_online_repairs_run_on_images_and_leave_the_backbone_alone(tmp_path, pip
     stage("rebalance", method)
     head = read_head(f"models/heads/{method}.h5", f"rebalance@{method}")
     assert head.notes["mode"] == "online" and head.notes["bn_mode"] == bn_mode
-    scores = read_features("features/features_test.h5").features @ head.weight.T + head.bias
+    scores = read_features("features/features_test.h5").features @ head.head.weight.T + head.head.bias
     probability = softmax(scores, axis=1).max(axis=1)
     confidence = read_predictions(f"metrics/predictions/{method}.h5", f"rebalance@{method}").confidence
     # In eval mode the cached features are the ones that the head saw; in train mode the statistics have drifted.
@@ -37,7 +37,31 @@ def test_lws_head_scales_the_stage_1_head(pipeline, stage):
     pipeline("extract_features")
     stage("rebalance", "lws")
     joint, lws = read_head("features/head.h5", "extract_features"), read_head("models/heads/lws.h5", "rebalance@lws")
-    np.testing.assert_allclose(lws.weight, lws.extra["scales"][:, None] * joint.weight, rtol=1e-6)
+    np.testing.assert_allclose(lws.head.weight, lws.extra["scales"][:, None] * joint.head.weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["crt", "lws"])
+@pytest.mark.parametrize("mode", ["cached", "online"])
+def test_interrupted_head_goes_on_and_gives_the_same_bytes(
+    tmp_path, pipeline, stage, monkeypatch, capsys, method, mode
+):
+    write_params(tmp_path, {method: {"mode": mode, "epochs": 3}})
+    pipeline("extract_features")
+    outputs = [Path(f"models/heads/{method}.h5"), Path(f"metrics/predictions/{method}.h5")]
+    stage("rebalance", method)
+    whole = [path.read_bytes() for path in outputs]
+    for path in outputs:
+        path.unlink()
+    with monkeypatch.context() as patch:
+        interrupt_save(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            stage("rebalance", method)
+    assert not any(path.exists() for path in outputs)
+    capsys.readouterr()
+    stage("rebalance", method)
+    assert "resuming after epoch 2" in capsys.readouterr().out
+    assert [path.read_bytes() for path in outputs] == whole
+    assert not list(Path(".scratch").glob("rebalance_*/*/*")), "scratch is cleared after success"
 
 
 def test_tau_selected_on_test_is_marked(tmp_path, pipeline, stage):
@@ -96,7 +120,7 @@ def test_logit_adjustment_row_is_the_joint_one_less_the_log_prior(pipeline, stag
     pipeline("extract_features")
     stage("rebalance", "joint")
     stage("rebalance", "logit_adjustment")
-    joint, adjusted = (read_head(Path(f"models/heads/{name}.h5"), "x") for name in ("joint", "logit_adjustment"))
+    joint, adjusted = (read_head(Path(f"models/heads/{name}.h5"), "x").head for name in ("joint", "logit_adjustment"))
     counts = np.bincount(read_features(Path("features/features_train.h5")).labels)
     assert np.array_equal(joint.weight, adjusted.weight)
     np.testing.assert_allclose(joint.bias - adjusted.bias, np.log(counts / counts.sum()), rtol=1e-5)

@@ -14,11 +14,11 @@ from longtail.data.manifest import read_manifest
 from longtail.methods.objectives.params import TrainParams
 from longtail.models.factory import create_backbone
 from longtail.models.stored import save_backbone
-from longtail.train import loop as trainer
+from longtail.train.network import train_network
 from stages.data import read_split
 from stages.paths import PREPARED
 from tests.conftest import merged, write_params
-from tests.pipeline.helpers import BEFORE, BNS, digests, pretrained, refused, write_image
+from tests.pipeline.helpers import BEFORE, BNS, digests, interrupt_save, pretrained, refused, write_image
 
 
 def test_another_seed_gives_another_backbone_on_the_same_split(tmp_path, pipeline, stage):
@@ -70,25 +70,14 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path, stage):
     refused(ConfigError, lambda: stage("train_backbone"), "runtime.device", "cuda:31")
 
 
-def test_unfinished_work_on_other_pixels_is_not_resumed(tmp_path, stage, capsys):
+def test_unfinished_work_on_other_pixels_is_not_resumed(tmp_path, stage, monkeypatch, capsys):
     """image_size changes neither the manifest nor the split, but it changes what is trained on."""
     for name in ("prepare", "subsample", "pretrain"):
         stage(name)
-    from longtail.train import loop as trainer
-
-    original, calls = trainer._save, []
-
-    def interrupted(*arguments):
-        original(*arguments)
-        calls.append(arguments)
-        raise KeyboardInterrupt
-
-    trainer._save = interrupted
-    try:
+    with monkeypatch.context() as patch:
+        interrupt_save(patch, 1)
         with pytest.raises(KeyboardInterrupt):
             stage("train_backbone")
-    finally:
-        trainer._save = original
     write_params(tmp_path, {"image_size": 12})
     stage("prepare")
     stage("train_backbone")
@@ -219,15 +208,16 @@ def test_new_keys_of_training_reach_the_backbone(tmp_path, stage, key):
     assert any(not torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
-@pytest.mark.parametrize(("augment", "matters"), [("simclr_noflip", True), ("crop", False)])
-def test_strength_of_the_jitter_matters_to_simclr_alone(tmp_path, stage, augment, matters):
+def test_strength_of_the_jitter_matters_to_simclr_and_is_refused_elsewhere(tmp_path, stage):
     found = []
     for strength in (1.0, 2.0):
-        write_params(tmp_path, {"train": {"epochs": 2, "augment": augment, "jitter_strength": strength}})
+        write_params(tmp_path, {"train": {"epochs": 2, "augment": "simclr_noflip", "jitter_strength": strength}})
         for name in BEFORE[:4]:
             stage(name)
         found.append(Path("models/backbone.safetensors").read_bytes())
-    assert (found[0] != found[1]) == matters
+    assert found[0] != found[1]
+    write_params(tmp_path, {"train": {"epochs": 2, "augment": "crop", "jitter_strength": 2.0}})
+    refused(ConfigError, lambda: stage("train_backbone"), "train.jitter_strength", "train.augment")
 
 
 def test_probe_sees_plain_images_and_every_one_of_them_by_default(tmp_path, stage):
@@ -244,13 +234,13 @@ def test_pretrained_weights_of_another_split_or_other_channels_are_refused(tmp_p
     pretrained(stage, tmp_path)
     write_params(tmp_path, BNS, {"split_seed": 7})
     stage("subsample")
-    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.safetensors", "dvc repro pretrain")
+    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.safetensors", "dvc repro -f pretrain")
     write_params(tmp_path, {"split_seed": 7})
     stage("pretrain")
     meta = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[1]
     backbone = create_backbone("resnet8", in_channels=3)
     save_backbone(Path("models/pretrained.safetensors"), backbone, meta | {"channels": 3})
-    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.safetensors", "dvc repro pretrain")
+    refused(ArtifactError, lambda: stage("train_backbone"), "models/pretrained.safetensors", "dvc repro -f pretrain")
 
 
 def test_linear_probe_leaves_the_pretrained_backbone_as_it_is_with_its_statistics(tmp_path, stage, capsys):
@@ -284,9 +274,9 @@ def test_per_class_trains_on_a_balanced_subset(tmp_path, stage, monkeypatch, tra
 
     def spy(model, objective, images, *rest):
         seen.append(images.labels)
-        return trainer.train(model, objective, images, *rest)
+        return train_network(model, objective, images, *rest)
 
-    monkeypatch.setattr(train_backbone, "train", spy)
+    monkeypatch.setattr(train_backbone, "train_network", spy)
     write_params(tmp_path, {"train": merged({"epochs": 1, "batch_size": 16}, train)})
     for name in BEFORE[:4]:
         stage(name)

@@ -1,7 +1,6 @@
 """The stage train_dlsa: byte-stable, resumable, and its numbers in the metrics."""
 
 import dataclasses
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,15 @@ from longtail.core.errors import ConfigError, TrainingError
 from longtail.methods.dlsa.routing_file import read_routing
 from longtail.methods.dlsa.settings import PUBLISHED, Settings
 from tests.conftest import METHODS, write_params
-from tests.pipeline.helpers import DLSA_OUTPUTS, dlsa_bytes, read_metrics, refused, write_foreign
+from tests.pipeline.helpers import (
+    DLSA_OUTPUTS,
+    dlsa_bytes,
+    interrupt_save,
+    read_metrics,
+    record_saves,
+    refused,
+    write_foreign,
+)
 
 DLSA_KINDS = {
     "default": {},
@@ -158,57 +165,29 @@ def test_dlsa_without_val_holds_out_training_rows_where_every_class_has_two(
     np.testing.assert_array_equal(np.bincount(routing.parts["train"].label), counts)
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, module: str, save: int) -> None:
-    """KeyboardInterrupt right after the ``save``-th checkpoint that ``longtail.methods.dlsa.MODULE`` writes."""
-    code = importlib.import_module(f"longtail.methods.dlsa.{module}")
-    original, calls = code._save, []
-
-    def interrupted(*arguments: object) -> None:
-        original(*arguments)
-        calls.append(arguments)
-        if len(calls) == save:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(code, "_save", interrupted)
-
-
-def count_saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The parts of which checkpoints are written from now on, one entry for each."""
-    saves: list[str] = []
-    for module in ("flow_training", "head_training"):
-        code = importlib.import_module(f"longtail.methods.dlsa.{module}")
-
-        def counted(run: object, stash: object, part: str, original=code._save) -> None:
-            saves.append(part)
-            original(run, stash, part)
-
-        monkeypatch.setattr(code, "_save", counted)
-    return saves
-
-
 @pytest.mark.parametrize(
-    ("module", "save", "resumed"),
+    ("of", "save", "resumed"),
     [
-        ("head_training", 1, "dlsa_control head 1 of 1: resuming after epoch 1"),
-        ("head_training", 6, "dlsa_control head 1 of 1: resuming after epoch 6"),
-        ("flow_training", 2, "dlsa flow 1 of 2: resuming after epoch 2"),
-        ("flow_training", 4, "dlsa flow 2 of 2: resuming after epoch 1"),
-        ("head_training", 9, "dlsa head 1 of 3: resuming after epoch 3"),
-        ("head_training", 24, "dlsa head 3 of 3: resuming after epoch 6"),
+        ("head", 1, "dlsa_control head 1 of 1: resuming after epoch 1"),
+        ("head", 6, "dlsa_control head 1 of 1: resuming after epoch 6"),
+        ("flow", 2, "dlsa flow 1 of 2: resuming after epoch 2"),
+        ("flow", 4, "dlsa flow 2 of 2: resuming after epoch 1"),
+        ("head", 9, "dlsa head 1 of 3: resuming after epoch 3"),
+        ("head", 24, "dlsa head 3 of 3: resuming after epoch 6"),
     ],
 )
-def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(repaired, stage, capsys, monkeypatch, module, save, resumed):
+def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(repaired, stage, capsys, monkeypatch, of, save, resumed):
     write_params(repaired, {"dlsa": {"depth": 2}})
     with monkeypatch.context() as patch:
-        in_one_go = count_saves(patch)
+        in_one_go = record_saves(patch)
         stage("train_dlsa")
     whole = dlsa_bytes(repaired)
     for name in whole:
         (repaired / name).unlink()
     with monkeypatch.context() as patch:
-        saves = count_saves(patch)
+        saves = record_saves(patch)
         with patch.context() as inner:
-            interrupt(inner, module, save)
+            interrupt_save(inner, save, of)
             with pytest.raises(KeyboardInterrupt):
                 stage("train_dlsa")
         assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)
@@ -222,7 +201,7 @@ def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(repaired, stage, caps
 
 def test_unfinished_dlsa_of_other_parameters_or_features_is_not_resumed(repaired, stage, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt(patch, "head_training", 8)
+        interrupt_save(patch, 8, "head")
         with pytest.raises(KeyboardInterrupt):
             stage("train_dlsa")
     write_params(repaired, {"dlsa": {"lr": 0.05}})
@@ -242,7 +221,7 @@ def test_unfinished_dlsa_of_other_parameters_or_features_is_not_resumed(repaired
 
 def test_unfinished_dlsa_is_resumed_after_a_change_and_back(repaired, stage, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        interrupt(patch, "head_training", 8)
+        interrupt_save(patch, 8, "head")
         with pytest.raises(KeyboardInterrupt):
             stage("train_dlsa")
     write_params(repaired, {"dlsa": {"lr": 0.05}})

@@ -17,61 +17,123 @@ class Settings(Group):
 
     path: ClassVar[str] = "dlsa"
 
-    depth: int = key(1, "number of flow filters; 0 is the control, one head for all rows", low=0, high=100)
+    depth: int = key(
+        1, "number of flow filters; 0 is the control", low=0, high=100, published="`small` 1; papers 1 or 3"
+    )
     proportion: float = key(
         0.3,
         "share of a level's training rows that its filter keeps; 1 keeps every row, so nothing is routed",
         above=0,
         high=1,
+        published="0.3",
     )
-    routing: Literal["density", "random"] = key("density", "`random` routes the same shares at random (a control)")
-    standardize: bool = key(False, "features to zero mean and unit variance before the flow")
-    flow_epochs: int = key(50, "epochs of a flow; SGD without momentum at a constant rate", low=1)
-    flow_batch_size: int = key(1024, "pairs per step of a flow", low=2)
-    flow_lr: float = key(0.2, "learning rate of a flow", above=0)
-    blocks: int = key(2, "blocks of the flow", low=1, high=100)
-    hidden_layers: int = key(1, "hidden layers per block", low=0, high=100)
-    log_scale_limit: float = key(0.0, "soft bound of the log-scale; 0 leaves it unbounded, as released", low=0)
-    clusters: int = key(500, "number of fixed centers", low=1)
-    center_std: float = key(0.05, "spread of the fixed centers", above=0)
-    q: float = key(2.0, "exponent of the class weights of the likelihood", low=0, high=10)
-    likelihood_weight: float = key(2.0, "weight of the likelihood loss", low=0)
-    balance_weight: float = key(1.0, "weight of the balance loss", low=0)
-    purity_weight: float = key(0.02, "weight of the purity loss", low=0)
-    balance_momentum: float = key(0.7, "momentum of the running mean posterior", low=0, below=1)
+    routing: Literal["density", "random"] = key(
+        "density", "`random`: rows are routed at random in the same shares, as a control", published="density"
+    )
+    standardize: bool = key(
+        False,
+        "whether features are scaled to mean 0 and variance 1 before the flow",
+        published="`small` true; papers false",
+    )
+    flow_epochs: int = key(
+        50,
+        "epochs of a flow, which trains by SGD without momentum at a constant rate",
+        low=1,
+        published="`small` 50; papers 30 to 60",
+    )
+    flow_batch_size: int = key(
+        1024, "pairs per step of a flow", low=2, published="`small` min(1024, N/8); papers 512 or 1024"
+    )
+    flow_lr: float = key(0.2, "learning rate of a flow", above=0, published="0.2")
+    blocks: int = key(2, "blocks of the flow", low=1, high=100, published="2")
+    hidden_layers: int = key(1, "hidden layers per block", low=0, high=100, published="1")
+    log_scale_limit: float = key(
+        0.0,
+        "limit c: the log-scale a becomes c tanh(a/c); 0: unbounded, as released",
+        low=0,
+        published="`small` 5; papers 0",
+    )
+    clusters: int = key(500, "number K of fixed centers", low=1, published="`small` min(C, N/20); papers 500")
+    center_std: float = key(
+        0.05,
+        "standard deviation of the centers; `small` keeps the cluster posterior as sharp as at d = 2048",
+        above=0,
+        published="`small` 0.05 sqrt(2048/d); papers 0.05",
+    )
+    q: float = key(
+        2.0, "weights the likelihood of a row by (n_max/n_c)^q", low=0, high=10, published="`small` 1; papers 2"
+    )
+    likelihood_weight: float = key(
+        2.0,
+        "weight of the likelihood loss; `small` keeps its ratio to the other losses as at (d, C) = (2048, 1000)",
+        low=0,
+        published="`small` 4.096 C/d; papers 1 or 2",
+    )
+    balance_weight: float = key(1.0, "weight of the balance loss", low=0, published="`small` 1; papers 1 or 2")
+    purity_weight: float = key(0.02, "weight of the purity loss", low=0, published="`small` 0.02; papers 0.02 or 0.03")
+    balance_momentum: float = key(0.7, "momentum of the running mean posterior", low=0, below=1, published="0.7")
     flow_select: Literal["held_out", "purity", "last"] = key(
         "purity",
-        "epoch kept: `held_out` (log-likelihood of held-out rows, which also stops the training), `purity` (the "
-        "released "
-        "count of pure clusters), or `last`",
+        "epoch kept: `held_out` (by the log-likelihood of held-out rows, which also stops the training), `purity` "
+        "(the released count of pure clusters), or `last`",
+        published="`small` held_out; papers purity",
     )
-    patience: int = key(5, "epochs that a group's held-out log-likelihood may go without a new best", low=1)
+    patience: int = key(
+        5, "epochs that a group's held-out log-likelihood may go without a new best", low=1, published="5"
+    )
     heads: Literal["separate", "shared"] = key(
-        "separate", "one head per route, or one `shared` head with a correction per route"
+        "separate",
+        "one head per route, or one `shared` first branch for all routes with a correction per route",
+        published="separate",
     )
-    classifier: Literal["linear", "cosine"] = key("linear", "kind of the branches of a head")
-    loss: Literal["bsm", "ce"] = key("bsm", "balanced softmax, or cross-entropy")
+    classifier: Literal["linear", "cosine"] = key(
+        "linear", "kind of the branches of a head", published="`small` linear; papers linear, cosine"
+    )
+    loss: Literal["bsm", "ce"] = key(
+        "bsm", "`bsm`: balanced softmax; `ce`: cross-entropy", published="`small` bsm; papers bsm, ce"
+    )
     loss_counts: Literal["stage", "all"] = key(
         "stage",
-        "class counts of the balanced softmax: of `all` rows, or of the rows of the head's own level (`stage`, as "
-        "released; "
-        "the regular classifier always takes all)",
+        "class counts of the balanced softmax of a cluster-aided classifier: of `all` rows, or of the rows of its "
+        "own level (`stage`). The regular classifier always takes all",
+        published="`small` all; papers stage",
     )
-    sampler: Literal["shuffle", "class_aware"] = key("shuffle", "how the heads draw rows")
+    sampler: Literal["shuffle", "class_aware"] = key(
+        "shuffle", "how the heads draw rows", published="`small` shuffle; papers shuffle, class_aware"
+    )
     cluster_prior: Literal["frequency", "balanced"] = key(
-        "frequency", "class shares of a cluster's rows, or with every class weighted the same (`balanced`)"
+        "frequency",
+        "class shares of a cluster's rows; `balanced`: all classes have equal weight",
+        published="frequency",
     )
     z: Literal["features", "latent", "none"] = key(
-        "features", "what the second branch of a head sees beside the cluster prior"
+        "features",
+        "input of the second branch beside the cluster prior: `features` (as released), `latent` (as in the paper's "
+        "figure), or `none`",
+        published="features",
     )
-    warm_start: bool = key(False, "the first branch starts from the stage-1 head")
-    second_branch: Literal["zero", "random"] = key("random", "initial weights of the second branch")
-    epochs: int = key(150, "epochs of a head; SGD without momentum at a constant rate", low=0)
-    batch_size: int = key(128, "rows per step of a head", low=1)
-    lr: float = key(1e-2, "learning rate of the heads", above=0)
-    eval_every: int = key(5, "epochs between checks of a head", low=1)
+    warm_start: bool = key(
+        False, "whether the first branch starts from the stage-1 head", published="`small` true; papers PaCo true"
+    )
+    second_branch: Literal["zero", "random"] = key(
+        "random", "initial weights of the second branch", published="`small` zero; papers random"
+    )
+    epochs: int = key(
+        150, "epochs of a head, which trains by SGD without momentum at a constant rate", low=0, published="150"
+    )
+    batch_size: int = key(128, "rows per step of a head", low=1, published="128")
+    lr: float = key(
+        1e-2,
+        "learning rate of the heads; `small` is within a factor of two of the largest stable rate",
+        above=0,
+        published="`small` 4 / mean |x|^2; papers 1e-2 or 1e-4",
+    )
+    eval_every: int = key(5, "epochs between checks of a head", low=1, published="5")
     select_on: Literal["val", "test", "last"] = key(
-        "val", "rows that choose the epoch; `test` marks the result as tuned on test"
+        "val",
+        "rows that choose the epoch: the first with the best mean class accuracy, the start included. `test` is only "
+        "for replication and marks the result",
+        published="val",
     )
 
     def check(self) -> None:

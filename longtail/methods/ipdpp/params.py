@@ -15,20 +15,32 @@ class IpdppParams(TrainingParams):
     path: ClassVar[str] = "ipdpp"
 
     sampler: Literal["ipdpp", "uniform_official", "feature_kdpp"] = key(
-        "ipdpp", "how the subset is drawn; `uniform_official` is what the released code draws"
+        "ipdpp",
+        "how the subset is drawn. `uniform_official`: what the released code draws. `feature_kdpp` is not part of the "
+        "method: it prefers diverse features of the backbone before finetuning, and with `beta` above 0 also the "
+        "model's "
+        "p, as (`epsilon` - log p)^`beta`",
+        published="uniform_official",
     )
     scale: Literal["n", "n2"] = key(
-        "n", "scale of the kernel: `n` (paper) or `n2` (released code)", unused=only_with(sampler="ipdpp")
+        "n",
+        "scale of the kernel: `n` of the paper, or `n2` of the released code, which is uniform to about 1e-4",
+        unused=only_with(sampler="ipdpp"),
+        published="n2",
     )
     k: int | str = key(
-        "10*n_min", "largest number of images per class: a number, or a multiple of the smallest class", low=1
+        "10*n_min",
+        "largest number of images per class: a number, or a multiple of the smallest class",
+        low=1,
+        published="50; CIFAR-10 500",
     )
-    reselect_every: int = key(10, "epochs between draws", low=1)
+    reselect_every: int = key(10, "epochs between draws", low=1, published="20; CIFAR-10 10")
     p_source: Literal["auto", "head", "model"] = key(
         "auto",
-        "whose probabilities are used: the backbone's own `head`, or the current `model`. auto: the head in round "
-        "0, then "
-        "the model",
+        "where p comes from: the backbone's own `head`, or the current `model`, whose fresh head has nearly uniform "
+        "p in "
+        "round 0. auto: the head in round 0, then the model",
+        published="model",
     )
     beta: float = key(
         0.0,
@@ -49,11 +61,13 @@ class IpdppParams(TrainingParams):
         low=0,
         unused=only_with(sampler="feature_kdpp"),
     )
-    freeze: Literal["none", "encoder"] = key("none", "`encoder`: train the head only, on the cached features")
-    bn_mode: Literal["train", "eval"] = key(
-        "train", "batch-norm statistics of the backbone: `train`, or `eval` (fixed)"
+    freeze: Literal["none", "encoder"] = key(
+        "none", "`encoder`: train the head only, on the cached features", published="none"
     )
-    batch_size: int = key(16, "images per step", low=1)
+    bn_mode: Literal["train", "eval"] = key(
+        "train", "batch-norm statistics of the backbone: `train`, or `eval` (fixed)", published="train"
+    )
+    batch_size: int = key(16, "images per step", low=1, published="64")
     select: Literal["last", "best_val"] = key("last", "epoch kept. `best_val`: the first of highest accuracy on val")
 
     def check(self) -> None:

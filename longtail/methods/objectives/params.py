@@ -126,9 +126,11 @@ class TrainParams(TrainingParams, WeightingParams):
         """``linear`` or ``cosine``; ``auto`` is the objective's."""
         return self.entry.head if self.head == "auto" else self.head
 
+    def policies(self) -> list[str]:
+        return [self.augment, *([self.second_augment] if self.entry.views > 1 else [])]
+
     def modules(self) -> tuple[str, ...]:
-        policies = policy_modules([self.augment, *([self.second_augment] if self.entry.views > 1 else [])])
-        return OBJECTIVES.module(self.objective), self.entry.module, *policies
+        return OBJECTIVES.module(self.objective), self.entry.module, *policy_modules(self.policies())
 
     def check(self) -> None:
         super().check()

@@ -23,9 +23,13 @@ class PretrainParams(TrainingParams):
         "labels",
         choices=lambda: [NONE, *METHODS.available()],
     )
-    fixed_order: bool = key(False, "use one order of the images for all epochs, as the released BNS does")
-    epochs: int = key(200, "passes over the training images", low=1)
-    batch_size: int = key(128, "images per step", low=2)
+    fixed_order: bool = key(
+        False,
+        "whether all epochs use the same order of the images; some images are then never seen",
+        published="BNS true",
+    )
+    epochs: int = key(200, "passes over the training images", low=1, published="BNS 1000")
+    batch_size: int = key(128, "images per step", low=2, published="BNS 512; CIFAR-10 1024")
 
     def modules(self) -> tuple[str, ...]:
         if self.method == NONE:

@@ -14,6 +14,7 @@ from longtail.artifacts.features import Features, write_features
 from longtail.artifacts.hdf5 import write_hdf5
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.artifacts.tables import write_csv, write_json
+from longtail.core.head import LinearHead
 
 SCHEMA = "longtail/test/1"
 ARRAYS = {
@@ -71,9 +72,7 @@ WRITERS: dict[str, Callable[[Path, int], object]] = {
     "checkpoint": lambda path, n: save_checkpoint(path, {"a": torch.full((5000,), n)}, {"n": n}),
     "csv": lambda path, n: write_csv(path, pd.DataFrame({"a": range(n)})),
     "json": lambda path, n: write_json(path, {"a": n}),
-    "head": lambda path, n: write_head(
-        path, HeadFile("crt", "linear", np.full((3, 2), n, np.float32), None, 1.0, "s", "b")
-    ),
+    "head": lambda path, n: write_head(path, HeadFile("crt", LinearHead(np.full((3, 2), n, np.float32)), "s", "b")),
     "features": lambda path, n: write_features(
         path, Features(np.full((4, 2), n, np.float32), np.arange(4), np.arange(4), 4, "digits", "s", "b", "{}")
     ),

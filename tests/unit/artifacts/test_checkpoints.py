@@ -1,12 +1,11 @@
 """Checkpoints: what was saved comes back, damage is refused, and no pickle is executed."""
 
-import hashlib
 import io
 import pickle
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -25,7 +24,7 @@ def refused_checkpoint(path: Path) -> str:
     with pytest.raises(ArtifactError) as caught:
         load_checkpoint(path, "train_backbone")
     assert str(path) in str(caught.value)
-    assert "train_backbone" in str(caught.value)
+    assert (caught.value.path, caught.value.maker) == (str(path), "train_backbone")
     return str(caught.value)
 
 
@@ -45,23 +44,43 @@ def test_checkpoint_without_tensors_is_allowed(tmp_path):
     assert load_checkpoint(tmp_path / "a.pt", "x")[:2] == ({}, {})
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.uint8, torch.int64])
-def test_checkpoint_keeps_dtypes_and_empty_tensors(tmp_path, dtype):
-    save_checkpoint(tmp_path / "a.pt", {"a": torch.ones(3, dtype=dtype), "b": torch.zeros(0, 4, dtype=dtype)}, {})
-    tensors, _, _ = load_checkpoint(tmp_path / "a.pt", "x")
-    assert tensors["a"].dtype == dtype
-    assert tensors["b"].shape == (0, 4)
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.uint8, torch.int64]
+)
+def test_checkpoint_keeps_dtypes_scalars_and_empty_tensors(tmp_path, dtype):
+    given = {
+        "a": torch.tensor([0, 1, 1]).to(dtype),
+        "b": torch.zeros(0, 4, dtype=dtype),
+        "c": torch.tensor(1).to(dtype),
+        "d": torch.ones(2, 3, dtype=dtype).t(),
+    }
+    save_checkpoint(tmp_path / "a", given, {})
+    tensors, _, _ = load_checkpoint(tmp_path / "a")
+    for name, tensor in given.items():
+        assert (tensors[name].dtype, tensors[name].shape) == (dtype, tensor.shape)
+        assert torch.equal(tensors[name], tensor)
 
 
-def test_torch_itself_reads_our_checkpoints_without_pickles(checkpoint):
-    state = torch.load(checkpoint, weights_only=True)
-    assert torch.equal(state["tensors"]["weight"], TENSORS["weight"])
+def test_other_programs_read_our_checkpoints_with_safetensors(checkpoint):
+    from safetensors.torch import load_file
+
+    found = load_file(checkpoint)
+    assert found.keys() == TENSORS.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
 
 
-def test_checkpoint_is_a_valid_zip_archive(checkpoint):
-    with zipfile.ZipFile(checkpoint) as archive:
-        assert archive.testzip() is None
-        assert archive.comment.startswith(b"longtail-sha256:")
+def test_digest_of_a_checkpoint_depends_on_names_dtypes_shapes_values_and_meta(tmp_path):
+    variants = [
+        (TENSORS, META),
+        ({**TENSORS, "weight": TENSORS["weight"] + 1}, META),
+        ({**TENSORS, "weight": TENSORS["weight"].reshape(4, 3)}, META),
+        ({**TENSORS, "steps": torch.tensor(5.0)}, META),
+        ({name.upper(): tensor for name, tensor in TENSORS.items()}, META),
+        (TENSORS, {**META, "name": "resnet20"}),
+        ({}, META),
+    ]
+    digests = [save_checkpoint(tmp_path / "a", tensors, meta) for tensors, meta in variants]
+    assert len(set(digests)) == len(variants)
 
 
 def test_state_that_went_through_a_file_gives_the_same_bytes(tmp_path):
@@ -99,23 +118,55 @@ def test_missing_checkpoint_names_file_and_stage(tmp_path):
     assert "is missing" in refused_checkpoint(tmp_path / "none.pt")
 
 
+def test_views_of_one_tensor_are_stored_as_independent_ones(tmp_path):
+    whole = torch.arange(6.0)
+    save_checkpoint(tmp_path / "views", {"a": whole[:4], "b": whole[2:], "c": whole}, {})
+    save_checkpoint(tmp_path / "apart", {"a": whole[:4].clone(), "b": whole[2:].clone(), "c": whole.clone()}, {})
+    assert (tmp_path / "views").read_bytes() == (tmp_path / "apart").read_bytes()
+
+
+def test_loaded_tensors_stay_as_they_are_when_the_file_changes(checkpoint):
+    tensors, _, _ = load_checkpoint(checkpoint)
+    with open(checkpoint, "r+b") as file:
+        file.write(b"\0" * checkpoint.stat().st_size)
+    assert torch.equal(tensors["weight"], TENSORS["weight"])
+
+
 def test_truncated_checkpoint_is_refused_at_every_length(checkpoint):
     content = checkpoint.read_bytes()
-    for size in [0, 1, 3, 4, *range(5, len(content), 37), *range(len(content) - 120, len(content))]:
+    for size in range(len(content)):
         checkpoint.write_bytes(content[:size])
         refused_checkpoint(checkpoint)
 
 
-def test_single_bit_flip_in_a_checkpoint_is_refused_everywhere(checkpoint):
+def test_every_single_bit_flip_in_a_checkpoint_is_refused(checkpoint):
     content = checkpoint.read_bytes()
-    for byte, bit in [*flips(len(content), 13), *flips(100, 1)]:
+    assert len(content) < 1000
+    for byte, bit in flips(len(content), 1):
         checkpoint.write_bytes(flipped(content, byte, bit))
         refused_checkpoint(checkpoint)
 
 
 def test_bytes_appended_to_a_checkpoint_are_refused(checkpoint):
-    checkpoint.write_bytes(checkpoint.read_bytes() + b"\0")
-    refused_checkpoint(checkpoint)
+    for more in (b"\0", b" " * 8, checkpoint.read_bytes()):
+        changed = checkpoint.with_name("longer")
+        changed.write_bytes(checkpoint.read_bytes() + more)
+        refused_checkpoint(changed)
+
+
+def test_random_bytes_in_place_of_a_checkpoint_are_refused(tmp_path):
+    stream = np.random.default_rng(0)
+    for size in range(0, 300, 3):
+        (tmp_path / "a").write_bytes((size % 50).to_bytes(8, "little") + stream.bytes(size))
+        refused_checkpoint(tmp_path / "a")
+
+
+def test_safetensors_file_of_another_program_is_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    for metadata in (None, {"format": "pt"}, {"longtail": ""}, {"longtail": "{}"}, {"longtail": f"{'0' * 64} {{}}"}):
+        save_file(TENSORS, tmp_path / "a", metadata)
+        refused_checkpoint(tmp_path / "a")
 
 
 class Trap:
@@ -128,34 +179,18 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_pickle_in_place_of_a_checkpoint_is_refused_without_being_executed(tmp_path):
-    path, sprung = tmp_path / "a.pt", tmp_path / "sprung"
-    path.write_bytes(pickle.dumps(Trap(sprung)))
-    assert "pickle" in refused_checkpoint(path)
-    assert not sprung.exists()
-    pickle.loads(path.read_bytes())  # noqa: S301 - the trap works, so the refusal means something
-    assert sprung.exists()
-
-
 def torch_bytes(content: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
-def test_plain_torch_save_file_is_refused_without_being_executed(tmp_path):
+def test_pickles_and_torch_files_are_refused_without_being_executed(tmp_path):
     path, sprung = tmp_path / "a.pt", tmp_path / "sprung"
-    for content in ({"tensors": TENSORS, "meta": "{}"}, Trap(sprung)):
-        path.write_bytes(torch_bytes(content))
+    pickled = pickle.dumps(Trap(sprung))
+    for content in (pickled, torch_bytes({"tensors": TENSORS, "meta": "{}"}), torch_bytes(Trap(sprung))):
+        path.write_bytes(content)
         refused_checkpoint(path)
     assert not sprung.exists()
-
-
-def test_pickle_with_a_valid_digest_is_not_executed_either(tmp_path):
-    path, sprung = tmp_path / "a.pt", tmp_path / "sprung"
-    archive = torch_bytes(Trap(sprung))
-    body = archive[:-2] + (len(b"longtail-sha256:") + 64).to_bytes(2, "little")
-    path.write_bytes(body + b"longtail-sha256:" + hashlib.sha256(body).hexdigest().encode())
-    with pytest.raises((ArtifactError, pickle.UnpicklingError)):
-        load_checkpoint(path, "train_backbone")
-    assert not sprung.exists()
+    pickle.loads(pickled)  # noqa: S301 - the trap works, so the refusal means something
+    assert sprung.exists()

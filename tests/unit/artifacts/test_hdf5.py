@@ -12,6 +12,7 @@ import pytest
 from longtail.artifacts.features import read_features, write_features
 from longtail.artifacts.hdf5 import read_hdf5, write_hdf5
 from longtail.core.errors import ArtifactError
+from tests.refusals import refused
 from tests.unit.artifacts.helpers import ARRAYS, ATTRIBUTES, FEATURES, SCHEMA, flipped, flips, in_child, same
 
 
@@ -25,14 +26,13 @@ def refused_h5(path: Path) -> str:
     with pytest.raises(ArtifactError) as caught:
         read_hdf5(path, schema=SCHEMA, made_by="rebalance@crt")
     assert str(path) in str(caught.value)
-    assert "rebalance@crt" in str(caught.value)
+    assert (caught.value.path, caught.value.maker) == (str(path), "rebalance@crt")
     return str(caught.value)
 
 
 def test_hdf5_returns_what_was_written(tmp_path):
-    written = write_hdf5(tmp_path / "a.h5", ARRAYS, ATTRIBUTES, schema=SCHEMA)
+    write_hdf5(tmp_path / "a.h5", ARRAYS, ATTRIBUTES, schema=SCHEMA)
     content = read_hdf5(tmp_path / "a.h5", schema=SCHEMA, made_by="x")
-    assert content.digest == written
     assert content.attributes == ATTRIBUTES
     assert {name: type(value) for name, value in content.attributes.items()} == {
         name: type(value) for name, value in ATTRIBUTES.items()
@@ -73,7 +73,7 @@ def test_missing_hdf5_names_file_and_stage(tmp_path):
 
 
 def test_hdf5_of_another_schema_is_refused_with_both(h5):
-    with pytest.raises(ArtifactError, match=r"schema 'longtail/test/1', expected 'longtail/other/1'.*extract"):
+    with refused(r"must have the schema 'longtail/other/1', got 'longtail/test/1'", "extract_features"):
         read_hdf5(h5, schema="longtail/other/1", made_by="extract_features")
 
 
@@ -82,12 +82,6 @@ def test_truncated_hdf5_is_refused_at_every_length(h5):
     for size in [0, 1, 8, 100, *range(512, len(content), 509), *range(len(content) - 90, len(content))]:
         h5.write_bytes(content[:size])
         refused_h5(h5)
-
-
-def test_hdf5_without_digest_is_refused_as_half_written(h5):
-    with h5py.File(h5, "r+") as file:
-        del file.attrs["digest"]
-    refused_h5(h5)
 
 
 @pytest.mark.parametrize("change", ["value", "attribute", "new", "deleted", "renamed"])

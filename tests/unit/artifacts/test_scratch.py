@@ -1,6 +1,5 @@
 """Scratch folders: held by one process, found again by the same identity only."""
 
-import hashlib
 import os
 import signal
 import time
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from longtail.artifacts.scratch import Scratch, code_digest
+from longtail.artifacts.scratch import Scratch
 from longtail.core.errors import ArtifactError
 
 
@@ -95,9 +94,3 @@ def test_scratch_is_released_by_an_error(tmp_path):
         raise RuntimeError
     with Scratch(tmp_path, {}):
         pass
-
-
-def test_code_digest_covers_the_named_packages_only():
-    assert code_digest("longtail") == code_digest("longtail")
-    assert code_digest("longtail") != code_digest("longtail", "tests")
-    assert code_digest("no_such_package") == hashlib.sha256().hexdigest()

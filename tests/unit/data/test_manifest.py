@@ -9,7 +9,7 @@ from PIL import Image
 
 from longtail.core.errors import DataError
 from longtail.data.manifest import decode, image_dimensions
-from longtail.data.sources import folder
+from longtail.data.sources import image_folder
 from tests.unit.data.helpers import encoded, make_folder, picture, run_prepare
 
 
@@ -61,7 +61,7 @@ def test_unreadable_picture_is_named_and_nothing_is_written(tmp_path, storage, c
     make_folder(tmp_path / "in")
     (tmp_path / "in" / "train" / "dog" / "1.png").write_bytes(content)
     with pytest.raises(DataError, match=r"image .*in/train/dog/1\.png cannot be decoded") as caught:
-        run_prepare(folder.load(tmp_path / "in"), tmp_path / "out", storage=storage)
+        run_prepare(image_folder.load(tmp_path / "in"), tmp_path / "out", storage=storage)
     assert "0x" not in str(caught.value), "the address of an object says nothing"
     assert not (tmp_path / "out").exists()
 
@@ -71,13 +71,13 @@ def test_picture_damaged_behind_its_header_is_named_when_decoded(tmp_path):
     file = tmp_path / "in" / "test" / "cat" / "1.jpg"
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"in/test/cat/1\.jpg cannot be decoded"):
-        run_prepare(folder.load(tmp_path / "in"), tmp_path / "out", storage="memory")
+        run_prepare(image_folder.load(tmp_path / "in"), tmp_path / "out", storage="memory")
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_picture_is_named(tmp_path):
     make_folder(tmp_path / "in")
-    source = folder.load(tmp_path / "in")
+    source = image_folder.load(tmp_path / "in")
     (tmp_path / "in" / "train" / "dog" / "1.png").unlink()
     with pytest.raises(DataError, match=r"in/train/dog/1\.png cannot be read: No such file"):
         run_prepare(source, tmp_path / "out")

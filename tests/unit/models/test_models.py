@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from longtail.artifacts.checkpoints import load_checkpoint, save_checkpoint
 from longtail.core.errors import ArtifactError, ConfigError
 from longtail.core.head import LinearHead
+from longtail.core.params import show
 from longtail.models.classifier import Classifier, CosineLayer, LinearLayer, ScaledLayer, build_layer, create_head
 from longtail.models.factory import BACKBONES, check_backbone, create_backbone
 from longtail.models.names import OWN_NAMES, RESNEXT152, is_known_backbone
@@ -225,7 +226,7 @@ def test_unknown_backbone_is_refused_with_the_known_ones(name):
         build(name)
     message = str(caught.value)
     assert message.startswith("train.backbone must be one of resnet8, resnet20, resnet32")
-    assert message.endswith(f"or a timm model, got {name!r}")
+    assert message.endswith(f", or the name of a timm model, got {show(name)}")
 
 
 def test_prefix_chooses_timms_model_of_the_same_name():
@@ -236,7 +237,7 @@ def test_prefix_chooses_timms_model_of_the_same_name():
 
 
 def test_width_of_a_timm_model_is_refused():
-    with pytest.raises(ConfigError, match=r"train\.width must be auto for the timm model resnet50, .* got 8"):
+    with pytest.raises(ConfigError, match=r"train\.width must be auto with train\.backbone: resnet50, .* got 8$"):
         build("resnet50", width=8)
 
 

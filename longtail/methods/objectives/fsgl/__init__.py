@@ -17,47 +17,60 @@ def _without_sam(params: "FSGLParams") -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FSGLParams(Group):
-    """Parameters of FSGL. The released values are the defaults unless a meaning names them."""
+    """Parameters of FSGL."""
 
     path: ClassVar[str] = "train.fsgl"
 
     gamma: float = key(
         0.5,
-        "strength of the feature scaling: 1 + gamma for the largest class; 0 turns it off. Released: 0.5 (CIFAR-10), "
-        "1 (CIFAR-100), 0.1 (ImageNet-LT)",
+        "strength of the feature scaling: the largest class gets 1 + gamma; 0 turns it off",
         low=0,
         high=10,
+        published="0.5 (CIFAR-10), 1 (CIFAR-100), 0.1 (ImageNet-LT)",
     )
     fsm_order: Literal["rank", "index"] = key(
         "rank",
-        "the factor falls with the rank of the class by its count, or with its `index` (as released; on ImageNet-LT "
-        "the "
-        "index has nothing to do with frequency)",
+        "what the factor decreases with: the rank of the class by count, or its index. They agree on CIFAR-LT. On "
+        "ImageNet-LT the index is unrelated to frequency",
         unused=_without_scaling,
+        published="index",
     )
     fsm_variant: Literal["linear", "uniform", "head_half"] = key(
         "linear",
-        "`uniform`: 1 + gamma for all classes; `head_half`: linear for the larger half of the classes, 1 for the "
-        "others",
+        "`uniform`: 1 + gamma for all classes; `head_half`: linear for the larger half of the classes, 1 for the rest",
         unused=_without_scaling,
+        published="linear",
     )
-    label_exponent: float = key(1.2, "a of the class weights n_k^-a. Released: 1.2; 1 (ImageNet-LT)", low=0, high=10)
+    label_exponent: float = key(
+        1.2, "exponent a of the class weights n_k^-a", low=0, high=10, published="1.2; ImageNet-LT 1"
+    )
     resample_exponent: float = key(
         0.0,
-        "q of the odds n_k^-q of a partner image; 1 balances its classes. Released: 0; 0.2 (ImageNet-LT)",
+        "exponent q of the odds n_k^-q of a partner image; 1 balances the classes",
         low=0,
         high=10,
+        published="0; ImageNet-LT 0.2",
     )
-    consistency_weight: float = key(4.0, "eta, weight of the mixture consistency", low=0)
-    rho: float = key(0.05, "radius of SAM; 0 is plain descent, in half the time", low=0)
+    consistency_weight: float = key(4.0, "eta, the weight of the consistency loss", low=0, published="4")
+    rho: float = key(
+        0.05, "radius of SAM; 0 means plain gradient descent, which takes half the time", low=0, published="0.05"
+    )
     freeze_bn_second: bool = key(
-        False, "keep SAM's second pass out of the running batch-norm statistics", unused=_without_sam
+        False,
+        "whether SAM's second pass leaves the batch-norm statistics alone",
+        unused=_without_sam,
+        published="false",
     )
     cutmix_area_label: bool = key(
-        False, "label a CutMix image by its pasted area, which is smaller than the drawn share"
+        False,
+        "whether the labels of a CutMix image are weighted by the pasted area, which is smaller than the drawn share",
+        published="false",
     )
     masked_bce_weight: float = key(
-        0.0, "weight of a masked binary cross-entropy that the release computes and never uses", low=0
+        0.0,
+        "weight of a masked binary cross-entropy that the released code computes but never uses",
+        low=0,
+        published="0",
     )
 
 

@@ -15,14 +15,28 @@ class BNSParams(Group):
 
     path: ClassVar[str] = "pretrain.bns"
 
-    variant: Literal["code", "paper"] = key("code", "the loss of the released `code`, or the equation of the `paper`")
-    temperature: float = key(0.5, "divides the cosines", above=0)
+    variant: Literal["code", "paper"] = key(
+        "code",
+        "`code`: softplus(-mean of exp(cos/t) over positives) + softplus(sum over negatives / 2B); `paper`: the "
+        "equation "
+        "in the paper, with one log-sigmoid term per pair",
+        published="code",
+    )
+    temperature: float = key(0.5, "t, which divides the cosines; at least 0.3 with `code`", above=0, published="0.5")
     extra_positives: int = key(
         1, "`paper`: other images of the same class per anchor", low=0, unused=only_with(variant="paper")
     )
-    negatives: int = key(4, "`paper`: images of other classes per anchor", low=1, unused=only_with(variant="paper"))
-    projector_hidden: int = key(2048, "hidden units of the projector", low=1)
-    projector_dim: int = key(128, "size of an embedding", low=1)
+    negatives: int = key(
+        4,
+        "`paper`: images of other classes per anchor. They are summed but compared with one mean positive, so use a "
+        "lower learning rate if there are many",
+        low=1,
+        unused=only_with(variant="paper"),
+    )
+    projector_hidden: int = key(
+        2048, "hidden units of the projector, which is discarded after pretraining", low=1, published="2048"
+    )
+    projector_dim: int = key(128, "dimension of an embedding", low=1, published="128")
 
     def check(self) -> None:
         if self.variant == "code":
@@ -30,8 +44,7 @@ class BNSParams(Group):
                 "temperature",
                 self.temperature >= LOWEST_TEMPERATURE,
                 f"at least {LOWEST_TEMPERATURE} with variant: code, which takes exp(similarity / temperature) "
-                f"before the "
-                "sigmoid",
+                "before the sigmoid",
             )
 
 

@@ -13,21 +13,22 @@ class MoCoParams(Group):
 
     path: ClassVar[str] = "pretrain.moco"
 
-    temperature: float = key(0.1, "divides the cosines. Published: 0.2 (ImageNet-LT)", above=0)
+    temperature: float = key(0.1, "divides the cosines", above=0, published="ImageNet-LT 0.2")
     queue: int | Auto = key(
         "auto",
-        "number of keys. auto: half the training images, at most 4096. With more keys than images, an image meets "
-        "its own "
-        "earlier views among the negatives. Published: 65536; CIFAR demo 4096",
+        "number of keys. auto: half the number of training images, at most 4096. With more keys than images, the "
+        "negatives include earlier views of the same image",
         low=1,
+        published="65536; CIFAR demo 4096",
     )
-    dim: int = key(128, "size of a key", low=1)
-    momentum: float = key(0.99, "momentum of the key encoder. Published: 0.999; CIFAR demo 0.99", low=0, below=1)
+    dim: int = key(128, "dimension of a key", low=1, published="128")
+    momentum: float = key(0.99, "momentum of the key encoder", low=0, below=1, published="0.999; CIFAR demo 0.99")
     splits: int = key(
         8,
-        "batch-norm sub-batches of the key encoder: statistics of the whole batch would give a pair away. "
-        "Published: 8 GPUs",
+        "batch-norm sub-batches of the key encoder. With statistics over the whole batch, the network could identify "
+        "the matching pair from them",
         low=1,
+        published="8 GPUs",
     )
 
 

@@ -6,13 +6,22 @@ import pickle
 import tarfile
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 from torchvision import datasets
 
 from longtail.core.errors import DataError
-from longtail.data.sources import cifar
+from longtail.data.params import DatasetParams
+from longtail.data.sources import SOURCES
+from longtail.data.sources.base import Source
+from longtail.data.sources.cifar10 import ARCHIVES
+
+
+def load(name: str, root: Path | None, downloads: Path = Path("unused")) -> Source:
+    params = DatasetParams(dataset=name, data_root=None if root is None else str(root))
+    return SOURCES.get(name).load(params, downloads)
 
 
 def fake_cifar(monkeypatch, name: str) -> bytes:
@@ -52,8 +61,8 @@ def offline(monkeypatch):
 
 @pytest.mark.parametrize(("name", "train", "test"), [("cifar10", 50, 10), ("cifar100", 100, 100)])
 def test_cifar_archive_placed_by_hand_is_read_without_a_network(tmp_path, monkeypatch, offline, name, train, test):
-    (tmp_path / cifar.ARCHIVES[name]).write_bytes(fake_cifar(monkeypatch, name))
-    source = cifar.load(name, tmp_path)
+    (tmp_path / ARCHIVES[name]).write_bytes(fake_cifar(monkeypatch, name))
+    source = load(name, tmp_path)
     assert source.images.shape == (train + test, 32, 32, 3)
     assert source.images.dtype == np.uint8
     assert source.labels.dtype == np.int64
@@ -62,33 +71,37 @@ def test_cifar_archive_placed_by_hand_is_read_without_a_network(tmp_path, monkey
     expected = datasets.__dict__[name.upper()](str(tmp_path), train=True)
     np.testing.assert_array_equal(source.images[:train], expected.data)
     assert source.labels[:train].tolist() == expected.targets
-    (tmp_path / cifar.ARCHIVES[name]).unlink()
-    np.testing.assert_array_equal(cifar.load(name, tmp_path).images, source.images)
+    np.testing.assert_array_equal(load(name, None, tmp_path).images, source.images)
+    (tmp_path / ARCHIVES[name]).unlink()
+    np.testing.assert_array_equal(load(name, tmp_path).images, source.images)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_cifar_without_a_network_says_what_to_place_where(tmp_path, offline, name):
     root = tmp_path / "data" / "raw"
-    with pytest.raises(DataError, match=r"data_root: .*raw is not a folder"):
-        cifar.load(name, root)
+    with pytest.raises(DataError, match=r"data_root must be a folder, .*raw$"):
+        load(name, root)
     root.mkdir(parents=True)
     with pytest.raises(DataError) as caught:
-        cifar.load(name, root)
+        load(name, root)
     message = str(caught.value)
+    with pytest.raises(DataError, match=f"could not be downloaded.*put {ARCHIVES[name]}"):
+        load(name, None, tmp_path / "new" / "raw")
+    assert (tmp_path / "new" / "raw").is_dir()
     assert message.startswith(f"dataset: {name} is not in {root} and could not be downloaded")
-    assert f"place {cifar.ARCHIVES[name]} there, or set data_root" in message
+    assert f"put {ARCHIVES[name]} there, or set data_root" in message
     assert "\n" not in message
 
 
 def test_damaged_cifar_archive_is_refused_without_a_network(tmp_path, monkeypatch, offline):
     archive = fake_cifar(monkeypatch, "cifar10")
-    (tmp_path / cifar.ARCHIVES["cifar10"]).write_bytes(archive[: len(archive) // 2])
-    with pytest.raises(DataError, match=r"place cifar-10-python\.tar\.gz there"):
-        cifar.load("cifar10", tmp_path)
+    (tmp_path / ARCHIVES["cifar10"]).write_bytes(archive[: len(archive) // 2])
+    with pytest.raises(DataError, match=r"put cifar-10-python\.tar\.gz there"):
+        load("cifar10", tmp_path)
 
 
 def test_cifar_file_damaged_after_unpacking_is_unpacked_again(tmp_path, monkeypatch, offline):
-    (tmp_path / cifar.ARCHIVES["cifar10"]).write_bytes(fake_cifar(monkeypatch, "cifar10"))
-    first = cifar.load("cifar10", tmp_path)
+    (tmp_path / ARCHIVES["cifar10"]).write_bytes(fake_cifar(monkeypatch, "cifar10"))
+    first = load("cifar10", tmp_path)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"torn")
-    np.testing.assert_array_equal(cifar.load("cifar10", tmp_path).images, first.images)
+    np.testing.assert_array_equal(load("cifar10", tmp_path).images, first.images)

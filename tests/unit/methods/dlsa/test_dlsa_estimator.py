@@ -147,7 +147,7 @@ def test_latent_branch_sees_the_latent_of_the_route():
     x = torch.from_numpy(TEST[0])
     rows = model.chain_.routed(x, None)
     for route, level in ((1, 0), (2, 1), (3, 1)):
-        members = rows.of([route])
+        members = rows.rows_of([route])
         assert len(members)
         expected = model.chain_.levels[level].filter.latents(x[members])
         torch.testing.assert_close(rows.z[members], expected, atol=1e-5, rtol=1e-5)
@@ -282,7 +282,7 @@ def test_control_and_dlsa_train_their_heads_on_the_same_rows(settings, given, mo
     seen = []
 
     def spy(head, train, *rest):
-        seen.append(np.sort(train.x[train.of(head.routes)].numpy(), axis=0))
+        seen.append(np.sort(train.x[train.rows_of(head.routes)].numpy(), axis=0))
         return train_head(head, train, *rest)
 
     monkeypatch.setattr("longtail.methods.dlsa.chain.train_head", spy)

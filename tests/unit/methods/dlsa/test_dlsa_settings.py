@@ -1,11 +1,13 @@
 """The settings of DLSA and its presets."""
 
+import re
 from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
 
 from longtail.core.errors import ConfigError
+from longtail.core.params import show
 from longtail.methods.dlsa import DLSA, PRESETS, Settings
 from longtail.methods.dlsa.settings import resolve
 from tests.unit.methods.dlsa.helpers import FAST, TEST, X, Y, fitted
@@ -157,7 +159,7 @@ def test_auto_leaves_every_setting_to_the_preset(name):
     ],
 )
 def test_value_that_is_not_allowed_is_refused_by_its_name(name, value):
-    with pytest.raises(ConfigError, match=rf"dlsa\.{name}: .*expected"):
+    with pytest.raises(ConfigError, match=rf"^dlsa\.{name} must be .*, got {re.escape(show(value))}$"):
         DLSA(**FAST | {name: value}).fit(X, Y)
 
 
@@ -172,7 +174,9 @@ def test_cosine_classifier_has_no_silent_branch():
     """Cosine weights count by direction alone, and zero has none."""
     settings = resolve("small", {"classifier": "cosine"}, **SIZE)
     assert settings.second_branch == "random"
-    with pytest.raises(ConfigError, match=r"dlsa\.second_branch: zero given with dlsa\.classifier: cosine"):
+    with pytest.raises(
+        ConfigError, match=r"dlsa\.second_branch must be random with dlsa\.classifier: cosine, .* got zero$"
+    ):
         resolve("small", {"classifier": "cosine", "second_branch": "zero"}, **SIZE)
     model = fitted(classifier="cosine", loss="ce")
     assert np.abs(model.scores(TEST[0])).max() <= 32

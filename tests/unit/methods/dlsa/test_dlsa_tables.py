@@ -12,15 +12,14 @@ import yaml
 
 from longtail.artifacts.predictions import Predictions, build_predictions
 from longtail.artifacts.tables import write_csv
-from longtail.core.config import Shots
+from longtail.evaluation.shots import Shots
 from longtail.methods.dlsa.routing_file import RoutedPart, RoutingFile
 from longtail.methods.dlsa.tables import (
     clusters,
     diagnostics,
-    empty_plot_tables,
     flow_losses,
     likelihood_curves,
-    plot_tables_of,
+    plot_tables,
     route_accuracy,
     route_shares,
 )
@@ -28,6 +27,7 @@ from tests.imports import ROOT
 
 SHOTS = Shots(many_above=5, few_below=4)
 COUNTS = np.array([8, 4, 3, 1])  # many, medium, few, few
+NAMES = ["ant", "bee", "cow", "dog"]
 NAN = np.nan
 
 
@@ -237,10 +237,10 @@ def test_a_single_cluster_has_entropy_0_and_is_finite(table: Predictions) -> Non
 
 
 def test_without_a_flow_only_the_route_of_the_head_is_left(table: Predictions) -> None:
-    frames = plot_tables_of(WITHOUT_FLOW, table, SHOTS)
+    frames = plot_tables(WITHOUT_FLOW, table, NAMES, SHOTS)
     for name in ("dlsa_likelihood", "dlsa_losses", "dlsa_clusters"):
         assert frames[name].empty
-        assert list(frames[name].columns) == list(plot_tables_of(ROUTING, table, SHOTS)[name].columns)
+        assert list(frames[name].columns) == list(plot_tables(ROUTING, table, NAMES, SHOTS)[name].columns)
     assert rows(frames["dlsa_routes"], part="test") == [(1, "many", 100.0), (1, "medium", 100.0), (1, "few", 100.0)]
     assert diagnostics(WITHOUT_FLOW, table, SHOTS) == {
         "route_1": {"train_share": 100.0, "test_share": 100.0, "accuracy": 62.5},
@@ -249,7 +249,7 @@ def test_without_a_flow_only_the_route_of_the_head_is_left(table: Predictions) -
 
 
 def test_empty_tables_have_the_columns_of_full_ones(table: Predictions) -> None:
-    full, empty = plot_tables_of(ROUTING, table, SHOTS), empty_plot_tables()
+    full, empty = plot_tables(ROUTING, table, NAMES, SHOTS), plot_tables(None, None, NAMES, SHOTS)
     assert {name: list(frame.columns) for name, frame in empty.items()} == {
         name: list(frame.columns) for name, frame in full.items()
     }
@@ -258,7 +258,7 @@ def test_empty_tables_have_the_columns_of_full_ones(table: Predictions) -> None:
 
 
 def test_no_table_has_missing_values_or_columns_of_dvc(table: Predictions, tmp_path: Path) -> None:
-    for name, frame in plot_tables_of(ROUTING, table, SHOTS).items():
+    for name, frame in plot_tables(ROUTING, table, NAMES, SHOTS).items():
         write_csv(tmp_path / "a.csv", frame)
         found = pd.read_csv(tmp_path / "a.csv")
         assert len(found) == len(frame)
@@ -268,16 +268,16 @@ def test_no_table_has_missing_values_or_columns_of_dvc(table: Predictions, tmp_p
 
 
 PLOTS = {
-    path.removeprefix("metrics/plots/").removesuffix(".csv"): settings
-    for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    path.removeprefix("plots/").removesuffix(".csv"): settings
+    for plot in yaml.safe_load((ROOT / "metrics/dvc.yaml").read_text())["plots"]
     if isinstance(plot, dict)
     for path, settings in plot.items()
     if "/dlsa_" in path
 }
 
 
-def test_every_table_is_a_plot_of_the_dag_and_the_other_way_round() -> None:
-    assert set(PLOTS) == set(empty_plot_tables())
+def test_every_table_is_a_plot_of_dvc_and_the_other_way_round() -> None:
+    assert set(PLOTS) == set(plot_tables(None, None, NAMES, SHOTS))
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -288,7 +288,7 @@ def test_template_names_only_columns_that_its_table_has(name: str) -> None:
         text = text.replace(f"<DVC_METRIC_{axis.upper()}>", settings[axis])
     content = json.loads(text)
     assert content["data"]["values"] == "<DVC_METRIC_DATA>"
-    columns = set(empty_plot_tables()[name].columns)
+    columns = set(plot_tables(None, None, NAMES, SHOTS)[name].columns)
     computed = set(re.findall(r'"as": "(\w+)"', text))
     assert not computed & columns
     assert set(re.findall(r"datum\['([^']+)'\]", text)) <= columns

@@ -7,6 +7,8 @@ import pytest
 
 from longtail.core.errors import ConfigError, TrainingError
 from longtail.methods.heads import CRT, LWS
+from longtail.methods.heads.gradient.task import RowsTask
+from longtail.train.checkpointing import CheckpointStore
 from tests.unit.methods.heads.helpers import X, Y
 
 
@@ -41,14 +43,16 @@ def test_batch_size_above_the_rows_becomes_their_number_with_a_message(kind, cap
     rows, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
     with caplog.at_level(logging.INFO, logger="longtail.methods.heads"):
         clipped = kind(epochs=2).fit(rows, y)
-    assert "batch_size 512 exceeds the 30 rows and becomes 30" in caplog.text
+    assert "batch_size 512 is more than the 30 rows; 30 is used" in caplog.text
     assert clipped.weight_.tobytes() == kind(epochs=2, batch_size=30).fit(rows, y).weight_.tobytes()
 
 
 @pytest.mark.parametrize(("kind", "name"), [(CRT, "crt"), (LWS, "lws")])
 def test_divergence_is_an_error_that_names_method_and_epoch(kind, name):
     rows, y = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3
-    with pytest.raises(TrainingError, match=rf"{name}: training diverged in epoch 1 of 5"):
+    with pytest.raises(
+        TrainingError, match=rf"{name}: loss or weights are not finite in epoch 1 of 5 .*; lower {name}\.lr"
+    ):
         kind(epochs=5, batch_size=10, lr=1e38).fit(rows, y)
 
 
@@ -60,6 +64,38 @@ def test_training_keeps_the_dtype_of_the_features(kind, dtype, tail):
     assert fitted.weight_.dtype == fitted.bias_.dtype == fitted.scores(rows.astype(dtype)).dtype == dtype
 
 
+class Interrupted(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+@pytest.mark.parametrize("select", ["last", "best_val"])
+def test_interrupted_training_ends_in_the_same_bits(kind, select, tail, tmp_path, monkeypatch):
+    rows, y, rows_test, y_test, _ = tail
+    many = y_test < 3
+
+    def fit(store=None):
+        model = kind(epochs=5, batch_size=64, select=select)
+        return model.fit(rows, y, rows_test[many], y_test[many], store=store)
+
+    def interrupted(task, epoch):
+        if epoch == 3:
+            raise Interrupted
+        return start_epoch(task, epoch)
+
+    whole, start_epoch = fit(), RowsTask.start_epoch
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(RowsTask, "start_epoch", interrupted)
+        fit(CheckpointStore(tmp_path))
+    started = []
+    monkeypatch.setattr(RowsTask, "start_epoch", lambda task, epoch: (started.append(epoch), start_epoch(task, epoch)))
+    resumed = fit(CheckpointStore(tmp_path))
+    assert started == [3, 4]
+    assert resumed.weight_.tobytes() == whole.weight_.tobytes()
+    assert resumed.bias_.tobytes() == whole.bias_.tobytes()
+    assert (resumed.history_, resumed.selected_epoch_) == (whole.history_, whole.selected_epoch_)
+
+
 @pytest.mark.parametrize("kind", [CRT, LWS])
 def test_features_are_left_untouched(kind, tail):
     rows, y, *_ = tail
@@ -68,19 +104,24 @@ def test_features_are_left_untouched(kind, tail):
     assert rows.tobytes() == before
 
 
-@pytest.mark.parametrize("kind", [CRT, LWS])
+@pytest.mark.parametrize(("kind", "name"), [(CRT, "crt"), (LWS, "lws")])
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-        ({"lr": -1.0}, "lr must be a finite number >= 0, got -1.0"),
-        ({"weight_decay": float("nan")}, "weight_decay must be a finite number"),
-        ({"select": "best"}, "select must be one of last, best_val, got 'best'"),
-        ({"select": "best_val"}, "'best_val' needs X_val and y_val"),
-        ({"device": "abacus"}, "'abacus' is not a torch device"),
+        ({"lr": -1.0}, "lr must be above 0, got -1"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number, got nan"),
+        ({"select": "best"}, "select must be one of last, best_val, got best"),
+        ({"select": "best_val"}, "select must be last without X_val and y_val, got best_val"),
     ],
 )
-def test_training_values_out_of_range_are_refused(kind, arguments, reason):
-    with pytest.raises(ConfigError, match=reason):
+def test_training_values_out_of_range_are_refused(kind, name, arguments, reason):
+    with pytest.raises(ConfigError, match=rf"^{name}\.{reason}$"):
         kind(**arguments).fit(X, Y)
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+def test_unknown_device_is_refused(kind):
+    with pytest.raises(ConfigError, match="'abacus' is not a torch device"):
+        kind(device="abacus").fit(X, Y)

@@ -39,5 +39,5 @@ def test_logit_adjustment_of_a_cosine_head_acts_on_its_scaled_cosines():
 
 
 def test_logit_adjustment_below_zero_is_refused():
-    with pytest.raises(ConfigError, match="adjustment must be at least 0, got -1"):
+    with pytest.raises(ConfigError, match=r"logit_adjustment\.adjustment must be at least 0 .*, got -1$"):
         LogitAdjustment(-1.0).fit(np.eye(4), np.array([0, 0, 1, 1]))

@@ -4,8 +4,19 @@ import numpy as np
 import torch
 
 from longtail.methods.heads import LWS, Joint
-from longtail.methods.heads.gradient.sgd import ScaleScorer, train
+from longtail.methods.heads.gradient.sgd import ScaleScorer
+from longtail.methods.heads.gradient.task import RowsTask
+from longtail.methods.heads.lws import LWSParams
+from longtail.train.checkpointing import CheckpointStore
+from longtail.train.loop import run
 from tests.unit.methods.heads.helpers import reference_training
+
+
+class InOrder:
+    """Rows in their own order."""
+
+    def epoch(self, epoch, draws):
+        return np.arange(draws)
 
 
 def lws_steps(steps):
@@ -13,20 +24,12 @@ def lws_steps(steps):
     scales = torch.ones(3, dtype=torch.float64)
     z = torch.tensor([[2.0, 1.0, 0.0], [1.0, 3.0, -1.0]], dtype=torch.float64)
     scorer = ScaleScorer(scales, weight=torch.eye(3, dtype=torch.float64))
-    _, history = train(
-        scorer,
-        z,
-        torch.tensor([1, 0]),
-        method="lws",
-        epochs=steps,
-        batch_size=2,
-        lr=0.2,
-        momentum=0.9,
-        weight_decay=5e-4,
-        draw=lambda epoch, count: np.arange(count),
-        multiplier=lambda epoch, fraction: 1.0,
-    )
-    return scales.numpy(), history.loss
+    y = np.array([1, 0])
+    params = LWSParams(epochs=steps, batch_size=2, lr=0.2, momentum=0.9, weight_decay=5e-4)
+    task = RowsTask(scorer, z, y, None, InOrder(), params, 2)
+    task._multiplier = lambda epoch, fraction: 1.0
+    outcome = run(task, epochs=steps, label="lws", part="lws", store=CheckpointStore(), progress="off")
+    return scales.numpy(), outcome.columns()["loss"]
 
 
 def test_lws_steps_have_the_worked_values():
@@ -54,7 +57,7 @@ def test_lws_leaves_its_head_bit_for_bit_and_folds_its_scales(tail):
 def test_lws_starts_at_the_joint_head(tail):
     rows, y, rows_test, *_ = tail
     joint = Joint().fit(rows, y)
-    untrained = LWS(head=joint.linear_head_, lr=0.0).fit(rows, y)
+    untrained = LWS(head=joint.linear_head_, lr=1e-30).fit(rows, y)
     np.testing.assert_array_equal(untrained.scales_, 1.0)
     assert untrained.scores(rows_test).tobytes() == joint.scores(rows_test).tobytes()
 

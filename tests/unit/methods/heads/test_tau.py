@@ -141,9 +141,9 @@ def test_tau_is_one_where_nothing_can_be_held_out():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"tau": "best"}, "tau must be 'auto' or a finite number >= 0, got 'best'"),
-        ({"tau": -0.1}, "got -0.1"),
-        ({"grid_step": 0.0}, "grid_step > 0"),
+        ({"tau": "best"}, r"tau\.value must be a finite number or auto, got best$"),
+        ({"tau": -0.1}, r"tau\.value must be at least 0 .*, got -0\.1$"),
+        ({"grid_step": 0.0}, r"tau\.grid_step must be above 0 .*, got 0$"),
     ],
 )
 def test_tau_values_out_of_range_are_refused(arguments, reason):

@@ -11,17 +11,17 @@ import pandas as pd
 import pytest
 import yaml
 
+from longtail.artifacts.predictions import build_predictions
 from longtail.artifacts.tables import write_csv, write_json
-from longtail.core.config import Shots
 from longtail.evaluation.metrics import group_of
 from longtail.evaluation.plot_tables import class_profile
+from longtail.evaluation.shots import Shots
 from longtail.methods.ipdpp.selection import select
 from longtail.methods.ipdpp.selection_file import SelectionFile
 from longtail.methods.ipdpp.tables import (
     diagnostics,
-    empty_plot_tables,
     inclusion_curves,
-    plot_tables_of,
+    plot_tables,
     probability_histogram,
     subset_counts,
 )
@@ -59,6 +59,16 @@ SELECTION = SelectionFile(
     ),
     control=np.array([picks(1, 5, 8, 7, 10, 12, 3, 9, 6)] * 2 + [picks(1, 5, 11, 4, 10, 12, 3, 9, 6)]),
 )
+TABLE = build_predictions(
+    "ipdpp",
+    np.eye(4),
+    np.arange(4),
+    np.arange(4),
+    likelihood=True,
+    selected_on_test=False,
+    split_digest="s",
+    train_counts=SELECTION.train_counts,
+)
 
 
 def drawn_from(
@@ -81,6 +91,14 @@ def drawn_from(
         selected=np.array([picks(*one.indices, size=len(label)) for one in drawn]),
         control=np.array([picks(*one.indices, size=len(label)) for one in control]),
     )
+
+
+def numbers(selection: SelectionFile, shots: Shots) -> dict[str, Any]:
+    return diagnostics(selection, TABLE, shots)
+
+
+def full_tables(selection: SelectionFile) -> dict[str, pd.DataFrame]:
+    return plot_tables(selection, TABLE, NAMES, SHOTS)
 
 
 def one_round(selection: SelectionFile, number: int) -> SelectionFile:
@@ -146,12 +164,12 @@ def test_probabilities_of_0_and_1_fall_in_the_outer_bins() -> None:
 def test_groups_without_classes_are_left_out_and_follow_the_shots() -> None:
     frame = probability_histogram(SELECTION, Shots(many_above=100, few_below=4))
     assert set(frame["group"]) == {"medium", "few"}
-    assert set(diagnostics(SELECTION, Shots(many_above=100, few_below=50))) >= {"few"}
-    assert not {"many", "medium"} & set(diagnostics(SELECTION, Shots(many_above=100, few_below=50)))
+    assert set(numbers(SELECTION, Shots(many_above=100, few_below=50))) >= {"few"}
+    assert not {"many", "medium"} & set(numbers(SELECTION, Shots(many_above=100, few_below=50)))
 
 
 def test_single_round_is_first_and_last() -> None:
-    frames = plot_tables_of(one_round(SELECTION, 2), NAMES, SHOTS)
+    frames = full_tables(one_round(SELECTION, 2))
     assert set(frames["ipdpp_probability"]["round"]) == set(frames["ipdpp_inclusion"]["round"]) == {0}
     assert filled(frames["ipdpp_probability"], round=0) == filled(probability_histogram(SELECTION, SHOTS), round=2)
 
@@ -230,7 +248,7 @@ def test_ranks_are_those_of_the_class_profile() -> None:
 
 
 def test_diagnostics_are_class_means_of_the_last_round() -> None:
-    found = diagnostics(SELECTION, SHOTS)
+    found = numbers(SELECTION, SHOTS)
     log = np.log
     assert found == {
         "images": 9,
@@ -260,7 +278,7 @@ def test_diagnostics_are_class_means_of_the_last_round() -> None:
 
 
 def test_classes_of_a_group_count_alike_in_its_means() -> None:
-    together = diagnostics(SELECTION, Shots(many_above=3, few_below=2))["many"]
+    together = numbers(SELECTION, Shots(many_above=3, few_below=2))["many"]
     assert isinstance(together, dict)
     assert together["probability_all"] == 0.425  # of 0.35 and 0.5, whatever their 6 and 4 images
     assert together["probability_selected"] == pytest.approx((0.7 / 3 + 0.4) / 2, rel=1e-5)
@@ -268,7 +286,7 @@ def test_classes_of_a_group_count_alike_in_its_means() -> None:
 
 
 def test_overlap_is_that_of_chance_where_draws_are_uniform() -> None:
-    found = diagnostics(drawn_from([40, 30, 25, 4], k=20, rounds=300, sampler="uniform"), SHOTS)
+    found = numbers(drawn_from([40, 30, 25, 4], k=20, rounds=300, sampler="uniform"), SHOTS)
     # 60 images a round overlap by 1.9 on hypergeometric spread, or 3.1 %: 0.18 % for the mean of 299 rounds.
     assert found["overlap_between_rounds"] == pytest.approx(found["overlap_expected"], abs=0.8)
     assert found["overlap_expected"] == pytest.approx(100 * (400 / 40 + 400 / 30 + 400 / 25) / 60, abs=0.005)
@@ -279,18 +297,18 @@ def test_overlap_counts_the_images_of_a_round_and_the_sizes_of_both() -> None:
     two = dataclasses.replace(SELECTION, epochs=np.array([0, 5]), selected=np.array([
         picks(1, 5, 8, 11, 0, 2, 3, 9, 6), picks(1, 5, 0, 4, 7, 10, 3, 9, 6),
     ]))  # fmt: skip
-    found = diagnostics(two, SHOTS)
+    found = numbers(two, SHOTS)
     assert found["overlap_between_rounds"] == 50.0  # 3 of 6
     assert found["overlap_expected"] == 55.56  # (2 * 4 / 4 + 4 * 2 / 6) / 6
 
 
 def test_overlap_of_equal_rounds_is_100_and_of_a_single_one_left_out() -> None:
     still = dataclasses.replace(SELECTION, selected=SELECTION.selected[[1, 1, 1]])
-    assert diagnostics(still, SHOTS)["overlap_between_rounds"] == 100.0
-    single = diagnostics(one_round(SELECTION, 2), SHOTS)
+    assert numbers(still, SHOTS)["overlap_between_rounds"] == 100.0
+    single = numbers(one_round(SELECTION, 2), SHOTS)
     assert single == {
         key: 1 if key == "rounds" else value
-        for key, value in diagnostics(SELECTION, SHOTS).items()
+        for key, value in numbers(SELECTION, SHOTS).items()
         if not key.startswith("overlap")
     }
 
@@ -300,10 +318,12 @@ def test_without_a_drawn_class_only_the_sizes_are_left() -> None:
     whole = dataclasses.replace(
         SELECTION, selected=everything, control=everything, inclusion_probability=everything.astype(float)
     )
-    assert diagnostics(whole, SHOTS) == {"images": 13, "rounds": 3, "classes_drawn": 0}
-    frames = plot_tables_of(whole, NAMES, SHOTS)
+    assert numbers(whole, SHOTS) == {"images": 13, "rounds": 3, "classes_drawn": 0}
+    frames = full_tables(whole)
     assert frames["ipdpp_inclusion"].empty
-    assert list(frames["ipdpp_inclusion"].columns) == list(empty_plot_tables()["ipdpp_inclusion"].columns)
+    assert list(frames["ipdpp_inclusion"].columns) == list(
+        plot_tables(None, None, NAMES, SHOTS)["ipdpp_inclusion"].columns
+    )
     shares = frames["ipdpp_probability"].pivot_table(
         index=["round", "group", "probability"], columns="images", values="share"
     )
@@ -311,7 +331,7 @@ def test_without_a_drawn_class_only_the_sizes_are_left() -> None:
 
 
 def test_ipdpp_draws_images_that_are_less_probable_than_the_controls() -> None:
-    found = diagnostics(drawn_from([2000, 1000, 20]), Shots(many_above=100, few_below=30))["many"]
+    found = numbers(drawn_from([2000, 1000, 20]), Shots(many_above=100, few_below=30))["many"]
     assert isinstance(found, dict)
     # Standard error 0.02 of the mean of 200 images, two classes; p of round 1 is beta(1.5, 0.5), with mean 0.75.
     assert found["probability_selected"] < found["probability_all"] - 0.04
@@ -323,18 +343,18 @@ def test_numbers_stay_finite_where_the_model_is_certain(tmp_path: Path) -> None:
     log_p = np.where(LABEL == 1, -np.inf, 0.0)
     inclusion = np.where(np.arange(13) == 5, 0.0, SELECTION.inclusion_probability)  # an image of class 0
     certain = dataclasses.replace(SELECTION, log_probability=np.array([log_p] * 3), inclusion_probability=inclusion)
-    found = diagnostics(certain, SHOTS)
+    found = numbers(certain, SHOTS)
     write_json(tmp_path / "a.json", found)  # refuses what is not finite
     many, medium = found["many"], found["medium"]
     assert isinstance(many, dict) and isinstance(medium, dict)
     assert many["information_all"] == pytest.approx(708.4, abs=0.1) and many["probability_all"] == 0
     assert medium["information_selected"] == 0 and "inclusion_ratio" not in medium
-    for frame in plot_tables_of(certain, NAMES, SHOTS).values():
+    for frame in full_tables(certain).values():
         assert np.isfinite(frame.select_dtypes("number")).all().all()
 
 
 def test_empty_tables_have_the_columns_of_full_ones() -> None:
-    full, empty = plot_tables_of(SELECTION, NAMES, SHOTS), empty_plot_tables()
+    full, empty = full_tables(SELECTION), plot_tables(None, None, NAMES, SHOTS)
     assert {name: list(frame.columns) for name, frame in empty.items()} == {
         name: list(frame.columns) for name, frame in full.items()
     }
@@ -343,7 +363,7 @@ def test_empty_tables_have_the_columns_of_full_ones() -> None:
 
 
 def test_no_table_has_missing_values_or_columns_of_dvc(tmp_path: Path) -> None:
-    for name, frame in plot_tables_of(SELECTION, NAMES, SHOTS).items():
+    for name, frame in full_tables(SELECTION).items():
         write_csv(tmp_path / "a.csv", frame)
         found = pd.read_csv(tmp_path / "a.csv")
         assert len(found) == len(frame)
@@ -359,11 +379,12 @@ AXES = {
 }
 
 
-def test_every_table_is_a_plot_of_the_dag_and_the_other_way_round() -> None:
-    prefix = "metrics/plots/ipdpp_"
-    listed = [plot for plot in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if isinstance(plot, dict)]
+def test_every_table_is_a_plot_of_dvc_and_the_other_way_round() -> None:
+    prefix = "plots/ipdpp_"
+    content = yaml.safe_load((ROOT / "metrics/dvc.yaml").read_text())
+    listed = [plot for plot in content["plots"] if isinstance(plot, dict)]
     plots = {Path(path).stem: settings for plot in listed for path, settings in plot.items() if path.startswith(prefix)}
-    assert set(AXES) == set(empty_plot_tables())
+    assert set(AXES) == set(plot_tables(None, None, NAMES, SHOTS))
     assert {name: (settings["x"], settings["y"]) for name, settings in plots.items()} == AXES
     assert all(settings["template"] == name for name, settings in plots.items())
 
@@ -379,7 +400,7 @@ def template(name: str) -> str:
 def test_template_names_only_columns_that_its_table_has(name: str) -> None:
     text = template(name)
     assert json.loads(text)["data"]["values"] == "<DVC_METRIC_DATA>"
-    columns = set(empty_plot_tables()[name].columns)
+    columns = set(plot_tables(None, None, NAMES, SHOTS)[name].columns)
     computed = set(re.findall(r'"as": "(\w+)"', text))
     assert not computed & columns
     assert set(re.findall(r"datum\['([^']+)'\]", text)) <= columns
@@ -391,7 +412,7 @@ def test_template_names_only_columns_that_its_table_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", AXES)
 def test_template_knows_the_words_of_its_table(name: str) -> None:
-    frame = plot_tables_of(SELECTION, NAMES, SHOTS)[name]
+    frame = full_tables(SELECTION)[name]
     domains = [set(json.loads(found)) for found in re.findall(r'"domain": (\["[^\]]*\])', template(name))]
     assert domains
     for words in domains:

@@ -6,7 +6,7 @@ import pytest
 
 from longtail.core.errors import DataError
 from longtail.data.manifest import read_manifest
-from longtail.data.sources import folder
+from longtail.data.sources import image_folder
 from longtail.data.splits import make_split
 from tests.unit.data.helpers import encoded, make_folder, picture, run_prepare
 
@@ -15,7 +15,7 @@ def test_folder_lists_parts_classes_and_files_in_order(tmp_path):
     make_folder(tmp_path, {"b.png": (8, 8), "A.PNG": (8, 8), "c.jpeg": (8, 8)}, parts=("train", "val", "test"))
     (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "train" / "README").write_text("no class")
-    source = folder.load(tmp_path)
+    source = image_folder.load(tmp_path)
     assert source.class_names == ("cat", "dog")
     assert source.paths[:4] == ("train/cat/A.PNG", "train/cat/b.png", "train/cat/c.jpeg", "train/dog/A.PNG")
     assert source.parts.tolist() == ["train"] * 6 + ["val"] * 6 + ["test"] * 6
@@ -26,34 +26,35 @@ def test_folder_lists_parts_classes_and_files_in_order(tmp_path):
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_folder_without_a_part_names_it(tmp_path, part):
     make_folder(tmp_path, parts=tuple({"train", "test"} - {part}))
-    with pytest.raises(DataError, match=rf"data_root: .*/{part} is missing; .* expects train/CLASS and test/CLASS"):
-        folder.load(tmp_path)
+    expected = rf"data_root must have the folders train/CLASS and test/CLASS .* .*/{part} is missing"
+    with pytest.raises(DataError, match=expected):
+        image_folder.load(tmp_path)
 
 
 def test_missing_data_root_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"data_root: .*nowhere/train is missing"):
-        folder.load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"data_root must .*nowhere/train is missing"):
+        image_folder.load(tmp_path / "nowhere")
 
 
 def test_class_that_only_test_has_is_refused_by_name(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "test" / "wolf").mkdir()
-    with pytest.raises(DataError, match=r"data_root: .*test/wolf is a class that .*train does not have"):
-        folder.load(tmp_path)
+    with pytest.raises(DataError, match=r"data_root has the class folder .*test/wolf, but .*train has no such class"):
+        image_folder.load(tmp_path)
 
 
 def test_folder_of_one_class_is_refused(tmp_path):
     for part in ("train", "test"):
         (tmp_path / part / "cat").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"train holds 1 class folders, at least 2 expected"):
-        folder.load(tmp_path)
+    with pytest.raises(DataError, match=r"at least 2 class folders in .*train, got 1"):
+        image_folder.load(tmp_path)
 
 
 def test_class_without_any_image_is_refused_by_name(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "train" / "empty").mkdir()
-    with pytest.raises(DataError, match=r"class 2 \(empty\) has no image"):
-        run_prepare(folder.load(tmp_path), tmp_path / "out")
+    with pytest.raises(DataError, match=r"images of every class, got none of class 2 \(empty\)"):
+        run_prepare(image_folder.load(tmp_path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -61,7 +62,7 @@ def test_class_without_a_test_image_is_refused_by_name(tmp_path):
     make_folder(tmp_path)
     for file in (tmp_path / "test" / "dog").iterdir():
         file.unlink()
-    run_prepare(folder.load(tmp_path), tmp_path / "out")
+    run_prepare(image_folder.load(tmp_path), tmp_path / "out")
     manifest = read_manifest(tmp_path / "out")
     with pytest.raises(DataError, match=r"class 1 \(dog\) has no test image"):
         make_split(
@@ -81,4 +82,4 @@ def test_file_name_that_is_not_utf_8_is_refused_by_name(tmp_path):
     with open(name, "wb") as file:
         file.write(encoded(picture(8, 8), "PNG"))
     with pytest.raises(DataError, match="caf"):
-        run_prepare(folder.load(tmp_path), tmp_path / "out")
+        run_prepare(image_folder.load(tmp_path), tmp_path / "out")

@@ -1,6 +1,6 @@
 """The reference of all parameters, made from their declarations.
 
-``python -m longtail.reference > docs/parameters.md`` writes it; a test compares the two.
+``python -m stages.reference > docs/parameters.md`` writes it; a test compares the two.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from longtail.params import EXTENDED, TOP_LEVEL, groups
 INTRODUCTION = """\
 # Parameters
 
-All keys of `params.yaml`. This page is generated from their declarations: `python -m longtail.reference`.
+All keys of `params.yaml`. This page is generated from their declarations: `python -m stages.reference`.
 
 `dvc exp run -S KEY=VALUE` changes one for a run, for example `-S crt.epochs=20`. Editing the file and running
 `dvc repro` does the same. The first stage checks the whole file before any work starts. It refuses an unknown key, a
@@ -46,8 +46,8 @@ def _paragraph(kind: type[Group]) -> str:
     return " ".join(documentation.replace("``", "`").split()) + "\n"
 
 
-def _rows(kind: type[Group]) -> Iterator[tuple[str, str, str, str]]:
-    """Name, default, allowed values and meaning of each key."""
+def _rows(kind: type[Group]) -> Iterator[tuple[str, ...]]:
+    """Name, default, published values, allowed values and meaning of each key."""
     defaults = vars(kind())
     for name, spec in keys_of(kind).items():
         value, hint = defaults[name], type_of(kind, name)
@@ -55,7 +55,8 @@ def _rows(kind: type[Group]) -> Iterator[tuple[str, str, str, str]]:
             yield from _rows(type(value))
             continue
         full = f"{kind.path}.{name}" if kind.path else name
-        yield f"`{full}`", "" if value is None else f"`{show(value)}`", _allowed(hint, spec), spec.meaning
+        default = "" if value is None else f"`{show(value)}`"
+        yield f"`{full}`", default, spec.published, _allowed(hint, spec), spec.meaning
 
 
 def _allowed(hint: Any, spec: Key) -> str:
@@ -64,8 +65,12 @@ def _allowed(hint: Any, spec: Key) -> str:
     return words + (f", {bounds}" if bounds else "")
 
 
-def _table(rows: list[tuple[str, str, str, str]]) -> str:
-    lines = ["| key | default | allowed | meaning |", "|---|---|---|---|"]
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """The rows as a table. The column of published values is left out if it is empty."""
+    heading: tuple[str, ...] = ("key", "default", "published", "allowed", "meaning")
+    if not any(row[2] for row in rows):
+        heading, rows = heading[:2] + heading[3:], [row[:2] + row[3:] for row in rows]
+    lines = [f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join(lines) + "\n"
 

@@ -104,7 +104,7 @@ def picture_grid(path: str | Path, rows: Sequence[GridRow], title: str = "") -> 
 
 
 def _tile(pixels: np.ndarray) -> Image.Image:
-    """A picture in the middle of a grey square of TILE pixels."""
+    """A picture in the middle of a gray square of TILE pixels."""
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3), (pixels.dtype, pixels.shape)
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
     longest = max(picture.size)

@@ -16,7 +16,7 @@ EMPTY = -1  # the label of a slot without a key
 class Projector(nn.Module):
     """Linear, batch norm if asked for, ReLU, Linear, with biases: (B, D) -> (B, dim).
 
-    A training batch of a single row, which has no variance, is normalised with the running statistics.
+    A training batch of a single row, which has no variance, is normalized with the running statistics.
     """
 
     def __init__(self, num_features: int, hidden: int = 2048, dim: int = 128, batch_norm: bool = False) -> None:
@@ -76,7 +76,7 @@ class KeyQueue(nn.Module):
     Args:
         size: K >= 1; no multiple of the batch size.
         dim: of a key.
-        random: start with random unit rows from torch's global generator, labelled -1, and not with zeros.
+        random: start with random unit rows from torch's global generator, labeled -1, and not with zeros.
     """
 
     def __init__(self, size: int, dim: int, random: bool = False) -> None:

@@ -1,7 +1,7 @@
-"""Sharpness-aware minimisation: the gradient of a step is taken at the worst point nearby.
+"""Sharpness-aware minimization: the gradient of a step is taken at the worst point nearby.
 
 Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", ICLR 2021, as the
-released FSGL code uses it: one Euclidean norm over all parameters, those of batch normalisation and the biases too.
+released FSGL code uses it: one Euclidean norm over all parameters, those of batch normalization and the biases too.
 
 Deviation: the released optimizer saves the weights of those parameters alone that have a gradient in the first pass
 and fails on the others in the second one. Here a parameter without a gradient stays where it is in the ascent.
@@ -46,7 +46,7 @@ def ascended(parameters: Iterable[nn.Parameter], rho: float) -> Iterator[Tensor]
 
 @contextmanager
 def fixed_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation uses the statistics of the batch and leaves its running ones as they are."""
+    """Inside, batch normalization uses the statistics of the batch and leaves its running ones as they are."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     momenta = [(m, m.momentum) for m in norms]
     kept = [(m.num_batches_tracked, m.num_batches_tracked.clone()) for m in norms if m.num_batches_tracked is not None]

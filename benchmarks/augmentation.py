@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from longtail.core.config import Runtime
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,14 +28,17 @@ from torchvision.transforms import v2
 
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
-from longtail.augment.transforms import CONSTANTS, RANDAUGMENT, Transform, crop_batch, normalizer
+from longtail.augment.crops import crop_batch
+from longtail.augment.policies import randaugment
+from longtail.augment.transforms import CONSTANTS, Transform, normalizer
 from longtail.data.samplers import create_sampler
 from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import MemoryImages
-from longtail.train.loop import Settings, train
+from longtail.train.network import TrainingSettings, train_network
 from longtail.train.objective import TaskInfo
+from longtail.train.params import RuntimeParams
 from longtail.train.runtime import set_up
 from longtail.train.schedule import create_schedule
 
@@ -46,7 +48,7 @@ TRANSFORM = Transform("crop_flip", MEAN, STD, SIDE)
 POLICIES: dict[str, Callable[[Any], list[Any]]] = {
     "crop_flip": lambda version: [],
     "autoaugment": lambda version: [version.AutoAugment(version.AutoAugmentPolicy.CIFAR10)],
-    "randaugment": lambda version: [version.RandAugment(*RANDAUGMENT)],
+    "randaugment": lambda version: [version.RandAugment(*randaugment.IN_MEMORY)],
 }
 LR, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 2e-4
 SEED = 0
@@ -134,9 +136,9 @@ class Bench:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
         counts = np.bincount(self.labels, minlength=CLASSES)
         model = create_model(backbone)
-        setting = TaskInfo(CLASSES, counts, int(model.backbone.num_features), epochs, SEED)  # type: ignore[arg-type]
+        task = TaskInfo(CLASSES, counts, int(model.backbone.num_features), epochs, SEED)  # type: ignore[arg-type]
         sampler = create_sampler("instance", self.labels, seed=SEED, epochs=epochs)
-        settings = Settings(
+        settings = TrainingSettings(
             epochs=epochs,
             batch_size=self.batch_size,
             lr=LR,
@@ -148,7 +150,7 @@ class Bench:
             progress="off",
         )
         with tempfile.TemporaryDirectory() as scratch:
-            train(model, CrossEntropy(setting), self.memory, None, sampler, settings, self.device, Path(scratch))
+            train_network(model, CrossEntropy(task), self.memory, None, sampler, settings, self.device, Path(scratch))
 
     def direct_train(self, backbone: str, epochs: int, batches: DataLoader) -> None:
         """Train with a DataLoader, reading the loss at each step, with the fastest convolutions that cuDNN finds."""
@@ -191,7 +193,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{options.threads} threads, {options.workers} loader workers, warm; n = {options.repeats}, median (min-max)"
     )
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        device = set_up(Runtime(device=name, threads=options.threads))
+        device = set_up(RuntimeParams(device=name, threads=options.threads))
         bench = Bench(options.images, options.batch_size, options.workers, device, options.policy)
         loaders = {pipeline: bench.loader(pipeline) for pipeline in VERSIONS}
         print(f"\nAugmented images on {name}; the same crop windows differ by at most {bench.check():.1e}:\n")

@@ -30,6 +30,7 @@ import pandas as pd
 
 from benchmarks.common import METHODS, machine, run_pipeline, run_stage, write_params
 from benchmarks.timing import table
+from longtail.params import defaults
 from stages.recipe import flat, names, read_recipe
 
 BATCH_SIZE = 128
@@ -38,7 +39,7 @@ PLAIN = "cifar100_lt_ce"
 COLUMNS = ("all", "many", "medium", "few", "macro", "ece")
 SMOKE_CLASSES, SMOKE_TRAIN, SMOKE_TEST = 4, 40, 10
 PUBLISHED = {
-    (100, 100.0): "CIFAR-100-LT, imbalance factor 100: joint 38-40, the best repair 40.5-43.5",
+    (100, 100.0): "CIFAR-100-LT, imbalance factor 100: joint 38-40, the best head 40.5-43.5",
     (10, 100.0): "CIFAR-10-LT, imbalance factor 100: joint 70-72",
 }
 PUBLISHED_BNS = {
@@ -50,13 +51,23 @@ PUBLISHED_BNS = {
 def settings_of(name: str) -> list[str]:
     """Return a recipe's overrides of params.yaml, except those that choose the data."""
     data = ("dataset", "imb_type", "imb_factor", "val_per_class", "split_seed")
-    return [f"{key}={json.dumps(value)}" for key, value in flat(read_recipe(name)["params"]) if key not in data]
+    return _overrides({key: value for key, value in read_recipe(name)["params"].items() if key not in data})
+
+
+def _overrides(params: dict[str, Any]) -> list[str]:
+    """Return ``group.key=value`` of every key."""
+    return [f"{key}={json.dumps(value)}" for key, value in flat(params)]
 
 
 def bns_recipe(classes: int, epochs: int) -> list[str]:
-    """Return more overrides: ``epochs`` of BNS, and a linear probe instead of stage 1, as released."""
+    """Return more overrides: ``epochs`` of BNS, and a linear probe instead of stage 1, as released.
+
+    The groups that the recipe names start from their defaults, so that nothing of another recipe is left in them.
+    """
+    name, initial = f"cifar{classes}_lt_bns_ipdpp", defaults()
+    groups = {key: initial[key] for key, value in read_recipe(name)["params"].items() if isinstance(value, dict)}
     warmup = f"pretrain.warmup_epochs={min(20, epochs)}"
-    return [*settings_of(f"cifar{classes}_lt_bns_ipdpp"), f"pretrain.epochs={epochs}", warmup]
+    return [*_overrides(groups), *settings_of(name), f"pretrain.epochs={epochs}", warmup]
 
 
 def recipe(root: Path, imb_factor: float, seed: int, name: str = PLAIN, epochs: int | None = None) -> list[str]:
@@ -80,8 +91,9 @@ def recipe(root: Path, imb_factor: float, seed: int, name: str = PLAIN, epochs: 
         f"runtime.workers={min(8, os.cpu_count() or 1)}",
     ]
     if epochs is not None:
-        warmups = {group: _value(settings, f"{group}.warmup_epochs") for group in ("pretrain", "train")}
-        for group, warmup in warmups.items():
+        pretrains = _value(settings, "pretrain.method") not in (None, "none")
+        for group in ("pretrain", "train") if pretrains else ("train",):
+            warmup = _value(settings, f"{group}.warmup_epochs")
             settings += [f"{group}.epochs={epochs}", f"{group}.milestones=auto"]
             settings += [f"{group}.warmup_epochs={min(warmup, epochs)}"] if isinstance(warmup, int) else []
     return settings

@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
-from longtail.core.config import load_params, parse_yaml
+from longtail.core.yaml import parse_yaml
+from longtail.methods.heads import HEADS
+from longtail.methods.stage_methods import STAGE_METHODS
+from longtail.params import check_params
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
-REPAIRS = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
-METHODS = (*REPAIRS, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
+METHODS = (*HEADS.names(), *(row for method in STAGE_METHODS.entries().values() for row in method.rows))
 
 
 def machine(*packages: str) -> str:
@@ -52,12 +54,16 @@ def override(params: dict[str, Any], settings: list[str]) -> None:
 
 
 def write_params(folder: Path, settings: list[str]) -> None:
-    """Write the repository's params.yaml, with ``settings`` applied, to ``folder``."""
+    """Write the repository's params.yaml, with ``settings`` applied, to ``folder``.
+
+    Raises:
+        ConfigError: a setting is not valid. Nothing is written.
+    """
     params = parse_yaml((ROOT / "params.yaml").read_text())
     override(params, settings)
+    check_params(params)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    load_params(folder / "params.yaml")
 
 
 def run_stage(folder: Path, *command: str) -> float:
@@ -79,7 +85,9 @@ def run_pipeline(folder: Path, settings: list[str]) -> dict[str, Any]:
     params = (folder / "params.yaml").read_text()
     previous = json.loads(finished.read_text()) if finished.is_file() else {}
     seconds: dict[str, float] = previous["seconds"] if previous.get("params") == params else {}
-    for stage in (*STAGES, *(f"rebalance@{method}" for method in REPAIRS), "train_dlsa", "finetune_ipdpp", "evaluate"):
+    heads = [f"rebalance@{name}" for name in HEADS.names()]
+    own_stages = [method.stage for method in STAGE_METHODS.entries().values()]
+    for stage in (*STAGES, *heads, *own_stages, "evaluate"):
         if stage not in seconds:
             seconds[stage] = run_stage(folder, *stage.split("@"))
             finished.write_text(json.dumps({"params": params, "seconds": seconds}))

@@ -13,6 +13,7 @@ a flow. ``random routing`` routes rows at random, in the same shares.
 """
 
 import argparse
+import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,8 @@ from benchmarks.timing import table
 from longtail.artifacts.features import read_features
 from longtail.artifacts.head_files import read_head
 from longtail.methods.dlsa.estimator import DLSA
+from longtail.methods.heads import HEADS, HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LinearHead, fit_linear_head
-from longtail.methods.heads.crt import CRT
-from longtail.methods.heads.joint import Joint
-from longtail.methods.heads.lws import LWS
-from longtail.methods.heads.ncm import NCM
-from longtail.methods.heads.tau import TauNorm
 from tests.synthetic import hierarchical_features
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -116,16 +113,18 @@ def accuracies(model: HeadClassifier, parts: Parts) -> tuple[float, float]:
     return 100 * by_class.mean(), 100 * by_class[counts < 20].mean()
 
 
+def create_head(entry: HeadEntry, head: LinearHead, seed: int) -> HeadClassifier:
+    """Create an unfitted head with the default parameters. It gets the stage-1 head and the seed if it takes them."""
+    params = entry.params()
+    offered: dict[str, Any] = {**vars(params), **entry.arguments(params), "head": head, "random_state": seed}
+    taken = inspect.signature(entry.estimator).parameters
+    return entry.estimator(**{name: value for name, value in offered.items() if name in taken})
+
+
 def models(head: LinearHead, seed: int, fast: dict[str, Any], only: str) -> dict[str, HeadClassifier]:
     """Return the unfitted model of each row whose name contains ``only``, and of the control."""
-    repairs: dict[str, HeadClassifier] = {
-        "joint": Joint(head),
-        "ncm": NCM(),
-        "crt": CRT(batch_size=64, random_state=seed),
-        "tau": TauNorm(head=head, random_state=seed),
-        "lws": LWS(head=head, epochs=5, batch_size=64, random_state=seed),
-    }
-    rows = repairs | {name: DLSA(head=head, random_state=seed, **kw | fast) for name, kw in VARIANTS.items()}
+    rows = {name: create_head(entry, head, seed) for name, entry in HEADS.entries().items()}
+    rows |= {name: DLSA(head=head, random_state=seed, **kw | fast) for name, kw in VARIANTS.items()}
     return {name: model for name, model in rows.items() if only in name or name == "dlsa_control"}
 
 
@@ -137,8 +136,8 @@ def compare(name: str, options: argparse.Namespace, work: Path) -> dict[str, np.
         parts, head = load(name, split, work, options.archive, options.epochs)
         for repeat in range(options.repeats):
             for method, model in models(head, split + 1000 * repeat, fast, options.only).items():
-                selects = hasattr(model, "select") or isinstance(model, DLSA | TauNorm)
-                model.fit(*parts["train"], *(parts["val"] if selects else ()))
+                takes_val = "X_val" in inspect.signature(model.fit).parameters
+                model.fit(*parts["train"], *(parts["val"] if takes_val else ()))
                 scores = found.setdefault(method, np.empty((options.seeds, options.repeats, 2)))
                 scores[split, repeat] = accuracies(model, parts)
     rows = ", ".join(f"{part} {len(y):,}" for part, (_, y) in parts.items())

@@ -35,14 +35,14 @@ from longtail.methods.dlsa.losses import balance_loss, class_weights, likelihood
 from longtail.methods.dlsa.mixture import mixture_log_density
 from longtail.methods.dlsa.settings import PUBLISHED, Settings
 from longtail.methods.heads.base import LinearHead
-from longtail.train.checkpointing import Stash
+from longtail.train.checkpointing import CheckpointStore
 
 CLASSES = 1000
 
 
-def direct_components(u: Tensor, log_det: Tensor, centres: Tensor) -> Tensor:
+def direct_components(u: Tensor, log_det: Tensor, centers: Tensor) -> Tensor:
     """Return log p(x, k), computed from the (B, K, d) differences."""
-    distances = (u[:, None, :] - centres[None]).square().sum(dim=-1)
+    distances = (u[:, None, :] - centers[None]).square().sum(dim=-1)
     return log_det[:, None] - 0.5 * distances - 0.5 * u.shape[1] * math.log(2 * math.pi)
 
 
@@ -67,7 +67,7 @@ def build(options: argparse.Namespace) -> tuple[Callable[[], Tensor], torch.devi
         if options.side == "longtail":
             positive, negative = model.components(x)
         else:
-            positive, negative = (direct_components(*model.latent(half), model.centres) for half in x)
+            positive, negative = (direct_components(*model.latent(half), model.centers) for half in x)
         loss = losses(positive, negative, y, weights)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -154,8 +154,8 @@ def full(options: argparse.Namespace) -> None:
         counts = np.array(json.loads(options.counts.read_text())["ImageNet_LT_train"])
     y = torch.repeat_interleave(torch.arange(CLASSES), torch.from_numpy(counts))
     stream = torch.Generator().manual_seed(0)
-    centres = torch.randn(CLASSES, options.width, generator=stream)
-    x = torch.relu(centres[y] * 0.5 + torch.randn(len(y), options.width, generator=stream))
+    centers = torch.randn(CLASSES, options.width, generator=stream)
+    x = torch.relu(centers[y] * 0.5 + torch.randn(len(y), options.width, generator=stream))
     rows = {"train": Rows(x.to(device), y.to(device))}
     settings = replace(
         Settings(**PUBLISHED["imagenet_lt_paco"]),
@@ -166,12 +166,14 @@ def full(options: argparse.Namespace) -> None:
     )
     head = LinearHead(np.zeros((CLASSES, options.width), np.float32), np.zeros(CLASSES, np.float32))
     start = time.perf_counter()
-    train_filter(rows, counts, replace(settings, flow_select="last"), 0, "flow alone", Stash(), "lines")
+    train_filter(
+        rows, counts, replace(settings, flow_select="last"), 0, "flow alone", "flow", CheckpointStore(), "lines"
+    )
     if device.type == "cuda":
         torch.cuda.synchronize()
     an_epoch = (time.perf_counter() - start) / options.epochs
     start = time.perf_counter()
-    chain = fit_chain(rows, head, settings, 0, Stash(), "lines")
+    chain = fit_chain(rows, head, settings, 0, CheckpointStore(), "lines")
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start

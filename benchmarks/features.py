@@ -10,7 +10,7 @@ import argparse
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,10 +25,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.artifacts.features import read_features
+from longtail.core.seeds import derive_seed
 from longtail.data.samplers import create_sampler
 from longtail.methods.heads.base import LinearHead
-from longtail.methods.heads.crt import initial_head
-from longtail.methods.heads.gradient.sgd import LinearScorer, train
+from longtail.methods.heads.crt import CRTParams, initial_head
+from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, LinearScorer
 from longtail.methods.heads.ncm import NCM
 from longtail.methods.heads.tau import TauNorm, tau_normalised
 
@@ -223,24 +224,24 @@ def crt_epoch(inputs: Inputs) -> np.ndarray:
     """Return weight and bias after one epoch at the base learning rate, (C, D + 1)."""
     assert inputs.start.bias is not None
     scorer = LinearScorer(torch.tensor(inputs.start.weight), torch.tensor(inputs.start.bias))
-    train(
-        scorer,
-        torch.from_numpy(inputs.X),
-        torch.from_numpy(inputs.y),
-        method="crt",
+    params = CRTParams(
         epochs=1,
         batch_size=inputs.batch_size,
-        draw=our_draws(inputs),
-        multiplier=lambda epoch, fraction: 1.0,
         lr=LR,
         momentum=MOMENTUM,
         weight_decay=WEIGHT_DECAY,
+        samples_per_class=SAMPLES_PER_CLASS,
     )
+    ClassBalancedSgd(params, "cpu", SEED).train(scorer, torch.from_numpy(inputs.X), inputs.y, None)
     return torch.column_stack([scorer.weight, scorer.bias]).numpy()
 
 
-def our_draws(inputs: Inputs) -> Callable[[int, int], np.ndarray]:
-    return create_sampler("class_aware", inputs.y, seed=SEED, epochs=1, samples_per_class=SAMPLES_PER_CLASS).epoch
+def our_draws(inputs: Inputs) -> list[int]:
+    """Return the rows of :func:`crt_epoch` in the order in which it draws them."""
+    seed = derive_seed(SEED, "crt", "sampler")
+    sampler = create_sampler("class_aware", inputs.y, seed=seed, epochs=1, samples_per_class=SAMPLES_PER_CLASS)
+    rows: list[int] = sampler.epoch(0, inputs.steps * inputs.batch_size).tolist()
+    return rows
 
 
 def direct_crt_epoch(inputs: Inputs, rows: Dataset, sampler: Sampler[int] | list[int]) -> np.ndarray:
@@ -347,8 +348,7 @@ def report(inputs: Inputs, repeats: int, threads: int) -> None:
 
     memory = TensorDataset(torch.from_numpy(inputs.X), torch.from_numpy(inputs.y))
     draws = inputs.steps * inputs.batch_size
-    same_draws = our_draws(inputs)(0, draws).tolist()
-    difference = largest_difference(crt_epoch(inputs), direct_crt_epoch(inputs, memory, same_draws))
+    difference = largest_difference(crt_epoch(inputs), direct_crt_epoch(inputs, memory, our_draws(inputs)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.h5"
         with h5py.File(path, "w") as file:

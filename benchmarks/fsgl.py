@@ -23,7 +23,7 @@ from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch
 from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer import create_optimizer
-from longtail.train.optimizer_step import Update
+from longtail.train.optimizer_step import OptimizerStep
 
 LARGEST, IMBALANCE = 500, 100
 LIMIT = 1e-4  # largest difference between the weights of the sides, relative to the largest weight of the tensor
@@ -33,14 +33,14 @@ class Released(FSGL):
     """FSGL with the scaling of every image summed in Python."""
 
     def scaling(self, mixed: Mixed, share: Tensor) -> Tensor:
-        classes = self.task.num_classes
+        classes, gamma = self.task.num_classes, self.params.gamma
         own, other = (F.one_hot(labels, classes).float() for labels in (mixed.labels, mixed.partners))
         soft = share * own + (1 - share) * other
         factors = []
         for row in range(len(soft)):
             factor = torch.zeros((), device=soft.device)
             for k in range(classes):
-                factor = factor + soft[row, k] * round(1 + self.gamma - k * (self.gamma / classes), 2)
+                factor = factor + soft[row, k] * round(1 + gamma - k * (gamma / classes), 2)
             factors.append(factor)
         return torch.stack(factors)
 
@@ -52,11 +52,11 @@ class Side:
         counts = (LARGEST * IMBALANCE ** (-np.arange(options.classes) / (options.classes - 1))).astype(np.int64)
         torch.manual_seed(0)
         backbone = create_backbone(options.backbone, in_channels=3).to(device)
-        setting = TaskInfo(options.classes, counts, int(backbone.num_features), 200, 0)  # type: ignore[arg-type]
-        self.objective = kind(setting, gamma=1.0).to(device)
+        task = TaskInfo(options.classes, counts, int(backbone.num_features), 200, 0)  # type: ignore[arg-type]
+        self.objective = kind(task, gamma=1.0).to(device)
         self.model = Classifier(backbone, self.objective.create_head().to(device))
         optimizer = create_optimizer("sgd", [self.model, self.objective], lr=0.01, momentum=0.9, weight_decay=5e-3)
-        self.update, self.device, self.options = Update(optimizer, device), device, options
+        self.update, self.device, self.options = OptimizerStep(optimizer, device), device, options
         self.taken = 0
         self.batches = [self.draw(number) for number in range(options.repeats + 1)]
 

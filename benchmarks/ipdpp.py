@@ -15,8 +15,10 @@ import numpy as np
 from benchmarks.common import STAGES, machine, run_stage, write_params
 from benchmarks.timing import table
 from longtail.artifacts.predictions import read_predictions
-from longtail.core.config import load_params
+from longtail.core.params import bind
+from longtail.core.yaml import read_yaml
 from longtail.evaluation.metrics import summarize
+from longtail.evaluation.shots import Shots
 from longtail.methods.ipdpp.selection_file import read_selection
 from longtail.methods.ipdpp.tables import diagnostics
 
@@ -40,13 +42,14 @@ def run(folder: Path, settings: list[str]) -> tuple[np.ndarray, dict]:
     """
     write_params(folder, settings)
     run_stage(folder, MADE_BY)
-    shots = load_params(folder / "params.yaml").shots
+    shots = bind(Shots, read_yaml(folder / "params.yaml")[Shots.path])
     scores = []
     for name in ("ipdpp_uniform", "ipdpp"):
         predictions = read_predictions(folder / f"metrics/predictions/{name}.h5", MADE_BY)
         measures = summarize(predictions, predictions.train_counts, shots)
         scores.append([float(measures.get(group, np.nan)) for group in GROUPS])
-    return np.array(scores), diagnostics(read_selection(folder / "models/ipdpp_selection.h5", MADE_BY), shots)
+    selection = read_selection(folder / "models/ipdpp_selection.h5", MADE_BY)
+    return np.array(scores), diagnostics(selection, predictions, shots)
 
 
 def backbone(folder: Path, settings: list[str]) -> None:

@@ -9,27 +9,32 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from benchmarks.common import STAGES, machine, run_stage, write_params
 from benchmarks.timing import table
 from longtail.artifacts.predictions import read_predictions
-from longtail.core.config import load_params
+from longtail.core.params import bind, type_of
+from longtail.core.yaml import read_yaml
 from longtail.evaluation.metrics import summarize
-from longtail.methods.objectives.registry import OBJECTIVES
+from longtail.evaluation.shots import Shots
+from longtail.methods.objectives import OBJECTIVES
+from longtail.methods.objectives.params import TrainParams
+from longtail.methods.pretraining import METHODS as PRETRAINING
 
 COLUMNS = ("all", "many", "medium", "few", "ece")
-RULES = ("none", "resample", "reweight", "drw")
-MIXES = ("mixup", "cutmix")
-STARTS = ("rotation", "moco", "bns")
+RULES: tuple[str, ...] = get_args(type_of(TrainParams, "rule"))
+MIXES = [name for name in get_args(type_of(TrainParams, "mix")) if name != "none"]
+STARTS = PRETRAINING.names()
 
 
 def cases(objectives: list[str], rules: list[str], mixes: list[str], starts: list[str]) -> dict[str, list[str]]:
     """Map each case to its settings. Rules that an objective does not support are omitted."""
     found = {}
     for name in objectives:
-        known = RULES if "rule" in OBJECTIVES[name].options else ("none", "resample")
+        known = RULES if OBJECTIVES.get(name).weighted else ("none", "resample")
         for rule in (rule for rule in rules if rule in known):
             found[name if rule == "none" else f"{name}, {rule}"] = [f"train.objective={name}", f"train.rule={rule}"]
     found |= {f"ce, {mix}": [f"train.mix={mix}"] for mix in mixes}
@@ -44,18 +49,18 @@ def run(folder: Path, settings: list[str]) -> list[float]:
         run_stage(folder, stage)
     run_stage(folder, "rebalance", "joint")
     predictions = read_predictions(folder / "metrics/predictions/joint.h5", "rebalance@joint")
-    found = summarize(predictions, predictions.train_counts, load_params(folder / "params.yaml").shots)
+    found = summarize(predictions, predictions.train_counts, bind(Shots, read_yaml(folder / "params.yaml")[Shots.path]))
     return [float(found.get(column, np.nan)) for column in COLUMNS]
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES), choices=list(OBJECTIVES))
+    parser.add_argument("--objectives", nargs="+", default=OBJECTIVES.names(), choices=OBJECTIVES.names())
     parser.add_argument("--rules", nargs="+", default=["none", "drw"], choices=RULES)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of params.yaml")
-    parser.add_argument("--mixes", nargs="*", default=list(MIXES), choices=MIXES)
-    parser.add_argument("--starts", nargs="*", default=list(STARTS), choices=STARTS)
+    parser.add_argument("--mixes", nargs="*", default=MIXES, choices=MIXES)
+    parser.add_argument("--starts", nargs="*", default=STARTS, choices=STARTS)
     options = parser.parse_args(arguments)
     lines = []
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
 from longtail.augment.simclr import Parameters, draw_parameters, simclr_batch
 from longtail.augment.transforms import Transform, normalizer
-from longtail.core.config import Runtime
 from longtail.core.seeds import derive_seed
+from longtail.train.params import RuntimeParams
 from longtail.train.runtime import set_up
 
 SIDE, KERNEL, SIGMA = 32, 3, (0.1, 2.0)
@@ -152,7 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{options.threads} threads, {options.workers} loader workers, warm; n = {options.repeats}, median (min-max)"
     )
     for name in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        device = set_up(Runtime(device=name, threads=options.threads))
+        device = set_up(RuntimeParams(device=name, threads=options.threads))
         bench = Bench(options.images, options.batch_size, options.workers, device)
         loaders = {pipeline: bench.loader(pipeline) for pipeline in PIPELINES}
         print(f"\nAugmented images on {name}; the same parameters differ by at most {bench.check():.1e}:\n")

@@ -14,7 +14,6 @@ Shape legend: M test images, C classes.
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import f1_score
 
 from longtail.artifacts.predictions import Predictions
 from longtail.core.errors import DataError
@@ -70,6 +69,8 @@ def class_accuracy(predictions: Predictions) -> np.ndarray:
 
 def macro_f1(label: np.ndarray, predicted: np.ndarray) -> float:
     """Unweighted mean of the F1 scores of all classes that occur in ``label`` or ``predicted`` (both (M,) int)."""
+    from sklearn.metrics import f1_score  # takes two seconds to import
+
     return float(f1_score(label, predicted, average="macro", zero_division=0))
 
 

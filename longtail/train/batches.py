@@ -1,4 +1,4 @@
-"""Batches of one split part, from a tensor on the training device or from files; the same for the training loop."""
+"""Batches of one split part, from a tensor on the training device or from files."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -211,6 +211,8 @@ def open_part(
         pixels = read_pixels(folder) if pixels is None else pixels
         return MemoryImages(pixels[index], labels, transform, device)
     if data_root is None:
-        raise ConfigError("data_root: not given; the prepared dataset holds paths below it")
+        raise ConfigError(
+            "data_root must be the folder of the images, got null (the prepared dataset holds paths below it)"
+        )
     paths, sha256 = manifest.paths[index], manifest.sha256[index]
     return PathImages(Path(data_root), paths, sha256, labels, transform, device, workers)

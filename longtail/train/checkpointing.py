@@ -1,6 +1,7 @@
 """Checkpoints of unfinished training, one per part of a run."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ LOG = logging.getLogger(__name__)
 class CheckpointStore:
     """One checkpoint per part, in a folder that belongs to one run. Without a folder nothing is kept.
 
-    A finished part is read back instead of computed again. An unfinished one resumes after its last saved epoch.
+    A finished part is read back instead of computed again. An unfinished one resumes after its last saved epoch. The
+    name of a part is the name of its file: lower-case letters, digits, ``_`` and ``-``.
 
     Args:
         folder: the folder of this run (see ``longtail.artifacts.scratch``), or None.
@@ -35,7 +37,7 @@ class CheckpointStore:
         try:
             tensors, meta, _ = load_checkpoint(path)
         except ArtifactError as error:
-            LOG.info(f"starting over, since a checkpoint of unfinished training cannot be read: {error}")
+            LOG.info(f"starting over: checkpoint {path} cannot be read ({error.problem})")
             return None
         return tensors, meta
 
@@ -50,6 +52,7 @@ class CheckpointStore:
         return self._folder is not None and (last or epoch % self._every == 0)
 
     def _path(self, part: str) -> Path | None:
+        assert re.fullmatch(r"[a-z0-9][a-z0-9_-]*", part), f"{part!r} is not the name of a part"
         return None if self._folder is None else self._folder / f"{part}.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""From a device's name to the device, and from arrays to tensors on it. Importing this does not import torch."""
+"""Devices by name, and arrays as tensors on a device. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def torch_device(name: str, method: str) -> torch.device:
-    """The device of that name, checked to be there. Raises ConfigError that names ``method``."""
+    """The device of that name.
+
+    Raises:
+        ConfigError: torch does not know or see the device. The message names ``method``.
+    """
     import torch
 
     try:

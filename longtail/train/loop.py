@@ -4,10 +4,11 @@ It owns epochs, progress, the history, the best epoch and checkpoints. A :class:
 on images, a head on features, a flow. Each component carries its own state, so a resumed run computes the same bits as
 one that was never interrupted.
 
-The device is read once per epoch: the sums of all logged values and the sign of failure come back together.
+The loop reads the device once per epoch: the sums of all logged values and the mark of failure come back together.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,12 +26,12 @@ Score = tuple[float, ...]
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What a task says after an epoch.
+    """The result of an epoch, as the task reports it.
 
     Attributes:
         columns: further columns of the history.
         score: larger is better, compared element by element; None if this epoch is not a candidate.
-        rule: what the score is, such as ``val``.
+        rule: name of the score, such as ``val``.
     """
 
     columns: Mapping[str, float]
@@ -39,11 +40,11 @@ class EpochReport:
 
 
 class Task(Protocol):
-    """What is trained, and how one step is taken.
+    """Something to train: its weights, its steps, and the rest of its state.
 
     Attributes:
         steps: steps per epoch.
-        stopped: whether training ends early.
+        stopped: whether training ends before the last epoch.
     """
 
     steps: int
@@ -54,19 +55,22 @@ class Task(Protocol):
         ...
 
     def step(self, epoch: int, step: int) -> Mapping[str, Tensor]:
-        """Take one step. Returns scalars on the device by name, ``loss`` first."""
+        """Take one step, both numbers 0-based. Returns scalars on the device by name, ``loss`` among them."""
         ...
 
     def has_failed(self) -> Tensor:
-        """A scalar on the device: whether a loss or a weight is not finite."""
+        """A scalar on the device: whether a weight, or a loss since the start, is not finite.
+
+        The loop itself checks the mean loss of the epoch, so a task without further checks looks at its weights alone.
+        """
         ...
 
     def end_epoch(self, epoch: int, means: Mapping[str, float]) -> EpochReport:
-        """Called after a 1-based epoch with the means of the logged scalars."""
+        """Called after the steps of a 1-based epoch, with the means of the logged scalars."""
         ...
 
     def advise(self) -> str:
-        """What the user can change if training fails, as the end of a sentence."""
+        """What the user can change if training fails: the end of a sentence."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
@@ -74,7 +78,7 @@ class Task(Protocol):
         ...
 
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over what ``weights`` gave."""
+        """Load the result of ``weights``."""
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -82,7 +86,7 @@ class Task(Protocol):
         ...
 
     def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take over what ``state`` gave; the tensors are on the CPU."""
+        """Load the result of ``state``; the tensors are on the CPU."""
         ...
 
 
@@ -110,7 +114,7 @@ class Outcome:
             Accuracies are fractions in [0, 1].
         epochs: epochs of training, fewer than asked for if the task stopped.
         chosen_epoch: 1-based epoch that the weights are from; 0 for the start.
-        rule: what chose it; empty if it is the last one.
+        rule: name of the score that chose it; empty if it is the last one.
         computed: epochs that this process computed; the others were resumed.
     """
 
@@ -149,7 +153,7 @@ def run(
         start: gives the score of the initial weights, which then count as epoch 0.
 
     Raises:
-        TrainingError: a loss or weight is not finite at the end of an epoch. The last checkpoint is kept.
+        TrainingError: a loss, a weight or the mean loss of an epoch is not finite. The last checkpoint is kept.
     """
     history: list[dict[str, float]] = []
     best, epoch = _Best(), 0
@@ -190,7 +194,7 @@ def _read(task: Task, sums: dict[str, Tensor], label: str, epoch: int, epochs: i
     scaled = [value.double() / task.steps for value in sums.values()]
     values = torch.stack([*scaled, task.has_failed().double()]).tolist()
     means = dict(zip(sums, values, strict=False))
-    if values[-1]:
+    if values[-1] or not math.isfinite(means["loss"]):
         raise TrainingError(
             f"{label}: loss or weights are not finite in epoch {epoch + 1} of {epochs} (loss {means['loss']:g}); "
             f"{task.advise()}"

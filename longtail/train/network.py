@@ -29,7 +29,7 @@ from longtail.train.optimizer import create_optimizer
 from longtail.train.optimizer_step import OptimizerStep
 
 LOG = logging.getLogger(__name__)
-Schedule = Callable[[int, float], float]
+Schedule = Callable[[int, float], float]  # as ``longtail.train.schedule.create_schedule`` makes
 
 
 @dataclass(frozen=True)
@@ -235,6 +235,8 @@ class _NetworkTask:
         return self._update.has_failed()
 
     def end_epoch(self, epoch: int, means: Mapping[str, float]) -> EpochReport:
+        # An iterator at its end has stopped its loader processes, which evaluation would otherwise run beside its own.
+        assert next(self._batches, None) is None, f"more than {self.steps} batches in epoch {epoch}"
         columns, score = {"lr": self._rate}, None
         if self._val is not None:
             columns["val_accuracy"] = accuracy(self._model, self._val, self._device)

@@ -1,4 +1,4 @@
-"""The optimizers that ``optimizer`` names, over the trained parameters of some modules."""
+"""Optimizers by name, for the trained parameters of some modules."""
 
 from collections.abc import Sequence
 
@@ -14,18 +14,26 @@ ADAMW_BETAS = (0.9, 0.95)
 def create_optimizer(
     name: str, modules: Sequence[nn.Module], *, lr: float, momentum: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """A fused optimizer, so that a loss which is not finite can make it skip its step on the device.
+    """A fused optimizer. It can skip its steps on the device once a loss is not finite.
 
-    "sgd": Kang et al. 2020; momentum without dampening or Nesterov, weight decay on every parameter. "adamw": Lin &
-    Yuan 2025; betas (0.9, 0.95), weight decay on parameters of two and more dimensions alone (none on biases and
-    normalisation), ``momentum`` unused. Raises ConfigError for another name.
+    Args:
+        name: ``sgd`` (Kang et al. 2020): momentum without dampening or Nesterov, weight decay on every parameter.
+            ``adamw`` (Lin & Yuan 2025): betas (0.9, 0.95), weight decay only on parameters of two or more dimensions,
+            which leaves out biases and normalization.
+        modules: their parameters are optimized if they require a gradient.
+        lr: base learning rate.
+        momentum: of ``sgd``; ``adamw`` ignores it.
+        weight_decay: weight decay.
+
+    Raises:
+        ConfigError: another name.
     """
     trained = [[p for p in module.parameters() if p.requires_grad] for module in modules]
     if name == "sgd":
         groups = [{"params": parameters} for parameters in trained if parameters]
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     if name != "adamw":
-        raise ConfigError(f"unknown optimizer {name!r}; allowed: {', '.join(OPTIMIZERS)}")
+        raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
     every = [parameter for parameters in trained for parameter in parameters]
     by_decay = ([p for p in every if p.ndim > 1], weight_decay), ([p for p in every if p.ndim <= 1], 0.0)
     decayed = [{"params": parameters, "weight_decay": decay} for parameters, decay in by_decay if parameters]

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the multiplier of the base rate for a moment in training.
+"""Learning-rate schedules: the multiplier of the base rate at a position in training.
 
 All but ``cosine_per_step`` are constant within an epoch and set before the epoch starts, as in the codes they come
 from. With t the 1-based epoch, T the number of epochs and w the warm-up epochs, t <= w gives t/w; after that
@@ -9,9 +9,10 @@ from. With t the 1-based epoch, T the number of epochs and w the warm-up epochs,
   rate, since it would train nothing at 0;
 - "cosine_from_base": (1 + cos(pi (t-1-w)/(T-w))) / 2, one epoch later: the first epoch runs at the base rate and the
   last one above 0 (official codes of MoCo, and of FSGL on CIFAR);
-- "step": gamma to the number of milestones before t. Cao et al. 2019 (LDAM-DRW), 200 epochs: warm-up 5, milestones
-  (160, 180), gamma 0.01, so the rate drops with epoch 161. The released code of "Essence of long-tailed recognition"
-  tests its two late conditions in the wrong order, so that its second drop is never reached: milestones (160,);
+- "step": gamma to the number of milestones before t. A single epoch has no drop by default. Cao et al. 2019
+  (LDAM-DRW), 200 epochs: warm-up 5, milestones (160, 180), gamma 0.01, so the rate drops with epoch 161. The released
+  code of "Essence of long-tailed recognition" tests its two late conditions in the wrong order, so that its second drop
+  is never reached: milestones (160,);
 - "cosine_per_step": (1 + cos(pi (t-w)/(T-w))) / 2 where t, for this schedule alone, counts the finished epochs and
   the finished part of the current one, in warm-up too: the first step has rate 0 (Lin & Yuan 2025, official code);
 - "fsgl_imagenet": FSGL on ImageNet-LT (Wang et al. 2024), whose warm-up is its own: t/10 for t <= 11, at most 1, then
@@ -39,20 +40,29 @@ def create_schedule(
 ) -> Callable[[int, float], float]:
     """A function of (0-based epoch, fraction of that epoch in [0, 1)) that returns the multiplier of the base rate.
 
-    ``milestones`` (1-based epochs, the last ones before a drop; default 80 % and 90 % of ``epochs``, rounded down) and
-    ``gamma`` matter to "step" only. Raises ConfigError for an unknown name or a value out of range.
+    Args:
+        name: one of SCHEDULES.
+        epochs: T, at least 1.
+        warmup_epochs: w, at most T.
+        milestones: of "step": 1-based epochs, the last ones before a drop. None is 80 % and 90 % of ``epochs``, rounded
+            down; a drop before the first epoch is left out.
+        gamma: of "step": the factor of a drop.
+
+    Raises:
+        ConfigError: an unknown name, or a value out of range.
     """
     if name not in SCHEDULES:
-        raise ConfigError(f"unknown schedule {name!r}; allowed: {', '.join(SCHEDULES)}")
+        raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
     if epochs < 1:
         raise ConfigError(f"epochs must be at least 1, got {epochs}")
     if not 0 <= warmup_epochs <= epochs:
-        raise ConfigError(f"warmup_epochs must be between 0 and epochs ({epochs}), got {warmup_epochs}")
+        raise ConfigError(f"warmup_epochs must be from 0 to epochs ({epochs}), got {warmup_epochs}")
     if name in FSGL and warmup_epochs:
         raise ConfigError(f"warmup_epochs must be 0 with schedule {name}, which has its own, got {warmup_epochs}")
     if not gamma > 0:
         raise ConfigError(f"gamma must be above 0, got {gamma}")
-    drops = (epochs * 8 // 10, epochs * 9 // 10) if milestones is None else tuple(milestones)
+    default = [epoch for epoch in (epochs * 8 // 10, epochs * 9 // 10) if epoch > 0]
+    drops = default if milestones is None else list(milestones)
 
     def constant(t: float) -> float:
         return 1.0

@@ -1,44 +1,48 @@
-"""What every objective promises: those of training with every train rule that they have, and those of pretraining.
+"""What every registered objective and pretraining method promises; objectives with each train rule that they have.
 
 And what the steps of every run promise: nothing in them makes the host wait for the device.
 """
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from longtail.core.config import BNS, FSGL, PaCo, Pretrain, Train
-from longtail.methods.objectives.pretraining import PRETRAINING
-from longtail.methods.objectives.registry import OBJECTIVES
 from torch import nn
 
-from longtail.augment.transforms import MEMORY_POLICIES, Transform
+from longtail.augment.policies import memory_policies
+from longtail.augment.transforms import Transform
 from longtail.core.errors import TrainingError
+from longtail.core.params import keys_of
 from longtail.data.samplers import create_sampler
+from longtail.methods.implementation import Implemented
+from longtail.methods.objectives import OBJECTIVES
+from longtail.methods.objectives.params import TrainParams, create_objective
+from longtail.methods.objectives.weighting import Weighted
+from longtail.methods.pretraining import METHODS
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.models.stored import load_backbone, save_backbone
-from longtail.train import loop as trainer
 from longtail.train.batches import MemoryImages
+from longtail.train.checkpointing import CheckpointStore
 from longtail.train.extract import outputs
-from longtail.train.loop import Settings, train
-from longtail.train.objective import Position, Objective, TaskInfo
+from longtail.train.network import TrainingSettings, train_network
+from longtail.train.objective import Objective, Position, TaskInfo
 from longtail.train.optimizer import create_optimizer
-from longtail.train.optimizer_step import Update
+from longtail.train.optimizer_step import OptimizerStep
 from longtail.train.schedule import create_schedule
 from tests.host_reads import no_host_reads
 
 CPU = torch.device("cpu")
 COUNTS = np.array([40, 12, 4, 1])
+PRETRAINING = "pretraining"
 TRAINING = [
     (name, rule)
-    for name, kind in OBJECTIVES.items()
+    for name, entry in OBJECTIVES.entries().items()
     for rule in ("none", "drw")
-    if rule == "none" or "rule" in kind.options
+    if rule == "none" or entry.weighted
 ]
-CASES = TRAINING + [(name, "pretraining") for name in PRETRAINING]
+CASES = TRAINING + [(name, PRETRAINING) for name in METHODS.names()]
 
 
 def over(cases: list[tuple[str, str]]) -> pytest.MarkDecorator:
@@ -58,20 +62,31 @@ def images(seed: int = 0, policy: str = "crop_flip") -> MemoryImages:
     return MemoryImages(pixels.astype(np.uint8), labels, transform, CPU)
 
 
-def create(name: str, rule: str, epochs: int, **changes: object) -> tuple[Classifier, Objective]:
-    """Model and objective as the stages build them; ``changes`` are of the parameters."""
+def entry_of(name: str, rule: str) -> Implemented:
+    return METHODS.get(name) if rule == PRETRAINING else OBJECTIVES.get(name)
+
+
+def has_queue(entry: Implemented) -> bool:
+    return entry.params is not None and "queue" in keys_of(entry.params)
+
+
+def create(name: str, rule: str, epochs: int, own: dict | None = None, **train: object) -> tuple[Classifier, Objective]:
+    """Model and objective as the stages build them. ``own`` are its own parameters, ``train`` those of training."""
     torch.manual_seed(1)
     backbone = create_backbone("resnet8", in_channels=3, width=4)
     features = int(backbone.num_features)  # type: ignore[arg-type]
-    setting = TaskInfo(len(COUNTS), COUNTS, features, epochs, seed=7, head="linear", scale=30.0)
-    if rule == "pretraining":
-        objective = PRETRAINING[name].create(setting, dataclasses.replace(Pretrain(), **changes))
+    entry = entry_of(name, rule)
+    # A queue that is full after the first epoch: as long as it fills, there is ever more to be told apart.
+    options = ({"queue": 16} if has_queue(entry) else {}) | (own or {})
+    params = entry.params(**options) if entry.params is not None else None
+    if rule == PRETRAINING:
+        task = TaskInfo(len(COUNTS), COUNTS, features, epochs, seed=7)
+        objective = entry.load()(task, **(vars(params) if params is not None else {}))
     else:
-        # A queue that is full after the first epoch: as long as it fills, there is ever more to be told apart.
-        config = Train(objective=name, rule=rule, drw_epoch=epochs // 2, paco=PaCo(queue=16))  # type: ignore[arg-type]
-        head = "cosine" if name == "ldam" else "linear"
-        config = dataclasses.replace(config, **changes)
-        objective = OBJECTIVES[name].create(dataclasses.replace(setting, head=head), config)
+        drw_epoch = {"drw_epoch": epochs // 2} if rule == "drw" else {}
+        config = TrainParams(objective=name, rule=rule, epochs=epochs, **(drw_epoch | train))
+        task = TaskInfo(len(COUNTS), COUNTS, features, epochs, 7, head=config.head_kind, scale=config.scale)
+        objective = create_objective(task, config, params)
     return Classifier(backbone, objective.create_head()), objective
 
 
@@ -79,19 +94,31 @@ def run(scratch: Path, name: str, rule: str, epochs: int = 2, **changes):
     model, objective = create(name, rule, epochs)
     schedule = create_schedule("constant", epochs=epochs)
     how = {"batch_size": 8, "lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3, "seed": 3, "progress": "off"}
-    settings = Settings(epochs=epochs, schedule=schedule, checkpoint_every=1, **(how | changes))
+    settings = TrainingSettings(epochs=epochs, schedule=schedule, checkpoint_every=1, **(how | changes))
     sampler = create_sampler("instance", images().labels, seed=5, epochs=epochs)
-    return model, objective, train(model, objective, images(), None, sampler, settings, CPU, scratch)
+    return model, objective, train_network(model, objective, images(), None, sampler, settings, CPU, scratch)
+
+
+@each_objective
+def test_entry_tells_without_torch_what_its_implementation_is(name, rule):
+    entry = entry_of(name, rule)
+    implementation = entry.load()
+    assert issubclass(implementation, Objective) and implementation.views == entry.views
+    if rule != PRETRAINING:
+        assert issubclass(implementation, Weighted) is entry.weighted and entry.head in entry.heads
+    if entry.params is not None:
+        assert entry.params.path == f"{'pretrain' if rule == PRETRAINING else 'train'}.{name}"
 
 
 @each
 def test_loss_falls_and_stays_finite_with_a_class_of_one_image(tmp_path, name, rule):
-    """MoCo and PaCo meet a random or empty queue at first, so that their loss falls from the epoch that filled it;
-    MoCo's, which is to tell 57 images of noise apart, a little."""
+    """Methods with a queue meet a random or empty one at first, so that their loss falls from the epoch that filled it.
+    A pretraining with a queue is to tell 57 images of noise apart, so that its loss falls a little."""
+    contrasts = rule == PRETRAINING and has_queue(entry_of(name, rule))
     _, _, outcome = run(tmp_path, name, "none" if rule == "drw" else rule, epochs=16)
     losses = [row["loss"] for row in outcome.history]
     assert np.isfinite(losses).all()
-    assert np.mean(losses[-3:]) < max(losses[:4]) * (0.95 if name == "moco" else 0.8)
+    assert np.mean(losses[-3:]) < max(losses[:4]) * (0.95 if contrasts else 0.8)
     deferred = run(tmp_path / "rule", name, rule, epochs=2)[2]
     assert np.isfinite([row["loss"] for row in deferred.history]).all()
 
@@ -99,7 +126,7 @@ def test_loss_falls_and_stays_finite_with_a_class_of_one_image(tmp_path, name, r
 @each
 def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, name, rule):
     model, objective, whole = run(tmp_path / "whole", name, rule, epochs=4)
-    original, saves = trainer._save, []
+    original, saves = CheckpointStore.save, []
 
     def interrupted(*arguments: object) -> None:
         original(*arguments)
@@ -108,7 +135,7 @@ def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch,
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "_save", interrupted)
+        patch.setattr(CheckpointStore, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut", name, rule, epochs=4)
     other_model, other_objective, outcome = run(tmp_path / "cut", name, rule, epochs=4)
@@ -133,8 +160,10 @@ def test_every_parameter_learns_and_every_number_of_the_curves_is_finite(tmp_pat
 def test_exported_backbone_gives_the_same_features_and_holds_nothing_of_the_objective(tmp_path, name, rule):
     model, _, _ = run(tmp_path, name, rule)
     head = model.head.export()
-    save_backbone(tmp_path / "backbone.pt", model.backbone, {"name": "resnet8", "channels": 3, "width": 4}, head)
-    backbone, stored, _, _ = load_backbone(tmp_path / "backbone.pt", "train_backbone")
+    save_backbone(
+        tmp_path / "backbone.safetensors", model.backbone, {"name": "resnet8", "channels": 3, "width": 4}, head
+    )
+    backbone, stored, _, _ = load_backbone(tmp_path / "backbone.safetensors", "train_backbone")
     assert backbone.state_dict().keys() == create_backbone("resnet8", in_channels=3, width=4).state_dict().keys()
     features = outputs(backbone, images(), 16, "features", "off")
     logits = outputs(model, images(), len(COUNTS), "logits", "off")
@@ -151,11 +180,11 @@ def test_batch_of_one_image_has_a_finite_loss_and_gradient(name, rule):
         if objective.partner_sampler(images().labels) is not None:
             batch.partner = next(iter(images().train_batches(np.array([3]), 1, objective.views, 1)))
         optimizer = create_optimizer("sgd", [model, objective], lr=0.1, momentum=0.9, weight_decay=0.0)
-        update = Update(optimizer, CPU)
+        update = OptimizerStep(optimizer, CPU)
         loss, logs = objective.step(model, batch, Position(1, 2, 0, 1), update)
         objective.after_step(model, Position(1, 2, 0, 1))
         assert torch.isfinite(loss) and all(torch.isfinite(value) for value in logs.values())
-        assert not update.failed() and all(torch.isfinite(p.grad).all() for p in model.parameters())
+        assert not update.has_failed() and all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 @each_objective
@@ -173,7 +202,7 @@ def test_evaluation_knows_nothing_of_the_objective(tmp_path, name, rule):
         for tensor in (*objective.buffers(), *objective.parameters()):
             tensor.zero_()
     assert np.array_equal(outputs(model, images(), len(COUNTS), "logits", "off"), before)
-    assert model.head.export().kind == ("cosine" if name == "ldam" else "linear")
+    assert model.head.export().kind == entry_of(name, rule).head
     own = {id(module) for module in objective.modules() if not isinstance(module, nn.Identity)}
     assert not own & {id(module) for module in model.modules()}
 
@@ -181,25 +210,26 @@ def test_evaluation_knows_nothing_of_the_objective(tmp_path, name, rule):
 # Nothing waits for the device
 
 VARIANTS = {
-    "mixup": ("ce", "none", {"mix": "mixup"}),
-    "mixup with other shares": ("ce", "none", {"mix": "mixup", "mix_alpha": 0.4}),
-    "cutmix": ("ce", "drw", {"mix": "cutmix"}),
-    "released focal": ("focal", "reweight", {"focal_released": True}),
-    "glmc": ("fsgl", "none", {"fsgl": FSGL(gamma=0.0, rho=0.0)}),
+    "mixup": ("ce", "none", {}, {"mix": "mixup"}),
+    "mixup with other shares": ("ce", "none", {}, {"mix": "mixup", "mix_alpha": 0.4}),
+    "cutmix": ("ce", "drw", {}, {"mix": "cutmix"}),
+    "released focal": ("focal", "reweight", {"released": True}, {}),
+    "glmc": ("fsgl", "none", {"gamma": 0.0, "rho": 0.0}, {}),
     "fsgl of all options": (
         "fsgl",
         "none",
-        {"fsgl": FSGL(freeze_bn_second=True, cutmix_area_label=True, masked_bce_weight=1.0)},
+        {"freeze_bn_second": True, "cutmix_area_label": True, "masked_bce_weight": 1.0},
+        {},
     ),
-    "bns of the paper": ("bns", "pretraining", {"bns": BNS(variant="paper")}),
+    "bns of the paper": ("bns", PRETRAINING, {"variant": "paper"}, {}),
 }
-STEPS = {f"{name}-{rule}": (name, rule, {}) for name, rule in CASES} | VARIANTS
+STEPS = {f"{name}-{rule}": (name, rule, {}, {}) for name, rule in CASES} | VARIANTS
 
 
-@pytest.mark.parametrize(("name", "rule", "changes"), STEPS.values(), ids=STEPS)
-def test_step_reads_nothing_on_the_host(name, rule, changes):
+@pytest.mark.parametrize(("name", "rule", "own", "train"), STEPS.values(), ids=STEPS)
+def test_step_reads_nothing_on_the_host(name, rule, own, train):
     """The second one: a first may bring tables to the device."""
-    model, objective = create(name, rule, 2, **changes)
+    model, objective = create(name, rule, 2, own, **train)
     objective.attach(model)
     model.train()
     rows = np.arange(16) * 3
@@ -207,7 +237,7 @@ def test_step_reads_nothing_on_the_host(name, rule, changes):
     if objective.partner_sampler(images().labels) is not None:
         for batch, partner in zip(batches, images().train_batches(rows + 5, 8, objective.views, 1), strict=True):
             batch.partner = partner
-    update = Update(create_optimizer("sgd", [model, objective], lr=0.01, momentum=0.9, weight_decay=1e-3), CPU)
+    update = OptimizerStep(create_optimizer("sgd", [model, objective], lr=0.01, momentum=0.9, weight_decay=1e-3), CPU)
     first, second = (Position(1, 2, step, 2) for step in range(2))
     objective.step(model, batches[0], first, update)
     objective.after_step(model, first)
@@ -217,7 +247,7 @@ def test_step_reads_nothing_on_the_host(name, rule, changes):
     assert torch.isfinite(loss)
 
 
-@pytest.mark.parametrize("policy", MEMORY_POLICIES)
+@pytest.mark.parametrize("policy", memory_policies())
 def test_drawing_a_batch_of_images_in_memory_reads_nothing_on_the_host(policy):
     batches = images(policy=policy).train_batches(np.arange(24), 8, 2, 0)
     next(batches)

@@ -1,6 +1,7 @@
-"""The chain of DLSA: flow filters one after another, each deciding its dense rows, and a classifier for each route.
+"""The chain of DLSA: a sequence of flow filters, each of which keeps its dense rows, and one classifier per route.
 
-Routes are 1..L for the rows that filter l keeps, L+1 for the rest. L, N, d, C, K as in the package's docstring.
+Route l of 1..L takes the rows that filter l keeps; route L+1 takes the others. The docstring of the package
+explains L, N, d, C and K.
 """
 
 import logging
@@ -40,7 +41,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Routing:
-    """What the flows say of rows: route (N,) int64; log_density (N, L) float; cluster (N, L) int64."""
+    """The results of the flows for N rows: route (N,) int64; log_density (N, L) float; cluster (N, L) int64."""
 
     route: np.ndarray
     log_density: np.ndarray
@@ -59,9 +60,11 @@ class TrainedHead:
 
 @dataclass
 class Chain:
-    """Levels and heads. ``unit_input``: the first branch sees x / ||x||, as a cosine stage-1 head does.
+    """Levels and heads.
 
-    ``heads``: route -> its classifier; several routes may share one.
+    Attributes:
+        unit_input: the first branch sees x / ||x||, as a cosine stage-1 head does.
+        heads: route -> its classifier; several routes may share one.
     """
 
     settings: Settings
@@ -76,7 +79,7 @@ class Chain:
         return len(self.levels)
 
     def routing(self, X: Tensor) -> Routing:
-        """Routes of rows X (N, d); each row for itself, whatever batch it stands in."""
+        """Routes of rows X (N, d). The route of a row is independent of the batch."""
         route = np.full(len(X), self.depth + 1, dtype=np.int64)
         densities = np.empty((len(X), self.depth), to_numpy(X[:0]).dtype)
         clusters = np.empty((len(X), self.depth), np.int64)
@@ -87,7 +90,7 @@ class Chain:
         return Routing(route, densities, clusters)
 
     def scores(self, X: Tensor) -> np.ndarray:
-        """(N, C) logits: of each row by the one classifier that its route names."""
+        """(N, C) logits, each row from the classifier of its route."""
         rows = self.routed(X, None)
         scores = np.empty((len(X), self.num_classes), to_numpy(X[:0]).dtype)
         with torch.no_grad():
@@ -119,7 +122,7 @@ class Chain:
         )
 
     def _deciding(self, X: Tensor, log_density: np.ndarray, number: int) -> np.ndarray:
-        """(N,) float64, compared with the threshold of level ``number``: the density, or the control's lots."""
+        """(N,) float64, compared with the threshold of level ``number``: densities, or a control's random scores."""
         if self.settings.routing == "density":
             return log_density.astype(np.float64)
         return random_scores(to_numpy(X), derive_seed(self.seed, "random routing", number))
@@ -219,7 +222,7 @@ def _train_group(
     progress: str,
     name: str,
 ) -> TrainedHead:
-    """The classifier of the routes ``served``; one without training rows is the starting head as it is."""
+    """The classifier of the routes ``served``. Without training rows it is the unchanged starting head."""
     settings, depth = chain.settings, chain.depth
     seed = derive_seed(chain.seed, "head", served[0])
     assert train.y is not None

@@ -12,7 +12,7 @@ from longtail.methods.heads.base import BLOCK_BYTES
 
 
 class FlowFilter(nn.Module):
-    """The density model of one stage.
+    """The density model of one level.
 
     Buffers: ``offset`` and ``scale`` (d,), applied first (their log-determinant counts); ``centers`` (K, d).
     """
@@ -36,6 +36,7 @@ class FlowFilter(nn.Module):
                 bound = fan_in**-0.5
                 values = generator(seed, "flow", name).uniform(-bound, bound, tuple(parameter.shape))
                 parameter.data.copy_(torch.from_numpy(values))
+        # The name of the stream decides the draws, so it keeps its spelling.
         centers = generator(seed, "centres").normal(0.0, center_std, tuple(self.centers.shape))
         self.centers.copy_(torch.from_numpy(centers))
 
@@ -79,7 +80,7 @@ class FlowFilter(nn.Module):
 
 
 def create_filter(X: Tensor, settings: Settings, seed: int) -> FlowFilter:
-    """A fresh filter on the device and in the dtype of X (N, d), its stage's training rows."""
+    """A new filter on the device and in the dtype of X (N, d), the training rows of its level."""
     made = FlowFilter(X.shape[1], settings).to(X)
     made.initialize(derive_seed(seed, "filter"), settings.center_std)
     if settings.standardize:

@@ -1,4 +1,4 @@
-"""Training of one flow filter, with the held-out check that keeps it from memorising the tail."""
+"""Training of one flow filter, with the held-out check that keeps it from memorizing the tail."""
 
 import logging
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ from longtail.train.loop import EpochReport, run
 from longtail.train.optimizer_step import OptimizerStep
 
 LOG = logging.getLogger(__name__)
-MIN_BATCH = 16  # a smaller last batch is dropped: its unbiased variance is noise, and of one row NaN
+MIN_BATCH = 16  # a smaller last batch is dropped: its unbiased variance is noise, and NaN for a single row
 PURE, MIN_SIZE, MAX_SIZE = 0.7, 10, 5000  # the released snapshot rule
 THIRDS = 3  # of the classes, by training count
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one split part that are still on their way. x: (n, d); y: (n,) int64, on one device."""
+    """Rows of one split part that no earlier level has kept. x: (n, d); y: (n,) int64, on one device."""
 
     x: Tensor
     y: Tensor
@@ -47,7 +47,7 @@ class FlowHistory:
 
 
 def can_train(train: Rows) -> bool:
-    """Whether rows suffice for a flow: two classes, so that pairs exist, and two rows for a variance."""
+    """Whether there are enough rows for a flow: two classes to form pairs, and two rows for a variance."""
     return len(train) >= 2 and len(torch.unique(train.y)) >= 2
 
 
@@ -102,9 +102,9 @@ def train_filter(
 
 
 def batch_sizes(rows: int, batch_size: int) -> list[int]:
-    """Sizes of an epoch's batches: a last one below 16 (or below batch_size, if that is less) is dropped."""
-    whole, rest = divmod(rows, batch_size)
-    return [batch_size] * whole + [rest] * (rest >= MIN_BATCH)
+    """Sizes of the batches of an epoch. A last batch that is smaller than the others and than 16 is dropped."""
+    full, rest = divmod(rows, batch_size)
+    return [batch_size] * full + [rest] * (rest >= MIN_BATCH)
 
 
 class _FlowTask:

@@ -22,11 +22,16 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True)
 class RoutedRows:
-    """Rows with what the flows say of them, all on one device.
+    """Rows with their routes and cluster priors, all on one device.
 
-    x: (N, d). y: (N,) int64, or None. route: (N,) int64, 1-based. prior: (K_all + 1, C), the cluster priors of all
-    levels one below the other and a zero row; prior_row: (N,) int64 into it. z: (N, d) latents, each row's of the flow
-    of its route (of the last flow for the regular route), or None where z is the features or nothing.
+    Attributes:
+        x: (N, d).
+        y: (N,) int64, or None.
+        route: (N,) int64, 1-based.
+        prior: (K_all + 1, C): the cluster priors of all levels, stacked, and a row of zeros.
+        prior_row: (N,) int64, the row of ``prior`` that belongs to each row.
+        z: (N, d) latents, from the flow of the route of each row (from the last flow for the regular route), or None if
+            z is the features or nothing.
     """
 
     x: Tensor

@@ -1,6 +1,6 @@
 """cRT: classifier re-training on class-balanced draws of stored features (Kang et al., ICLR 2020, section 4.2).
 
-A new linear softmax head from PyTorch's default initialisation, trained with the class-aware sampler, momentum SGD and
+A new linear softmax head from PyTorch's default initialization, trained with the class-aware sampler, momentum SGD and
 a cosine rate that ends at exactly 0; the defaults are those of the official ImageNet-LT configuration.
 
 Deviations: features are stored ones, while the official code sends augmented images through a backbone whose batch-norm

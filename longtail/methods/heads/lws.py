@@ -2,7 +2,7 @@
 
 logits = s * (x W^T + b): as in the official code the scale multiplies the bias too (the paper scales the weight row
 only) and weight decay pulls s toward 0. s starts at 1, which is the joint head; it may become negative. Sampler,
-optimiser and rate are cRT's.
+optimizer and rate are those of cRT.
 
 Deviation: stored features instead of augmented images (see cRT). Of a cosine head the scaled quantity is scale * cos.
 """

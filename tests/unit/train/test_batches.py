@@ -144,12 +144,12 @@ def test_evaluation_gives_every_image_once_in_order(images, batch_size):
     assert sum(len(labels) for _, labels in batches) == N
 
 
-def test_evaluation_in_memory_is_the_normalised_image():
+def test_evaluation_in_memory_is_the_normalized_image():
     found = torch.cat([pixels for pixels, _ in memory().eval_batches(3)])
     assert torch.equal(found, normalizer(IN_MEMORY, CPU)(torch.from_numpy(PIXELS).permute(0, 3, 1, 2)))
 
 
-def test_evaluation_of_files_is_the_normalised_centre(files):
+def test_evaluation_of_files_is_the_normalized_center(files):
     found = torch.cat([pixels for pixels, _ in from_paths(files).eval_batches(3)])
     look = path_transform(FROM_PATHS, train=False)
     expected = torch.stack([look(Image.open(files[0] / path).convert("RGB")) for path in files[1]])
@@ -249,5 +249,5 @@ def test_part_of_files_is_read_below_data_root(files, tmp_path):
 
 
 def test_part_of_files_without_data_root_is_refused(files, tmp_path):
-    with pytest.raises(ConfigError, match="data_root: not given; the prepared dataset holds paths below it"):
+    with pytest.raises(ConfigError, match="data_root must be the folder of the images, got null"):
         open_part(manifest("paths", files), tmp_path, None, INDEX, FROM_PATHS, CPU, 0)

@@ -1,433 +1,225 @@
-"""The training loop: resume, determinism, and everything that an objective may ask of the seam."""
+"""The training loop alone, with tasks of a few numbers."""
 
-import copy
-import shutil
-from pathlib import Path
+import logging
+import math
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
-
-from longtail.augment.transforms import Transform
-from longtail.core.errors import ConfigError, TrainingError
-from longtail.data.samplers import create_sampler
-from longtail.methods.ipdpp.finetuning import SubsetSampler, label_log_probability
-from longtail.methods.objectives.registry import OBJECTIVES
-from longtail.models.classifier import Classifier
-from longtail.models.factory import create_backbone
-from longtail.train.batches import Batch, MemoryImages
-from longtail.train.loop import Settings, accuracy, train
-from longtail.train.objective import Position, Objective, TaskInfo
-from longtail.train.optimizer import create_optimizer
-from longtail.train.schedule import create_schedule
-
-CPU = torch.device("cpu")
-N, C = 45, 3
-
-
-class Demanding(Objective):
-    """All that the seam promises at once: two views, a partner batch, a second pass from moved weights (SAM), a
-    momentum encoder, a queue, an extra head, and a loss that depends on the epoch."""
-
-    views = 2
-
-    def __init__(self, setting: TaskInfo) -> None:
-        super().__init__(setting)
-        self.projection = torch.nn.Linear(setting.num_features, 4)
-        self.register_buffer("queue", torch.zeros(16, 4))
-
-    def attach(self, model: Classifier) -> None:
-        self.momentum_backbone = copy.deepcopy(model.backbone).requires_grad_(False)
-
-    def partner_sampler(self, labels: np.ndarray):
-        return create_sampler("square_root", labels, seed=self.task.seed, epochs=self.task.epochs)
-
-    def loss(self, model: Classifier, batch: Batch, position: Position):
-        assert len(batch.views) == 2 and batch.partner is not None
-        assert not torch.equal(*batch.views), "each view has its own random parameters"
-        weight = 1 - (position.epoch / position.epochs) ** 2
-        lam = torch.rand(())
-        mixed = lam * batch.views[0] + (1 - lam) * batch.partner.views[1]
-        features = model.forward_features(mixed)
-        loss = F.cross_entropy(model.head(features), batch.labels)
-        with torch.no_grad():
-            self.keys = F.normalize(self.projection(self.momentum_backbone(batch.views[1])))
-        queries = F.normalize(self.projection(features))
-        return weight * loss - (queries * self.keys).sum(1).mean() + (queries @ self.queue.T).mean(), {"weighted": loss}
-
-    def step(self, model, batch, position, update):
-        loss, logs = self.loss(model, batch, position)
-        update.backward(loss)
-        moved = [(p, p.grad) for p in model.parameters() if p.grad is not None]
-        with torch.no_grad():
-            norm = torch.sqrt(sum((g**2).sum() for _, g in moved)) + 1e-12
-            kept = [p.clone() for p, _ in moved]
-            for p, g in moved:
-                p.add_(0.05 * g / norm)
-        second, _ = self.loss(model, batch, position)
-        update.backward(second)
-        with torch.no_grad():
-            for (p, _), original in zip(moved, kept, strict=True):
-                p.copy_(original)
-        update.apply()
-        return loss.detach(), logs
-
-    @torch.no_grad()
-    def after_step(self, model, position):
-        for slow, fast in zip(self.momentum_backbone.parameters(), model.backbone.parameters(), strict=True):
-            slow.lerp_(fast, 0.1)
-        self.queue.copy_(torch.cat([self.keys, self.queue])[: len(self.queue)])
-
-
-class MeetsItself(Objective):
-    """A partner batch of the very images of the batch; keeps what it sees."""
-
-    partner = "class_aware", 5  # the sampler of ``run`` and its seed
-
-    def __init__(self, setting: TaskInfo) -> None:
-        super().__init__(setting)
-        self.seen: list[Batch] = []
-
-    def partner_sampler(self, labels: np.ndarray):
-        name, seed = self.partner
-        return create_sampler(name, labels, seed=seed, epochs=self.task.epochs)
-
-    def loss(self, model: Classifier, batch: Batch, position: Position):
-        self.seen.append(batch)
-        return F.cross_entropy(model(batch.views[0]), batch.labels), {}
-
-
-class MeetsOthers(MeetsItself):
-    partner = "square_root", 9
-
-
-class ExplodesInEpoch(Objective):
-    """Cross-entropy until the step (epoch, step), then NaN."""
-
-    at = (2, 1)
-
-    def loss(self, model: Classifier, batch: Batch, position: Position):
-        loss = F.cross_entropy(model(batch.views[0]), batch.labels)
-        if (position.epoch, position.step) == self.at:
-            self.before = {name: value.clone() for name, value in model.named_parameters()}
-            loss = loss * float("nan")
-        return loss, {}
-
-
-def images(count: int = N) -> MemoryImages:
-    labels = np.repeat(np.arange(C), [count - 15, 10, 5]).astype(np.int64)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 100, (count, 8, 8, 3)) + 50 * labels[:, None, None, None]
-    transform = Transform("crop_flip", (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), 8)
-    return MemoryImages(pixels.astype(np.uint8), labels, transform, CPU)
-
-
-def fresh(objective_class, epochs: int):
-    torch.manual_seed(1)
-    backbone = create_backbone("resnet8", in_channels=3, width=4)
-    objective = objective_class(TaskInfo(C, np.array([N - 15, 10, 5]), backbone.num_features, epochs, seed=7))
-    return Classifier(backbone, objective.create_head()), objective
-
-
-def settings(epochs: int = 6, **changes) -> Settings:
-    schedule = create_schedule("cosine", epochs=epochs)
-    values = {"batch_size": 8, "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "seed": 3, "progress": "off"}
-    return Settings(epochs=epochs, schedule=schedule, checkpoint_every=2, **(values | changes))
-
-
-def run(scratch: Path, objective_class=OBJECTIVES["ce"], epochs: int = 6, val: bool = False, **changes):
-    model, objective = fresh(objective_class, epochs)
-    sampler = create_sampler("class_aware", images().labels, seed=5, epochs=epochs)
-    outcome = train(
-        model, objective, images(), images() if val else None, sampler, settings(epochs, **changes), CPU, scratch
-    )
-    return model, objective, outcome
-
-
-class Stop(Exception):
-    pass
-
-
-def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, objective_class, epoch: int) -> None:
-    original = objective_class.after_step
-
-    def after_step(self, model, position):
-        original(self, model, position)
-        if (position.epoch, position.step) == (epoch, 2):
-            raise Stop
-
-    monkeypatch.setattr(objective_class, "after_step", after_step)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("objective_class", [OBJECTIVES["ce"], Demanding])
-@pytest.mark.parametrize("epoch", [0, 3, 5])
-def test_resumed_run_has_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, objective_class, epoch, optimizer):
-    how = {"val": True, "select": "best_val", "optimizer": optimizer, "lr": 0.05 if optimizer == "sgd" else 0.003}
-    whole_model, whole_objective, whole = run(tmp_path / "whole", objective_class, **how)
-    with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, objective_class, epoch)
-        with pytest.raises(Stop):
-            run(tmp_path / "cut", objective_class, **how)
-    torch.rand(17)  # whatever the process did in between must not matter
-    model, objective, outcome = run(tmp_path / "cut", objective_class, **how)
-    assert outcome == whole
-    for one, other in ((model, whole_model), (objective, whole_objective)):
-        for name, tensor in one.state_dict().items():
-            assert torch.equal(tensor, other.state_dict()[name]), name
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_resumed_run_has_the_same_bits_in_channels_last_order(tmp_path, monkeypatch, optimizer):
-    """The memory order of a GPU run: momentum has to come back in the order of its parameter."""
-
-    plain = fresh
-
-    def start(objective_class, epochs):
-        model, objective = plain(objective_class, epochs)
-        return model.to(memory_format=torch.channels_last), objective
-
-    monkeypatch.setitem(run.__globals__, "fresh", start)
-    whole, _, outcome = run(tmp_path / "whole", optimizer=optimizer)
-    assert whole.backbone.stages[0][0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
-    with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, OBJECTIVES["ce"], 3)
-        with pytest.raises(Stop):
-            run(tmp_path / "cut", optimizer=optimizer)
-    model, _, resumed = run(tmp_path / "cut", optimizer=optimizer)
-    assert resumed == outcome
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, whole.state_dict()[name]), name
-
-
-def test_partner_batch_of_the_same_images_has_an_augmentation_of_its_own(tmp_path):
-    _, objective, _ = run(tmp_path, MeetsItself, epochs=2)
-    pairs = [(batch, batch.partner) for batch in objective.seen]
-    assert len(pairs) == 2 * (N // 8)
-    assert all(torch.equal(one.rows, other.rows) and torch.equal(one.labels, other.labels) for one, other in pairs)
-    same = torch.cat([(one.views[0] == other.views[0]).flatten(1).all(dim=1) for one, other in pairs])
-    assert same.float().mean() < 0.25, "of 18 crops and mirrorings the same by chance"
-
-
-def test_partner_batches_follow_their_sampler_and_carry_their_labels(tmp_path):
-    _, objective, _ = run(tmp_path, MeetsOthers, epochs=2)
-    rows = torch.cat([batch.partner.rows for batch in objective.seen]).numpy()
-    sampler = create_sampler("square_root", images().labels, seed=9, epochs=2)
-    assert np.array_equal(rows, np.concatenate([sampler.epoch(epoch, 8 * (N // 8)) for epoch in range(2)]))
-    labels = torch.cat([batch.partner.labels for batch in objective.seen]).numpy()
-    assert np.array_equal(labels, images().labels[rows])
-
-
-def test_resume_repeats_at_most_checkpoint_every_epochs(tmp_path, monkeypatch, capsys):
-    with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, OBJECTIVES["ce"], 5)
-        with pytest.raises(Stop):
-            run(tmp_path)
-    run(tmp_path)
-    assert "resuming after epoch 4" in capsys.readouterr().out
-
-
-def test_checkpoint_that_is_damaged_is_not_resumed(tmp_path, monkeypatch, capsys):
-    whole = run(tmp_path / "whole")[2]
-    with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, OBJECTIVES["ce"], 3)
-        with pytest.raises(Stop):
-            run(tmp_path / "cut")
-    path = tmp_path / "cut" / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:-200])
-    assert run(tmp_path / "cut")[2] == whole
-    assert "starting over" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_checkpoint(tmp_path, optimizer):
-    model, objective = fresh(ExplodesInEpoch, 6)
-    sampler = create_sampler("instance", images().labels, seed=5, epochs=6)
-    with pytest.raises(TrainingError, match=r"epoch 3 of 6.*lr"):
-        train(model, objective, images(), None, sampler, settings(optimizer=optimizer), CPU, tmp_path)
-    for name, value in model.named_parameters():
-        assert torch.equal(value, objective.before[name]), name
-    from longtail.artifacts.checkpoints import load_checkpoint
-
-    assert load_checkpoint(tmp_path / "checkpoint.pt", "train_backbone")[1]["epoch"] == 2
-
-
-def test_training_lowers_the_loss_and_learns(tmp_path):
-    model, _, outcome = run(tmp_path, epochs=24)
-    assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
-    assert accuracy(model, images(), CPU) > 90
-
-
-def test_frozen_backbone_keeps_every_weight_and_buffer(tmp_path):
-    model, _, _ = run(tmp_path, frozen=True, bn_mode="eval")
-    start = fresh(OBJECTIVES["ce"], 6)[0]
-    for name, tensor in model.backbone.state_dict().items():
-        assert torch.equal(tensor, start.backbone.state_dict()[name]), name
-    assert not torch.equal(model.head.weight, start.head.weight)
-
-
-def test_frozen_backbone_in_train_mode_drifts_in_its_statistics_alone(tmp_path):
-    model, _, _ = run(tmp_path, frozen=True, bn_mode="train")
-    start = fresh(OBJECTIVES["ce"], 6)[0].backbone.state_dict()
-    moved = {name for name, tensor in model.backbone.state_dict().items() if not torch.equal(tensor, start[name])}
-    assert moved == {name for name in start if "running" in name or "num_batches" in name}
-
-
-def test_best_val_returns_the_weights_of_the_first_best_epoch(tmp_path):
-    model, _, outcome = run(tmp_path, val=True, select="best_val", epochs=8)
-    scores = [row["val_accuracy"] for row in outcome.history]
-    assert outcome.chosen_epoch == scores.index(max(scores)) + 1
-    assert accuracy(model, images(), CPU) == max(scores)
-
-
-def test_batch_above_the_number_of_images_becomes_it(tmp_path, capsys):
-    run(tmp_path, epochs=1, batch_size=10_000)
-    assert f"batch_size: 10000 is more than the {N} training images; {N} is used" in capsys.readouterr().out
-
-
-class NotesItsBatches(Objective):
-    """Cross-entropy that keeps the rows of every batch."""
-
-    def loss(self, model: Classifier, batch: Batch, position: Position):
-        self.seen = [*getattr(self, "seen", []), batch.rows.tolist()]
-        assert position.steps == self.expected_steps
-        return F.cross_entropy(model(batch.views[0]), batch.labels), {}
+
+from longtail.artifacts.checkpoints import load_checkpoint
+from longtail.core.errors import TrainingError
+from longtail.core.progress import Progress
+from longtail.train.checkpointing import CheckpointStore
+from longtail.train.loop import EpochReport, run
+from tests.host_reads import no_host_reads
+
+
+class Counting:
+    """Adds 1 to its weight in every step; the loss is the weight before the step. ``scores`` are by epoch."""
+
+    steps = 3
+
+    def __init__(self, scores=(), stop_after=None, name="val"):
+        self.weight = torch.zeros((), dtype=torch.float64)
+        self.scores, self.stop_after, self.name = scores, stop_after, name
+        self.stopped, self.failed_at, self.interrupt_at, self.taken = False, None, None, []
+        self.seen = 0.0
+
+    def start_epoch(self, epoch):
+        self.epoch = epoch
+
+    def step(self, epoch, step):
+        assert epoch == self.epoch
+        if (epoch, step) == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.taken.append((epoch, step))
+        loss = self.weight.clone()
+        self.weight += 1
+        return {"loss": loss, "double": 2 * loss}
+
+    def has_failed(self):
+        return torch.tensor(self.epoch == self.failed_at)
+
+    def end_epoch(self, epoch, means):
+        self.seen += means["loss"]
+        self.stopped = epoch == self.stop_after
+        score = self.scores[epoch - 1] if self.scores else None
+        return EpochReport({"seen": self.seen}, score, self.name)
+
+    def advise(self):
+        return "count slower"
+
+    def weights(self):
+        return {"weight": self.weight}
+
+    def set_weights(self, weights):
+        self.weight.copy_(weights["weight"])
+
+    def state(self):
+        return {"weight": self.weight}, {"seen": self.seen, "stopped": self.stopped}
+
+    def load_state(self, tensors, values):
+        self.set_weights(tensors)
+        self.seen, self.stopped = values["seen"], values["stopped"]
+
+
+def train(task, epochs=5, store=None, **options):
+    options = {"label": "count", "part": "count", "progress": "off"} | options
+    return run(task, epochs=epochs, store=store or CheckpointStore(), **options)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return partial(CheckpointStore, tmp_path)
+
+
+def test_history_holds_the_means_and_the_columns_of_every_epoch():
+    task = Counting()
+    outcome = train(task, epochs=2)
+    assert outcome.history == [
+        {"epoch": 1, "loss": 1.0, "double": 2.0, "seen": 1.0},
+        {"epoch": 2, "loss": 4.0, "double": 8.0, "seen": 5.0},
+    ]
+    assert outcome.columns() == {"epoch": [1, 2], "loss": [1.0, 4.0], "double": [2.0, 8.0], "seen": [1.0, 5.0]}
+    assert task.taken == [(epoch, step) for epoch in range(2) for step in range(3)]
+    assert (outcome.epochs, outcome.chosen_epoch, outcome.rule, outcome.computed) == (2, 2, "", 2)
 
 
 @pytest.mark.parametrize(
-    ("count", "drop_last", "sizes"),
-    [(45, True, [8] * 5), (45, False, [8] * 5 + [5]), (41, False, [8] * 5), (40, False, [8] * 5), (9, False, [8])],
+    ("scores", "start", "kept"),
+    [
+        ([0.1, 0.3, 0.2, 0.3], None, 2),
+        ([0.4, 0.4, 0.4, 0.4], None, 1),
+        ([None, 0.1, None, 0.0], None, 2),
+        ([0.4, 0.3, 0.2, 0.1], 0.4, 0),
+        ([0.4, 0.3, 0.2, 0.5], 0.4, 4),
+    ],
 )
-def test_last_batch_is_kept_unless_dropped_or_of_a_single_image(tmp_path, count, drop_last, sizes):
-    model, objective = fresh(NotesItsBatches, 2)
-    objective.expected_steps = len(sizes)
-    labels = np.arange(count) % C
-    pixels = np.random.default_rng(0).integers(0, 255, (count, 8, 8, 3)).astype(np.uint8)
-    data = MemoryImages(pixels, labels, Transform("none", (0.4,) * 3, (0.2,) * 3, 8), CPU)
-    sampler = create_sampler("instance", labels, seed=5, epochs=2)
-    train(model, objective, data, None, sampler, settings(2, drop_last=drop_last), CPU, tmp_path)
-    assert [len(rows) for rows in objective.seen] == sizes * 2
-    first = [row for rows in objective.seen[: len(sizes)] for row in rows]
-    assert len(set(first)) == len(first), "no image twice in an epoch"
+def test_first_of_the_best_epochs_is_kept_and_the_start_may_count(scores, start, kept):
+    task = Counting([None if score is None else (score,) for score in scores])
+    begin = None if start is None else lambda: EpochReport({}, (start,), "val")
+    outcome = train(task, epochs=4, start=begin)
+    assert (outcome.chosen_epoch, outcome.rule, outcome.epochs) == (kept, "val", 4)
+    assert task.weight == 3 * kept
+    assert len(outcome.history) == 4
 
 
-def model_says(model: Classifier) -> np.ndarray:
-    """Log p of each training image's label, by the model as it is."""
-    data = images()
-    logits = torch.cat([model(pixels) for pixels, _ in data.eval_batches(16)])
-    return label_log_probability(logits.detach().numpy(), data.labels)
+def test_scores_are_compared_element_by_element():
+    assert train(Counting([(1.0, 5.0), (2.0, 0.0), (2.0, -1.0), (2.0, 0.0)]), epochs=4).chosen_epoch == 2
 
 
-def run_on_subsets(scratch: Path, epochs: int = 8):
-    model, objective = fresh(OBJECTIVES["ce"], epochs)
-    sampler = SubsetSampler(
-        images().labels, 8, every=3, seed=11, log_probability=lambda current, number: model_says(current)
-    )
-    how = settings(epochs, drop_last=False, optimizer="adamw", lr=0.003)
-    return model, sampler, train(model, objective, images(), images(), sampler, how, CPU, scratch)
+def test_without_a_score_the_last_epoch_stays():
+    task = Counting([None] * 4)
+    assert train(task, epochs=4).chosen_epoch == 4
+    assert task.weight == 12
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 5, 7])
-def test_resume_across_a_selection_of_images_has_the_same_bits(tmp_path, monkeypatch, epoch):
-    """Rounds begin with epochs 0, 3 and 6, checkpoints lie behind epochs 2, 4, 6 and 8."""
-    whole_model, whole_sampler, whole = run_on_subsets(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        interrupt_in_epoch(patch, OBJECTIVES["ce"], epoch)
-        with pytest.raises(Stop):
-            run_on_subsets(tmp_path / "cut")
-    model, sampler, outcome = run_on_subsets(tmp_path / "cut")
-    assert outcome == whole
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, whole_model.state_dict()[name]), name
-    assert len(sampler.rounds) == len(whole_sampler.rounds) == 3
-    for one, other in zip(sampler.rounds, whole_sampler.rounds, strict=True):
-        for column in ("selected", "inclusion_probability", "log_probability"):
-            assert np.array_equal(getattr(one, column), getattr(other, column)), column
+def test_task_may_stop_early():
+    task = Counting(stop_after=2)
+    outcome = train(task)
+    assert (outcome.epochs, outcome.chosen_epoch, len(outcome.history), task.weight) == (2, 2, 2, 6)
 
 
-def test_sampler_meets_the_model_in_eval_mode_and_training_goes_on_in_its_own(tmp_path):
-    model, objective = fresh(OBJECTIVES["ce"], 2)
-    met = []
-
-    def look(current: Classifier, number: int) -> np.ndarray:
-        met.append(any(module.training for module in current.modules()))
-        return model_says(current)
-
-    sampler = SubsetSampler(images().labels, 8, every=1, seed=11, log_probability=look)
-    train(model, objective, images(), None, sampler, settings(2, bn_mode="eval"), CPU, tmp_path)
-    assert met == [False, False]
-    assert model.head.training and not model.backbone.training
-
-
-def test_sgd_follows_the_worked_update(tmp_path):
-    """g' = g + wd p; v = m v + g' (v = g' first); p = p - lr v (spec 3.2)."""
-    module = torch.nn.Module()
-    module.weight = parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    optimizer = create_optimizer("sgd", [module], lr=0.1, momentum=0.9, weight_decay=0.01)
-    value, velocity = np.array([1.0, -2.0]), np.zeros(2)
-    for step in range(3):
-        gradient = np.array([0.5, 0.25]) * (step + 1)
-        parameter.grad = torch.tensor(gradient, dtype=torch.float32)
-        optimizer.step()
-        velocity = 0.9 * velocity + gradient + 0.01 * value
-        value = value - 0.1 * velocity
-        np.testing.assert_allclose(parameter.detach().numpy(), value, rtol=1e-6)
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("at", [(0, 2), (2, 0), (3, 1), (4, 2)])
+def test_resumed_run_gives_the_outcome_of_an_uninterrupted_one(store, caplog, every, at):
+    scores = [(0.1,), (0.5,), (0.2,), (0.5,), (0.4,)]
+    uninterrupted = Counting(scores)
+    expected = train(uninterrupted)
+    cut = Counting(scores)
+    cut.interrupt_at = at
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, store=store(every))
+    task = Counting(scores)
+    with caplog.at_level(logging.INFO, logger="longtail"):
+        outcome = train(task, store=store(every))
+    done = at[0] - at[0] % every
+    assert (f"count: resuming after epoch {done}" in caplog.messages) == (done > 0)
+    assert task.taken == [(epoch, step) for epoch in range(done, 5) for step in range(3)]
+    assert outcome == expected and outcome.computed == 5 - done
+    assert torch.equal(task.weight, uninterrupted.weight) and task.seen == uninterrupted.seen
 
 
-def test_adamw_follows_its_equations_and_decays_matrices_alone():
-    """m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2; p = p (1 - lr wd) - lr m^ / (sqrt(v^) + eps), betas (0.9, 0.95)."""
-    module = torch.nn.Linear(2, 1)
-    frozen = torch.nn.Linear(2, 2).requires_grad_(False)
-    optimizer = create_optimizer("adamw", [module, frozen], lr=0.1, momentum=0.5, weight_decay=0.3)
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
-    for parameter, decay in ((module.weight, 0.3), (module.bias, 0.0)):
-        value = parameter.detach().numpy().astype(np.float64).ravel()
-        first, second = np.zeros_like(value), np.zeros_like(value)
-        stepped = parameter
-        for step in range(1, 4):
-            gradient = np.linspace(0.5, 1.0, value.size) * (-1.0) ** step * step
-            module.weight.grad = module.bias.grad = None
-            stepped.grad = torch.tensor(gradient, dtype=torch.float32).view_as(stepped)
-            optimizer.step()
-            first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
-            moment, scale = first / (1 - 0.9**step), np.sqrt(second / (1 - 0.95**step))
-            value = value * (1 - 0.1 * decay) - 0.1 * moment / (scale + 1e-8)
-            np.testing.assert_allclose(stepped.detach().numpy().ravel(), value, rtol=1e-5)
+@pytest.mark.parametrize("stop_after", [None, 4])
+def test_finished_run_is_read_back_without_a_step(store, stop_after):
+    expected = train(Counting([(0.3,), (0.9,), (0.2,), (0.1,), (0.0,)], stop_after), store=store(3))
+    task = Counting([], stop_after)
+    task.step = task.end_epoch = lambda *a: pytest.fail("it was computed again")
+    outcome = train(task, store=store(3), start=lambda: pytest.fail("the start was scored again"))
+    assert outcome == expected and outcome.computed == 0
+    assert task.weight == 6
 
 
-def test_unknown_optimizer_is_refused_with_the_allowed_ones():
-    with pytest.raises(ConfigError, match="unknown optimizer 'adam'; allowed: sgd, adamw"):
-        create_optimizer("adam", [torch.nn.Linear(2, 2)], lr=0.1, momentum=0.9, weight_decay=0.0)
+def test_parts_of_one_store_stay_apart(store, tmp_path):
+    one, other = train(Counting(), store=store(), part="flow-1"), train(Counting(), epochs=2, store=store(), part="b_2")
+    assert {path.stem for path in tmp_path.iterdir()} == {"flow-1", "b_2"}
+    assert train(Counting(), store=store(), part="flow-1") == one
+    assert train(Counting(), epochs=2, store=store(), part="b_2") == other
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_model_computes_what_the_eager_one_does(tmp_path):
-    eager, _, whole = run(tmp_path / "eager", epochs=1)
-    compiled, _, outcome = run(tmp_path / "compiled", epochs=1, compile=True)
-    assert outcome.history[0]["loss"] == pytest.approx(whole.history[0]["loss"], rel=1e-4)
-    for name, tensor in compiled.state_dict().items():
-        torch.testing.assert_close(tensor, eager.state_dict()[name], rtol=1e-3, atol=1e-4)
+def test_label_is_no_file_name(store, tmp_path):
+    train(Counting(), store=store(), label="flow 1 of 2: a/b", part="flow-1")
+    assert [path.stem for path in tmp_path.iterdir()] == ["flow-1"]
 
 
-class DivergesInItsGradient(Objective):
-    """A finite loss whose gradient is not: the square root at zero."""
-
-    def loss(self, model: Classifier, batch: Batch, position: Position):
-        logits = model(batch.views[0])
-        loss = F.cross_entropy(logits, batch.labels)
-        return (loss + (0 * logits.sum()).sqrt() if position.epoch == 3 else loss), {}
-
-
-def test_weights_that_are_not_finite_are_never_checkpointed(tmp_path):
-    with pytest.raises(TrainingError, match="weights are not finite in epoch 4 of 6"):
-        run(tmp_path, DivergesInItsGradient)
-    from longtail.artifacts.checkpoints import load_checkpoint
-
-    tensors, meta, _ = load_checkpoint(tmp_path / "checkpoint.pt", "train_backbone")
-    assert meta["epoch"] == 2 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
+def test_failure_gives_the_advice_of_the_task_and_keeps_the_checkpoint(store, tmp_path):
+    task = Counting()
+    task.failed_at = 3
+    with pytest.raises(TrainingError, match=r"count: .*not finite in epoch 4 of 5 .*; count slower"):
+        train(task, store=store())
+    (path,) = tmp_path.iterdir()
+    assert load_checkpoint(path)[1]["epoch"] == 3
 
 
-def test_best_val_without_val_images_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="best_val"):
-        run(tmp_path, select="best_val")
+@pytest.mark.parametrize("value", [math.inf, math.nan, 3e38])
+def test_mean_loss_that_is_not_finite_is_a_failure_although_the_task_notices_none(value):
+    task = Counting()
+    task.step = lambda epoch, step: {"loss": torch.tensor(value)}  # 3e38 alone is finite, its sum is not
+    with pytest.raises(TrainingError, match="not finite in epoch 1 of 5"):
+        train(task)
+
+
+def test_steps_read_nothing_on_the_host(monkeypatch):
+    """Only the end of an epoch may wait for the device."""
+    task, guards = Counting(), []
+    start_epoch, has_failed = task.start_epoch, task.has_failed
+
+    def guarded(epoch):
+        start_epoch(epoch)
+        guards.append(no_host_reads())
+        guards[-1].__enter__()
+
+    def read():
+        guards[-1].__exit__(None, None, None)
+        return has_failed()
+
+    monkeypatch.setattr(task, "start_epoch", guarded)
+    monkeypatch.setattr(task, "has_failed", read)
+    train(task, epochs=2)
+    assert len(guards) == 2
+
+
+def test_progress_counts_every_step_and_goes_on_where_a_resumed_run_does(store, monkeypatch):
+    made = []
+
+    class Spy(Progress):
+        def __init__(self, total, label, mode, done=0):
+            super().__init__(total, label, mode, done)
+            made.append([total, label, done, []])
+
+        def advance(self, units=1, note=""):
+            made[-1][3].append(note)
+
+    monkeypatch.setattr("longtail.train.loop.Progress", Spy)
+    cut = Counting()
+    cut.interrupt_at = (2, 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, store=store())
+    train(Counting(), epochs=3, store=store())
+    assert made[0][:3] == [15, "count", 0]
+    assert made[0][3] == ["", "", "epoch 1, loss 1.0000"] + 2 * ["epoch 1, loss 1.0000"] + [
+        "epoch 2, loss 4.0000",
+        "epoch 2, loss 4.0000",
+    ]
+    assert made[1] == [9, "count", 6, ["", "", "epoch 3, loss 7.0000"]]

@@ -29,9 +29,36 @@ def test_cosine_over_ninety_epochs_has_the_worked_values():
     assert values[88] == pytest.approx(6.092e-5, abs=1e-8)
 
 
-@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (5, 0), (7, 3), (90, 0), (200, 5)])
+@pytest.mark.parametrize(("epochs", "warmup"), [(2, 0), (5, 0), (7, 3), (90, 0), (200, 5)])
 def test_cosine_ends_at_exactly_zero(epochs, warmup):
     assert rates("cosine", 0.2, epochs=epochs, warmup_epochs=warmup)[-1] == 0.0
+
+
+@pytest.mark.parametrize("name", ["cosine", "cosine_from_base", "cosine_per_step"])
+def test_cosine_of_a_single_epoch_starts_at_the_base_rate(name):
+    assert rates(name, 0.2, epochs=1) == [0.2]
+
+
+@pytest.mark.parametrize(("name", "warmup", "expected"), [("cosine", 2, [0.5, 1.0]), ("cosine", 1, [1.0, 0.0])])
+def test_cosine_after_warm_up_counts_the_remaining_epochs(name, warmup, expected):
+    assert rates(name, 1.0, epochs=2, warmup_epochs=warmup) == expected
+
+
+@pytest.mark.parametrize("name", BY_EPOCH)
+def test_a_single_epoch_runs_at_the_base_rate(name):
+    """By their rules the cosine would run it at 0, and two drops before it would leave gamma squared."""
+    assert rates(name, 0.2, epochs=1) == [0.2]
+    assert rates(name, 0.2, epochs=1, warmup_epochs=1) == [0.2]
+
+
+def test_a_drop_before_a_single_epoch_that_was_asked_for_stays():
+    assert rates("step", 1.0, epochs=1, milestones=(0,), gamma=0.1) == [0.1]
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 5, 10])
+def test_default_drops_of_several_epochs_stay_where_they_were(epochs):
+    expected = [0.1 ** ((epoch > epochs * 8 // 10) + (epoch > epochs * 9 // 10)) for epoch in range(1, epochs + 1)]
+    assert rates("step", 1.0, epochs=epochs) == pytest.approx(expected)
 
 
 def test_cosine_is_stepped_before_the_first_epoch():
@@ -85,10 +112,10 @@ def test_rate_is_constant_within_an_epoch(name):
 @pytest.mark.parametrize(
     ("name", "arguments", "reason"),
     [
-        ("linear", {"epochs": 5}, "unknown schedule 'linear'; allowed: constant, cosine, step, cosine_per_step, "),
+        ("linear", {"epochs": 5}, "schedule must be one of constant, cosine, step, cosine_per_step, .*, got 'linear'"),
         ("fsgl_imagenet", {"epochs": 20, "warmup_epochs": 3}, "warmup_epochs must be 0 with schedule fsgl_imagenet"),
         ("cosine", {"epochs": 0}, "epochs must be at least 1, got 0"),
-        ("cosine", {"epochs": 5, "warmup_epochs": 6}, r"between 0 and epochs \(5\), got 6"),
+        ("cosine", {"epochs": 5, "warmup_epochs": 6}, r"from 0 to epochs \(5\), got 6"),
         ("step", {"epochs": 5, "gamma": 0.0}, "gamma must be above 0, got 0.0"),
     ],
 )

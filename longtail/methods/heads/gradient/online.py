@@ -1,6 +1,6 @@
 """cRT and LWS ``online``: augmented images through the frozen backbone, instead of stored features.
 
-Source: Kang et al. 2020, official code. With ``bn_mode: train`` the frozen backbone normalises by batch statistics and
+Source: Kang et al. 2020, official code. With ``bn_mode: train`` the frozen backbone normalizes by batch statistics and
 its running statistics drift, as in the released code; with ``eval`` they stay as stage 1 left them.
 """
 
@@ -26,7 +26,7 @@ from longtail.train.schedule import create_schedule
 
 @dataclass(frozen=True)
 class OnlineOutcome:
-    """The trained head, its logits (M, C) of the test images, and one row an epoch of history."""
+    """The trained head, its logits (M, C) of the test images, and one row of history per epoch."""
 
     head: nn.Module
     test_scores: np.ndarray
@@ -48,7 +48,7 @@ def train_online(
     device: torch.device,
     scratch: Path,
 ) -> OnlineOutcome:
-    """Train ``head`` on top of the frozen ``backbone`` with class-aware batches; the backbone's weights stay."""
+    """Train ``head`` on top of the frozen ``backbone`` with class-aware batches. The backbone keeps its weights."""
     labels = train_images.labels
     counts = np.bincount(labels, minlength=num_classes)
     task = TaskInfo(num_classes, counts, backbone.num_features, params.epochs, seed)  # type: ignore[arg-type]

@@ -55,7 +55,6 @@ class RowsTask:
         self._minus_one = rows.new_full((batch_size, 1), -1.0)
         self._rate = params.lr
         self._order: tuple[Tensor, ...] = ()
-        self._bad = torch.zeros((), dtype=torch.bool, device=rows.device)
 
     def start_epoch(self, epoch: int) -> None:
         self._rate = self._params.lr * self._multiplier(epoch, 0.0)
@@ -74,12 +73,11 @@ class RowsTask:
         scorer.add_gradients(x, gradient, self._velocity, 1 / self._batch_size)
         for p, v in zip(scorer.parameters, self._velocity, strict=True):
             p.add_(v, alpha=-self._rate)
-        self._bad |= ~torch.isfinite(loss)
         return {"loss": loss}
 
     def has_failed(self) -> Tensor:
-        finite = torch.stack([torch.isfinite(p).all() for p in self._scorer.parameters]).all()
-        return self._bad | ~finite
+        # A loss that is not finite shows in the mean of the epoch, which the loop checks.
+        return ~torch.stack([torch.isfinite(p).all() for p in self._scorer.parameters]).all()
 
     def end_epoch(self, epoch: int, means: Mapping[str, float]) -> EpochReport:
         columns = {"lr": self._rate}

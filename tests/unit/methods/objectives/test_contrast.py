@@ -16,7 +16,7 @@ from longtail.methods.pretraining.moco.objective import MoCo
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages
-from longtail.train.loop import Settings, train
+from longtail.train.network import TrainingSettings, train_network
 from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer_step import autocast
 from longtail.train.schedule import create_schedule
@@ -59,7 +59,7 @@ def test_projector_without_batch_norm_has_the_tensors_of_two_linear_layers():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_single_row_is_normalised_with_the_running_statistics_and_leaves_them(precision):
+def test_single_row_is_normalized_with_the_running_statistics_and_leaves_them(precision):
     projector = Projector(3, hidden=5, dim=2, batch_norm=True)
     projector(torch.randn(64, 3) + 2)
     before = {name: value.clone() for name, value in projector.state_dict().items()}
@@ -201,8 +201,8 @@ def images() -> MemoryImages:
 def create(method, **changes):
     torch.manual_seed(1)
     backbone = create_backbone("resnet8", in_channels=3, width=4)
-    setting = TaskInfo(len(COUNTS), COUNTS, int(backbone.num_features), 4, seed=7)
-    objective = method(setting, **(SMALL[method] | changes))
+    task = TaskInfo(len(COUNTS), COUNTS, int(backbone.num_features), 4, seed=7)
+    objective = method(task, **(SMALL[method] | changes))
     return Classifier(backbone, objective.create_head()), objective
 
 
@@ -211,9 +211,9 @@ def run(scratch: Path, method, epochs: int = 4, **changes):
     model, objective = create(method)
     how = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-2, "seed": 3, "progress": "off", "checkpoint_every": 2}
     schedule = create_schedule("cosine", epochs=epochs)
-    settings = Settings(epochs=epochs, batch_size=7, schedule=schedule, **(how | changes))
+    settings = TrainingSettings(epochs=epochs, batch_size=7, schedule=schedule, **(how | changes))
     sampler = create_sampler("instance", images().labels, seed=5, epochs=epochs)
-    return model, objective, train(model, objective, images(), None, sampler, settings, CPU, scratch)
+    return model, objective, train_network(model, objective, images(), None, sampler, settings, CPU, scratch)
 
 
 def batch_of(count: int) -> Batch:

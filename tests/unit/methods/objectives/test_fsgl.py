@@ -26,7 +26,7 @@ from longtail.models.factory import create_backbone
 from longtail.models.resnet import count_parameters
 from longtail.train.batches import Batch
 from longtail.train.objective import Position, TaskInfo
-from longtail.train.optimizer_step import Update
+from longtail.train.optimizer_step import OptimizerStep
 
 COUNTS = np.array([100, 10, 1])
 SHARE = torch.tensor([0.25])
@@ -37,7 +37,7 @@ P1, Z2 = torch.tensor([[1.0, 0], [3, 4]]), torch.tensor([[1.0, 1], [0, 2]])
 P2, Z1 = torch.tensor([[0.0, 1], [1, 1]]), torch.tensor([[0.0, -1], [2, 0]])
 
 
-def setting(counts=COUNTS, epochs: int = 200, features: int = 16, head: str = "linear") -> TaskInfo:
+def task(counts=COUNTS, epochs: int = 200, features: int = 16, head: str = "linear") -> TaskInfo:
     return TaskInfo(len(counts), np.asarray(counts), features, epochs, seed=0, head=head)
 
 
@@ -87,32 +87,39 @@ def test_variants_of_scaling_are_what_they_were_meant_to_be():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fsm_order": "size"}, r"train\.fsgl\.fsm_order: 'size' given, one of rank, index expected"),
+        ({"fsm_order": "size"}, r"train\.fsgl\.fsm_order must be one of rank, index, got size"),
         (
             {"fsm_variant": "half"},
-            r"train\.fsgl\.fsm_variant: 'half' given, one of linear, uniform, head_half expected",
+            r"train\.fsgl\.fsm_variant must be one of linear, uniform, head_half, got half",
         ),
     ],
 )
 def test_unknown_choice_is_refused(change, message):
     with pytest.raises(ConfigError, match=message):
-        FSGL(setting(), **change)
+        FSGL(task(), **change)
 
 
-@pytest.mark.parametrize(("value", "shown"), [(-1, "-1"), (-1e-9, "-1e-09"), (math.nan, "nan")])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (-1, "at least 0( and at most 10)?, got -1"),
+        (-1e-9, "at least 0( and at most 10)?, got -1e-09"),
+        (math.nan, "a finite number, got nan"),
+    ],
+)
 @pytest.mark.parametrize(
     "name", ["gamma", "label_exponent", "resample_exponent", "consistency_weight", "rho", "masked_bce_weight"]
 )
-def test_negative_value_is_refused(name, value, shown):
-    with pytest.raises(ConfigError, match=rf"train\.fsgl\.{name}: {shown} given, at least 0 expected"):
-        FSGL(setting(), **{name: value})
-    FSGL(setting(), **{name: 0.0})
+def test_negative_value_is_refused(name, value, expected):
+    with pytest.raises(ConfigError, match=rf"train\.fsgl\.{name} must be {expected}$"):
+        FSGL(task(), **{name: value})
+    FSGL(task(), **{name: 0.0})
 
 
 def test_cosine_head_which_does_not_see_lengths_is_refused_unless_nothing_is_scaled():
-    with pytest.raises(ConfigError, match=r"train\.head: cosine given, linear"):
-        FSGL(setting(head="cosine"))
-    FSGL(setting(head="cosine"), gamma=0.0)
+    with pytest.raises(ConfigError, match=r"train\.head must be linear .*, got cosine"):
+        FSGL(task(head="cosine"))
+    FSGL(task(head="cosine"), gamma=0.0)
 
 
 # Weights and the partner batch
@@ -137,7 +144,7 @@ def test_empty_class_weighs_nothing_and_the_others_average_one():
 )
 def test_partner_classes_have_the_worked_probabilities(exponent, expected):
     labels = np.repeat(np.arange(3), COUNTS)
-    sampler = FSGL(setting(), resample_exponent=exponent).partner_sampler(labels)
+    sampler = FSGL(task(), resample_exponent=exponent).partner_sampler(labels)
     assert sampler.class_probability(0) == pytest.approx(expected, abs=5e-7)
     drawn = np.bincount(labels[sampler.epoch(0, 20_000)], minlength=3) / 20_000
     assert drawn == pytest.approx(np.asarray(expected), abs=0.015)
@@ -231,7 +238,7 @@ class Says(nn.Module):
     [(0, 2.911415, 0.482988), (100, 2.472513, 0.044086), (199, 1.173318, -1.255109)],
 )
 def test_whole_loss_has_the_worked_values(epoch, classification, whole):
-    objective = FSGL(setting(), label_exponent=1.0, gamma=0.0)
+    objective = FSGL(task(), label_exponent=1.0, gamma=0.0)
     objective.plain, objective.projection, objective.prediction = Says(O1, O2), Says(Z1, Z2), Says(P1, P2)
     model = Classifier(Says(torch.zeros(2, 16)), Says(CB1, CB2))
     mixed = Mixed((torch.zeros(2), torch.zeros(2)), LABELS, PARTNERS, (SHARE, SHARE))
@@ -243,7 +250,7 @@ def test_whole_loss_has_the_worked_values(epoch, classification, whole):
 
 
 def test_consistency_is_lowest_where_each_view_predicts_the_others_projection():
-    objective = FSGL(setting())
+    objective = FSGL(task())
     objective.projection, objective.prediction = Says(Z1, Z2), Says(Z2, Z1)
     model = Classifier(nn.Identity(), nn.Linear(16, 3))
     mixed = Mixed((torch.rand(2, 16), torch.rand(2, 16)), LABELS, PARTNERS, (SHARE, SHARE))
@@ -251,7 +258,7 @@ def test_consistency_is_lowest_where_each_view_predicts_the_others_projection():
 
 
 def test_alpha_does_not_matter_where_both_heads_and_all_weights_are_equal():
-    objective = FSGL(setting(), label_exponent=0.0)
+    objective = FSGL(task(), label_exponent=0.0)
     objective.plain = Says(O1, O2)
     model = Classifier(nn.Identity(), Says(O1, O2))
     mixed = Mixed((torch.rand(2, 16), torch.rand(2, 16)), LABELS, PARTNERS, (SHARE, SHARE))
@@ -269,7 +276,7 @@ def network(objective: FSGL) -> Classifier:
 
 def create(**options) -> tuple[FSGL, Classifier]:
     torch.manual_seed(0)
-    objective = FSGL(setting(np.array([9, 4, 2]), epochs=4), **options)
+    objective = FSGL(task(np.array([9, 4, 2]), epochs=4), **options)
     return objective, network(objective)
 
 
@@ -280,9 +287,11 @@ def batch(seed: int = 0, size: int = 6) -> Batch:
     return Batch((views[0], views[1]), torch.arange(size) % 3, torch.arange(size), partner)
 
 
-def updates(objective: FSGL, model: Classifier, lr: float = 0.1) -> Update:
+def updates(objective: FSGL, model: Classifier, lr: float = 0.1) -> OptimizerStep:
     parameters = [*model.parameters(), *objective.parameters()]
-    return Update(torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-3, fused=True), torch.device("cpu"))
+    return OptimizerStep(
+        torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-3, fused=True), torch.device("cpu")
+    )
 
 
 @pytest.mark.parametrize(
@@ -292,7 +301,7 @@ def updates(objective: FSGL, model: Classifier, lr: float = 0.1) -> Update:
 def test_network_with_all_heads_has_the_published_parameters(architecture, classes, expected):
     with torch.device("meta"):
         backbone = create_backbone(architecture, in_channels=3)
-        heads = FSGL(setting(np.ones(classes), features=int(backbone.num_features)))  # type: ignore[arg-type]
+        heads = FSGL(task(np.ones(classes), features=int(backbone.num_features)))  # type: ignore[arg-type]
         assert count_parameters(Classifier(backbone, heads.create_head())) + count_parameters(heads) == expected
 
 
@@ -327,7 +336,7 @@ def test_gamma_0_is_the_path_without_scaling_and_scaling_multiplies_the_features
     scaled, _ = create(gamma=0.5, fsm_variant="uniform")
     scaled.load_state_dict({**plain.state_dict(), "scales": scaled.scales})
     mixed = plain.mix(batch())
-    moment = Position(1, 4, 0, 1)
+    position = Position(1, 4, 0, 1)
     model.eval()
 
     class Longer(nn.Module):
@@ -344,7 +353,7 @@ def test_gamma_0_is_the_path_without_scaling_and_scaling_multiplies_the_features
 
 
 def test_scale_of_a_mixed_image_has_the_worked_value():
-    objective = FSGL(setting(np.array([4, 3, 2, 1]), features=2), gamma=0.6)
+    objective = FSGL(task(np.array([4, 3, 2, 1]), features=2), gamma=0.6)
     seen = []
     model = Classifier(nn.Identity(), nn.Linear(2, 4))
     model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
@@ -380,9 +389,9 @@ def test_step_is_the_published_one(rho):
     objective, model = create(rho=rho, gamma=0.3)
     twin, twin_model = create(rho=rho, gamma=0.3)
     parameters = [*twin_model.parameters(), *twin.parameters()]
-    moment = Position(2, 4, 0, 1)
+    position = Position(2, 4, 0, 1)
     torch.manual_seed(3)
-    objective.step(model, batch(), moment, updates(objective, model))
+    objective.step(model, batch(), position, updates(objective, model))
     torch.manual_seed(3)
     mixed = twin.mix(batch())
     start = [parameter.detach().clone() for parameter in parameters]
@@ -407,11 +416,11 @@ def test_step_is_the_published_one(rho):
 def test_step_returns_the_whole_loss_and_its_parts_at_the_unmoved_weights(rho):
     objective, model = create(rho=rho, consistency_weight=3.0)
     twin, twin_model = create(rho=rho, consistency_weight=3.0)
-    moment = Position(2, 4, 0, 1)
+    position = Position(2, 4, 0, 1)
     torch.manual_seed(3)
-    loss, logs = objective.step(model, batch(), moment, updates(objective, model))
+    loss, logs = objective.step(model, batch(), position, updates(objective, model))
     torch.manual_seed(3)
-    classification, consistency, expected = twin.losses(twin_model, twin.mix(batch()), moment)
+    classification, consistency, expected = twin.losses(twin_model, twin.mix(batch()), position)
     assert abs(consistency.item()) > 0.01
     torch.testing.assert_close(loss, (classification + 3 * consistency).detach())
     for name, value in expected.items():
@@ -466,11 +475,11 @@ def test_loss_that_is_not_finite_moves_no_weight():
     start = {name: value.clone() for name, value in model.named_parameters()}
     update = updates(objective, model)
     objective.step(model, batch(), Position(1, 4, 0, 1), update)
-    assert update.failed()
+    assert update.has_failed()
     assert all(torch.equal(value, start[name]) for name, value in model.named_parameters())
 
 
-# Sharpness-aware minimisation
+# Sharpness-aware minimization
 
 
 def test_ascent_and_step_have_the_worked_values():

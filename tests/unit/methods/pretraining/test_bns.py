@@ -11,9 +11,9 @@ from longtail.augment.transforms import Transform
 from longtail.core.errors import ConfigError
 from longtail.data.samplers import create_sampler
 from longtail.data.sources import digits
+from longtail.methods.objectives.contrast import Projector
 from longtail.methods.pretraining.bns.objective import (
     BNS,
-    Projector,
     bns_loss,
     bns_loss_paper,
     bns_means,
@@ -22,7 +22,7 @@ from longtail.methods.pretraining.bns.objective import (
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import Batch, MemoryImages
-from longtail.train.loop import Settings, train
+from longtail.train.network import TrainingSettings, train_network
 from longtail.train.objective import Position, TaskInfo
 from longtail.train.optimizer_step import autocast
 from longtail.train.schedule import create_schedule
@@ -363,7 +363,7 @@ def test_mean_similarities_are_those_of_plain_loops():
 # ----------------------------------------------------------------------------------------------------------- objective
 
 
-def setting(num_features=16, classes=4):
+def task(num_features=16, classes=4):
     return TaskInfo(classes, np.full(classes, 10), num_features, epochs=2, seed=0)
 
 
@@ -371,7 +371,7 @@ def small_model(objective_class=BNS):
     torch.manual_seed(0)
     backbone = create_backbone("resnet8", in_channels=1, width=4)
     small = partial(objective_class, projector_hidden=32, projector_dim=8)
-    objective = small(setting(backbone.num_features))
+    objective = small(task(backbone.num_features))
     return Classifier(backbone, objective.create_head()), objective
 
 
@@ -382,7 +382,7 @@ def images(labels):
 
 
 def test_projector_has_the_released_size():
-    projector = BNS(setting(512)).create_head()
+    projector = BNS(task(512)).create_head()
     assert isinstance(projector, Projector)
     assert sum(parameter.numel() for parameter in projector.parameters()) == 1_312_896
     assert projector(torch.zeros(3, 512)).shape == (3, 128)
@@ -425,27 +425,29 @@ def test_objective_is_finite_in_any_batch(variant, labels):
 
 
 def test_low_temperature_is_refused_where_the_exponential_is_inside():
-    with pytest.raises(ConfigError, match=r"temperature: 0\.29 given, at least 0\.3 .* e\^\(1/temperature\)"):
-        BNS(setting(), temperature=0.29)
-    assert BNS(setting(), temperature=0.3).temperature == 0.3
-    assert BNS(setting(), variant="paper", temperature=0.1).temperature == 0.1
+    with pytest.raises(
+        ConfigError, match=r"pretrain\.bns\.temperature must be at least 0\.3 .*similarity / temperature.*, got 0\.29"
+    ):
+        BNS(task(), temperature=0.29)
+    assert BNS(task(), temperature=0.3).params.temperature == 0.3
+    assert BNS(task(), variant="paper", temperature=0.1).params.temperature == 0.1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"variant": "papers"}, "variant: 'papers' given, one of code, paper"),
-        ({"variant": "paper", "temperature": 0.0}, "temperature: 0.0 given, above 0"),
-        ({"temperature": float("nan")}, "temperature: nan given"),
-        ({"extra_positives": -1}, "extra_positives: -1 given, at least 0"),
-        ({"negatives": 0}, "negatives: 0 given, at least 1"),
-        ({"projector_hidden": 0}, "projector_hidden: 0 given, at least 1"),
-        ({"projector_dim": 0}, "projector_dim: 0 given, at least 1"),
+        ({"variant": "papers"}, "variant must be one of code, paper, got papers"),
+        ({"variant": "paper", "temperature": 0.0}, "temperature must be above 0, got 0"),
+        ({"temperature": float("nan")}, "temperature must be a finite number, got nan"),
+        ({"extra_positives": -1}, r"extra_positives must be at least 0, got -1"),
+        ({"negatives": 0}, r"negatives must be at least 1, got 0"),
+        ({"projector_hidden": 0}, r"projector_hidden must be at least 1, got 0"),
+        ({"projector_dim": 0}, r"projector_dim must be at least 1, got 0"),
     ],
 )
 def test_values_that_are_not_allowed_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
-        partial(BNS, **changes)(setting())
+        partial(BNS, **changes)(task())
 
 
 def pretrain(scratch: Path, variant: str, epochs: int = 6):
@@ -454,9 +456,11 @@ def pretrain(scratch: Path, variant: str, epochs: int = 6):
     part = MemoryImages(source.images[rows], source.labels[rows], Transform("crop", (0.3,), (0.4,), 8), CPU)
     model, objective = small_model(partial(BNS, variant=variant))
     schedule = create_schedule("cosine", epochs=epochs)
-    settings = Settings(epochs, 32, lr=0.05, momentum=0.9, weight_decay=1e-4, schedule=schedule, seed=1, progress="off")
+    settings = TrainingSettings(
+        epochs, 32, lr=0.05, momentum=0.9, weight_decay=1e-4, schedule=schedule, seed=1, progress="off"
+    )
     sampler = create_sampler("instance", part.labels, seed=2, epochs=epochs)
-    return model, train(model, objective, part, None, sampler, settings, CPU, scratch).history
+    return model, train_network(model, objective, part, None, sampler, settings, CPU, scratch).history
 
 
 @pytest.mark.parametrize("variant", ["code", "paper"])

@@ -1,6 +1,6 @@
 """All of params.yaml: which group declares which key, and the check of the whole file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,16 +98,20 @@ def _check_own(name: str, owner: Group, given: Mapping[str, Any]) -> Group | Non
     for other in own_groups(registry):
         group = bind_own(registry, other, name, given)
         assert group is not None
-        check_given(group)
         if other != chosen:
             check_unset(group, f"{name}.{selector}: {chosen}")
+        check_given(group)
     return bind_own(registry, chosen, name, given) if chosen in registry else None
 
 
-def check_unset(group: Group, reason: str) -> None:
-    """Refuse a group with a value that differs from its default, since ``reason`` makes it have no effect."""
+def check_unset(group: Group, reason: str, names: Iterable[str] | None = None) -> None:
+    """Refuse keys of a group, all or the given ones, that differ from their default although they have no effect.
+
+    Raises:
+        ConfigError: names the key, its default, and ``reason``.
+    """
     default = type(group)()
-    for name in keys_of(type(group)):
+    for name in names or keys_of(type(group)):
         if getattr(group, name) != getattr(default, name):
             raise refuse(
                 group.full_name(name),
@@ -120,7 +124,10 @@ def _check_together(params: Params) -> None:
     """Refuse contradictions between groups that would otherwise end a run hours later."""
     dataset, split, train = params.bound[DatasetParams], params.bound[SplitParams], params.bound["train"]
     assert isinstance(dataset, DatasetParams) and isinstance(split, SplitParams) and isinstance(train, TrainParams)
-    if split.val_per_class == 0 and SOURCES.get(dataset.dataset).has_val(dataset) is False:
+    has_val = SOURCES.get(dataset.dataset).has_val(dataset)
+    if has_val:
+        check_unset(split, f"dataset: {dataset.dataset}, which has validation images of its own", ["val_per_class"])
+    if split.val_per_class == 0 and has_val is False:
         for name, group in params.bound.items():
             if getattr(group, "select", None) == "best_val":
                 raise ConfigError(

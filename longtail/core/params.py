@@ -122,7 +122,7 @@ class Group:
         return ()
 
     def inactive(self) -> str:
-        """Why no key of the group but the one that says so has an effect; empty if they do."""
+        """Why no other key of the group has an effect, as ``key: value`` of the key to blame; empty if they do."""
         return ""
 
     def full_name(self, name: str) -> str:
@@ -145,13 +145,16 @@ def show(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:g}" if float(f"{value:g}") == value or math.isnan(value) else repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(show, value))}]"
     if isinstance(value, str) and (not re.fullmatch(r"[\w.*/+-]+", value) or re.fullmatch(_NOT_PLAIN, value)):
         return repr(value)
     return str(value)
 
 
-_NOT_PLAIN = r"[-+]?\.?\d[\w.+-]*|true|false|null|True|False|Null"  # without quotes YAML would take it for another type
+# YAML takes these for another type unless they are quoted.
+_NOT_PLAIN = r"[-+]?\.?\d[\w.+-]*|(?i:true|false|null|[-+]?\.inf|\.nan)"
 _HINTS: dict[type, dict[str, Any]] = {}
 
 
@@ -214,10 +217,10 @@ def check_given(owner: Group) -> None:
     Raises:
         ConfigError: names the key, its default, and why it has no effect.
     """
-    defaults = vars(type(owner)())
+    defaults, inactive = vars(type(owner)()), owner.inactive()
     for name, spec in keys_of(type(owner)).items():
         value = getattr(owner, name)
-        reason = (spec.unused(owner) if spec.unused else "") or owner.inactive()
+        reason = (spec.unused(owner) if spec.unused else "") or ("" if inactive.startswith(f"{name}: ") else inactive)
         for where, given, default in _given(owner.full_name(name), value, defaults[name]) if reason else ():
             cause = _absolute(owner, reason)
             raise refuse(where, f"{show(default)}, its default, since it has no effect with {cause}", given)
@@ -262,7 +265,7 @@ def _no_choice(where: str, value: str, names: list[str]) -> ConfigError:
 
 def _accept(option: Any, value: Any) -> tuple[bool, Any]:
     if typing.get_origin(option) is Literal:
-        return value in typing.get_args(option) and not isinstance(value, bool), value
+        return any(type(value) is type(name) and value == name for name in typing.get_args(option)), value
     if typing.get_origin(option) is list:
         (inner,) = typing.get_args(option)
         if not isinstance(value, list):

@@ -1,9 +1,12 @@
 """Measures of one method on a long-tailed problem.
 
-Groups and averages follow Kang et al. 2020 (code of ``classifier-balancing``): a class belongs to many, medium or few
-by its number of *training* images, and the accuracy of a group is the unweighted mean over its classes. Differences:
-an empty group is left out instead of reported as 0, and a class without a test image is an error.
-Calibration error: Naeini et al. 2015, Guo et al. 2017.
+Groups and averages follow the code of Kang et al. 2020 (``classifier-balancing``). A class belongs to many, medium or
+few by its number of *training* images. The accuracy of a group is the unweighted mean over its classes. Differences:
+
+- An empty group is left out. Theirs is reported as 0.
+- A class without a test image is an error.
+
+The calibration error is that of Naeini et al. 2015 and Guo et al. 2017.
 
 Shape legend: M test images, C classes.
 """
@@ -24,20 +27,23 @@ DETAIL_KEYS = ("top5", "f1", "harmonic", "geometric", "ece_many", "ece_medium", 
 
 
 def group_of(counts: np.ndarray, shots: Shots) -> np.ndarray:
-    """Group of each class, (C,) str, by its training images ``counts`` (C,) int.
+    """The group of each class, (C,) str.
 
-    many: n > ``many_above``; few: n < ``few_below``; both strict; medium: the rest. No training image means few.
-    Raises ConfigError where the two limits overlap.
+    A class is in many if it has more than ``many_above`` training images, in few if it has fewer than ``few_below``,
+    and otherwise in medium.
+
+    Args:
+        counts: (C,) int, training images per class.
+        shots: the limits.
     """
-    shots.check()
     counts = np.asarray(counts)
     return np.where(counts > shots.many_above, "many", np.where(counts < shots.few_below, "few", "medium"))
 
 
 def group_means(values: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Unweighted mean of class ``values`` (C,) in each group, then over all classes as ``macro``.
+    """The unweighted mean of class ``values`` (C,) in each group, and over all classes as ``macro``.
 
-    Classes whose value is NaN (no image in this split) do not count; a group without any is left out.
+    Classes whose value is NaN (no image in this split) do not count. A group with no other classes is left out.
     """
     present = ~np.isnan(values)
     members = {group: present & (groups == group) for group in GROUPS} | {"macro": present}
@@ -45,7 +51,11 @@ def group_means(values: np.ndarray, groups: np.ndarray) -> dict[str, float]:
 
 
 def class_accuracy(predictions: Predictions) -> np.ndarray:
-    """Accuracy of each class, (C,) float64 in [0, 1]. Raises DataError for a class without a test image."""
+    """The accuracy of each class, (C,) float64 in [0, 1].
+
+    Raises:
+        DataError: a class has no test image.
+    """
     images = np.bincount(predictions.label, minlength=predictions.num_classes)
     absent = np.flatnonzero(images == 0)
     if absent.size:
@@ -75,23 +85,29 @@ def geometric_mean(values: np.ndarray) -> float:
 
 
 class ReliabilityBins(NamedTuple):
-    """The bins that hold at least one image, in rising order: arrays of one length."""
+    """The bins that hold at least one image, in ascending order. All arrays have the same length.
+
+    Attributes:
+        number: int64, 0 to 14.
+        images: int64, at least 1.
+        confidence: float64, mean confidence in [0, 1].
+        accuracy: float64, share of correct predictions in [0, 1].
+    """
 
     number: np.ndarray
-    """0..14, int64"""
     images: np.ndarray
-    """int64, >= 1"""
     confidence: np.ndarray
-    """mean confidence, float64 in [0, 1]"""
     accuracy: np.ndarray
-    """share of correct predictions, float64 in [0, 1]"""
 
 
 def reliability_bins(confidence: np.ndarray, correct: np.ndarray) -> ReliabilityBins:
     """Sort predictions into 15 equal-width bins of confidence.
 
-    Bin b holds b/15 <= confidence < (b+1)/15; a confidence of exactly 1 falls in the last bin.
-    ``confidence`` (M,) float in [0, 1], ``correct`` (M,) bool.
+    Bin b holds b/15 <= confidence < (b+1)/15. A confidence of exactly 1 falls in the last bin.
+
+    Args:
+        confidence: (M,) float in [0, 1].
+        correct: (M,) bool.
     """
     number = np.minimum((confidence * ECE_BINS).astype(np.int64), ECE_BINS - 1)
     count = np.bincount(number, minlength=ECE_BINS)
@@ -108,17 +124,24 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray) -> f
 
 
 def percent(fraction: float) -> float:
-    """A fraction in percent with 2 decimals."""
+    """A fraction in percent, rounded to 2 decimals."""
     return round(100 * float(fraction), 2)
 
 
 def summarize(predictions: Predictions, counts: np.ndarray, shots: Shots) -> dict[str, float | int]:
-    """All measures of one method, flat: ``SUMMARY_KEYS`` first, then ``DETAIL_KEYS``.
+    """All measures of one method in one mapping: ``SUMMARY_KEYS`` first, then ``DETAIL_KEYS``.
 
-    ``counts`` (C,) int: images of each class in the training split. Accuracies and calibration errors are in percent
-    with 2 decimals, ``nll`` in nats with 4. Left out: groups without classes; ``top5`` below 5 classes (at 5 it is 100
-    by definition). ``selected_on_test`` and ``uncalibrated`` are there only where they hold, as 1.
-    Raises DataError for a class without a test image or counts of another number of classes.
+    Accuracies and calibration errors are in percent with 2 decimals, ``nll`` is in nats with 4. Groups without classes
+    are left out, and so is ``top5`` with fewer than 5 classes. ``selected_on_test`` and ``uncalibrated`` are present,
+    as 1, only if they hold.
+
+    Args:
+        predictions: predictions of the test images.
+        counts: (C,) int, training images per class.
+        shots: the limits of the groups.
+
+    Raises:
+        DataError: a class has no test image, or ``counts`` has another number of classes.
     """
     counts = np.asarray(counts)
     if counts.shape != (predictions.num_classes,):

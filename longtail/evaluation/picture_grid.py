@@ -1,4 +1,7 @@
-"""A sheet of training images by class: some that were selected beside some that were not, each with its p.
+"""A sheet of training images by class: some selected images beside some that were not selected, each with its p.
+
+torchvision's ``make_grid`` would place the pictures only. It draws no text, wants pictures of one size, and imports
+torch. Titles, headings and captions would still be drawn here, so it would save no code.
 
 Shape legend: H, W pixels of a picture, n items.
 """
@@ -14,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from longtail.artifacts.atomic import atomic_path
 
 Picture = tuple[np.ndarray, float]
-"""(H, W, 1 or 3) uint8, and the probability of the image's own label"""
+"""(H, W, 1 or 3) uint8, and the probability of the image's own label."""
 
-TILE = 64  # pixels of the square that every picture is fitted to
+TILE = 64  # side of the square that every picture is fitted into, in pixels
 _GAP, _MARGIN, _BLOCK_GAP = 8, 16, 28
 _TITLE_WIDTH, _CAPTION = 150, 16
 _TITLE_SIZE, _TEXT_SIZE, _CAPTION_SIZE = 17, 14, 12
@@ -26,7 +29,12 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (150, 150, 150)
 
 @dataclass(frozen=True)
 class GridRow:
-    """One class: what stands at its left, such as a name and "5 of 80" on a line of its own, and its pictures."""
+    """One class and its pictures.
+
+    Attributes:
+        title: text at the left, such as the name of the class and "5 of 80" on two lines.
+        selected, unselected: its pictures.
+    """
 
     title: str
     selected: Sequence[Picture]
@@ -34,7 +42,10 @@ class GridRow:
 
 
 def evenly_spaced(size: int, count: int) -> np.ndarray:
-    """At most ``count`` of the positions 0..size-1, rising and evenly spaced, (n,) int64; both ends from two on."""
+    """At most ``count`` of the positions 0..size-1, ascending and evenly spaced, (n,) int64.
+
+    Two or more of them include both ends.
+    """
     count = min(size, count)
     return np.arange(count) * (size - 1) // max(1, count - 1)
 
@@ -42,24 +53,28 @@ def evenly_spaced(size: int, count: int) -> np.ndarray:
 def choose(
     selected: np.ndarray, unselected: np.ndarray, probability: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``count`` of the selected and of the unselected positions, each evenly spaced over the order of p.
+    """At most ``count`` of the selected and of the unselected positions, evenly spaced in the order of p.
 
-    ``selected``, ``unselected``: (n,) int64 positions in ``probability``. The least probable comes first, and the
-    earlier one at equal p.
+    The least probable comes first. Ties keep the order given.
+
+    Args:
+        selected, unselected: (n,) int64 positions in ``probability``.
+        probability: (N,) p of every image.
+        count: largest number of each.
     """
 
     def spread(positions: np.ndarray) -> np.ndarray:
-        rising = positions[np.argsort(probability[positions], kind="stable")]
-        return rising[evenly_spaced(len(rising), count)]
+        ascending = positions[np.argsort(probability[positions], kind="stable")]
+        return ascending[evenly_spaced(len(ascending), count)]
 
     return spread(np.asarray(selected, np.int64)), spread(np.asarray(unselected, np.int64))
 
 
 def picture_grid(path: str | Path, rows: Sequence[GridRow], title: str = "") -> None:
-    """Write a PNG atomically: a row for each class, selected pictures left, others right; p stands below each.
+    """Write a PNG atomically: one row per class, selected pictures left, the others right, p below each.
 
-    Small pictures are enlarged by a whole factor, large ones reduced. The same rows give the same bytes. Without rows
-    the sheet says so.
+    Small pictures are enlarged by a whole factor, and large ones reduced. The same rows give the same bytes. A sheet
+    without rows has a line of text instead.
     """
     fonts = {size: ImageFont.load_default(size) for size in (_TITLE_SIZE, _TEXT_SIZE, _CAPTION_SIZE)}
     titles = [_wrapped(row.title, fonts[_TEXT_SIZE]) for row in rows]
@@ -104,7 +119,7 @@ def picture_grid(path: str | Path, rows: Sequence[GridRow], title: str = "") -> 
 
 
 def _tile(pixels: np.ndarray) -> Image.Image:
-    """A picture in the middle of a grey square of TILE pixels."""
+    """A picture in the middle of a gray square of TILE pixels."""
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] in (1, 3), (pixels.dtype, pixels.shape)
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
     longest = max(picture.size)
@@ -120,7 +135,10 @@ def _tile(pixels: np.ndarray) -> Image.Image:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """The lines of ``text``, broken where they are too wide, not inside brackets; words that are too wide shortened."""
+    """The lines of ``text``. Lines that are too wide are broken between words, but not inside parentheses.
+
+    A word that is too wide is shortened.
+    """
     lines = []
     for paragraph in text.split("\n"):
         line = ""

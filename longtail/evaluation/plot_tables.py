@@ -1,7 +1,7 @@
 """Tables behind the plots of ``dvc plots``: tidy, one row per mark, no missing values.
 
 Accuracies, confidences and shares are in percent. The column names ``rev``, ``filename`` and ``field`` belong to DVC
-and are never used. A table without rows (no tau was searched, no head was trained) is a plot that DVC leaves out.
+and are never used. DVC leaves out a plot whose table has no rows, for example if no tau was searched.
 
 Shape legend: M test images, C classes, T grid points, E epochs.
 """
@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 
 
 def accuracy_by_group(summary: Mapping[str, Mapping[str, float | int]]) -> pd.DataFrame:
-    """``method, group, accuracy``; groups ``many, medium, few, macro, all``, empty ones left out."""
+    """``method, group, accuracy``. The groups are ``many, medium, few, macro, all``, without the empty ones."""
     rows = [
         (method, group, row[group])
         for method, row in summary.items()
@@ -32,7 +32,7 @@ def accuracy_by_group(summary: Mapping[str, Mapping[str, float | int]]) -> pd.Da
 
 
 def per_class(tables: Sequence[Predictions], names: Sequence[str], counts: np.ndarray, shots: Shots) -> pd.DataFrame:
-    """``method, class, name, group, count, test, accuracy``; ``count`` and ``test``: training and test images."""
+    """``method, class, name, group, count, test, accuracy``. ``count`` and ``test`` are training and test images."""
     groups = group_of(counts, shots)
     frames = [
         pd.DataFrame(
@@ -54,7 +54,7 @@ def per_class(tables: Sequence[Predictions], names: Sequence[str], counts: np.nd
 def class_profile(class_counts: pd.DataFrame) -> pd.DataFrame:
     """``split, rank, class, name, count`` from ``label, name, train, val, test``.
 
-    ``rank`` 1 is the class with most training images, in every split; the lower label goes first at equal counts.
+    In every split, ``rank`` 1 is the class with the most training images. The lower label wins ties.
     """
     ranked = class_counts.sort_values(["train", "label"], ascending=[False, True]).reset_index(drop=True)
     frames = [
@@ -90,10 +90,10 @@ def head_curves(heads: Mapping[str, HeadFile]) -> pd.DataFrame:
 
 
 def tau_curve(head: HeadFile | None, counts: np.ndarray, shots: Shots) -> pd.DataFrame:
-    """``tau, group, accuracy, selected`` on the selection split; ``selected`` is 1 in the rows of the chosen tau.
+    """``tau, group, accuracy, selected`` on the selection split. ``selected`` is 1 in the rows of the chosen tau.
 
-    From ``curve/tau`` (T,) and ``curve/class_accuracy`` (T, C) in [0, 1], NaN for classes that the split lacks; groups
-    are those of ``accuracy_by_group`` without ``all``. The chosen tau is ``notes["tau"]``.
+    It is read from ``curve/tau`` (T,), ``curve/class_accuracy`` (T, C) in [0, 1], NaN for classes that the split lacks,
+    and ``notes["tau"]``, the chosen tau. The groups are those of ``accuracy_by_group`` without ``all``.
     """
     rows = []
     if head is not None and "curve/tau" in head.extra and "curve/class_accuracy" in head.extra:
@@ -111,8 +111,8 @@ def tau_curve(head: HeadFile | None, counts: np.ndarray, shots: Shots) -> pd.Dat
 def confusion(tables: Sequence[Predictions], names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
     """``method, actual, predicted, actual_rank, predicted_rank, actual_name, predicted_name, count, share``.
 
-    Nonzero cells only. ``share``: of the test images of the actual class. ``rank`` is that of ``class_profile``, so
-    that a heat map over ranks runs from head to tail.
+    Nonzero cells only. ``share`` is relative to the test images of the actual class. Ranks are those of
+    ``class_profile``, so a heat map over ranks runs from head to tail.
     """
     names_array = np.asarray(names, dtype=object)
     rank = np.empty(len(counts), dtype=np.int64)
@@ -142,7 +142,7 @@ def confusion(tables: Sequence[Predictions], names: Sequence[str], counts: np.nd
 
 
 def reliability(tables: Sequence[Predictions]) -> pd.DataFrame:
-    """``method, bin, confidence, accuracy, count`` of the bins that hold images; the bins are those of the ECE."""
+    """``method, bin, confidence, accuracy, count`` of the bins that hold images. The bins are those of the ECE."""
     frames = []
     for table in tables:
         bins = reliability_bins(table.confidence, table.correct)
@@ -161,7 +161,7 @@ def reliability(tables: Sequence[Predictions]) -> pd.DataFrame:
 
 
 def weight_norm(heads: Mapping[str, HeadFile], names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
-    """``method, class, name, count, norm``: Euclidean norm of each class's weight row, for all but ncm."""
+    """``method, class, name, count, norm``: Euclidean norm of each class's weight row, for all heads but NCM."""
     frames = [
         pd.DataFrame(
             {

@@ -25,7 +25,8 @@ def policy_modules(names: Iterable[str]) -> list[str]:
     return [POLICIES.module(name) for name in sorted(found - {"auto"})]
 
 
-def _jitters_nothing(params: "TrainingParams") -> str:
+def jitters_nothing(params: "TrainingParams") -> str:
+    """Why ``jitter_strength`` has no effect; empty if a policy jitters colors, or may."""
     names = params.policies()
     if "auto" in names or any(POLICIES.get(name).jitters for name in names):
         return ""
@@ -38,7 +39,7 @@ class TrainingParams(Group):
 
     augment: str = key("auto", "augmentation policy", choices=augment_choices)
     jitter_strength: float = key(
-        1.0, "strength of the color jitter of `sim`, `simclr` and `moco`", low=0, high=2.5, unused=_jitters_nothing
+        1.0, "strength of the color jitter of `sim`, `simclr` and `moco`", low=0, high=2.5, unused=jitters_nothing
     )
     epochs: int = key(60, "passes over the training images", low=1)
     batch_size: int = key(64, "images per step", low=1)

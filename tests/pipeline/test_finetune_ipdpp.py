@@ -234,11 +234,12 @@ def test_image_files_are_finetuned(tmp_path, stage, freeze):
             write_image(root / f"train/class{label}/{number}.png", label, number, (40, 36))
         for number in range(3):
             write_image(root / f"test/class{label}/{number}.png", label, 100 + number, (40, 36))
+    augment = {} if freeze == "encoder" else {"augment": "simclr"}
     write_params(
         tmp_path,
         {"dataset": "image_folder", "data_root": str(root), "imb_type": "natural", "val_per_class": 0},
         {"image_size": 32, "storage": "paths", "train": {"batch_size": 8}},
-        {"ipdpp": {"freeze": freeze, "k": "2*n_min", "batch_size": 4, "augment": "simclr"}},
+        {"ipdpp": {"freeze": freeze, "k": "2*n_min", "batch_size": 4} | augment},
     )
     for name in (*BEFORE, "finetune_ipdpp"):
         stage(name)

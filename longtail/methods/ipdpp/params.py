@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from longtail.core.params import key, only_with
-from longtail.train.params import TrainingParams
+from longtail.train.params import TrainingParams, augment_choices, jitters_nothing
+
+_trains_encoder = only_with(freeze="none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,18 @@ class IpdppParams(TrainingParams):
         "none", "`encoder`: train the head only, on the cached features", published="none"
     )
     bn_mode: Literal["train", "eval"] = key(
-        "train", "batch-norm statistics of the backbone: `train`, or `eval` (fixed)", published="train"
+        "train",
+        "batch-norm statistics of the backbone: `train`, or `eval` (fixed)",
+        unused=_trains_encoder,
+        published="train",
+    )
+    augment: str = key("auto", "as `pretrain.augment`", choices=augment_choices, unused=_trains_encoder)
+    jitter_strength: float = key(
+        1.0,
+        "as `pretrain.jitter_strength`",
+        low=0,
+        high=2.5,
+        unused=lambda params: _trains_encoder(params) or jitters_nothing(params),
     )
     batch_size: int = key(16, "images per step", low=1, published="64")
     select: Literal["last", "best_val"] = key("last", "epoch kept. `best_val`: the first of highest accuracy on val")

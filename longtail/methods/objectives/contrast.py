@@ -1,6 +1,6 @@
 """Parts of contrastive methods: a projector, a momentum encoder and a queue of keys.
 
-All state is parameters and buffers, so that it travels in checkpoints, and no method waits for the device.
+All state is in parameters and buffers, so checkpoints hold it. No method waits for the device.
 """
 
 import copy
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NORM_FLOOR = 1e-6  # of the length of a row: bounds the gradient at an embedding of zeros
+NORM_FLOOR = 1e-6  # smallest length of a row, which bounds the gradient at an embedding of zeros
 EMPTY = -1  # the label of a slot without a key
 
 
 class Projector(nn.Module):
-    """Linear, batch norm if asked for, ReLU, Linear, with biases: (B, D) -> (B, dim).
+    """(B, D) -> (B, dim): a linear layer, ReLU and a second linear layer, both with biases.
 
-    A training batch of a single row, which has no variance, is normalised with the running statistics.
+    With ``batch_norm``, a batch normalization follows the first layer. A training batch of a single row has no
+    variance, so it is normalized with the running statistics.
     """
 
     def __init__(self, num_features: int, hidden: int = 2048, dim: int = 128, batch_norm: bool = False) -> None:
@@ -37,11 +38,11 @@ class _BatchNorm(nn.BatchNorm1d):
 
 
 class MomentumEncoder(nn.Module):
-    """A copy of a module whose weights are a moving average of the module's, and which gets no gradient.
+    """A copy of a module whose weights are a moving average of the module's weights. It gets no gradient.
 
     Args:
-        module: what to copy.
-        momentum: m in [0, 1); each ``update`` sets theta_k <- m theta_k + (1 - m) theta_q.
+        module: the module to copy.
+        momentum: m in [0, 1). Each ``update`` sets theta_k <- m theta_k + (1 - m) theta_q.
     """
 
     def __init__(self, module: nn.Module, momentum: float) -> None:
@@ -56,11 +57,11 @@ class MomentumEncoder(nn.Module):
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """Move every parameter towards its counterpart. Buffers, the batch-norm statistics, stay the copy's own."""
+        """Move every parameter toward its counterpart. The copy keeps its own buffers, the batch-norm statistics."""
         torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - self.momentum)
 
     def match_mode(self, module: nn.Module) -> None:
-        """Train or eval mode for each part as in ``module``: fixed batch-norm statistics are fixed in both."""
+        """Give each part the mode, train or eval, that it has in ``module``, so fixed statistics are fixed in both."""
         for own, other in zip(self.module.modules(), module.modules(), strict=True):
             own.training = other.training
 
@@ -71,12 +72,12 @@ class KeyQueue(nn.Module):
     Attributes:
         keys: (K, dim) float32.
         labels: (K,) int64, -1 in an empty slot.
-        pointer: int64 scalar, the slot of the oldest key, which is the next to be replaced.
+        pointer: int64 scalar, the slot of the oldest key, which is replaced next.
 
     Args:
-        size: K >= 1; no multiple of the batch size.
-        dim: of a key.
-        random: start with random unit rows from torch's global generator, labelled -1, and not with zeros.
+        size: K >= 1. It need not be a multiple of the batch size.
+        dim: size of a key.
+        random: start with random unit rows from torch's global generator, labeled -1, instead of zeros.
     """
 
     def __init__(self, size: int, dim: int, random: bool = False) -> None:
@@ -91,7 +92,10 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, labels: Tensor) -> None:
-        """Replace the oldest keys by the rows of ``keys`` (B, dim) with their labels (B,); of over K the last stay."""
+        """Replace the oldest keys by the rows of ``keys`` (B, dim), with their labels (B,).
+
+        If B > K, only the last K are kept.
+        """
         size = len(self.keys)
         keys, labels = keys[-size:], labels[-size:]
         slots = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
@@ -101,5 +105,5 @@ class KeyQueue(nn.Module):
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """x / max(|x|, NORM_FLOOR) row by row, float64 for float64 and float32 for all others, under autocast too."""
+    """x / max(|x|, NORM_FLOOR) for each row x. float64 stays float64; all others give float32, also under autocast."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), eps=NORM_FLOOR)

@@ -1,10 +1,11 @@
-"""Sharpness-aware minimisation: the gradient of a step is taken at the worst point nearby.
+"""Sharpness-aware minimization (SAM): the gradient of a step is taken at the worst point nearby.
 
 Source: Foret et al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", ICLR 2021, as the
-released FSGL code uses it: one Euclidean norm over all parameters, those of batch normalisation and the biases too.
+released FSGL code uses it. The Euclidean norm is over all parameters together, including biases and those of batch
+normalization.
 
-Deviation: the released optimizer saves the weights of those parameters alone that have a gradient in the first pass
-and fails on the others in the second one. Here a parameter without a gradient stays where it is in the ascent.
+Deviation: the released optimizer saves only the parameters that have a gradient in the first pass, and fails on the
+others in the second. Here a parameter without a gradient stays in place during the ascent.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,11 +19,11 @@ FLOOR = 1e-12
 
 @contextmanager
 def ascended(parameters: Iterable[nn.Parameter], rho: float) -> Iterator[Tensor]:
-    """Inside, the weights lie at w + rho g / (|g| + 1e-12); afterwards they are w again, bit by bit.
+    """Inside, the weights are w + rho g / (|g| + 1e-12). Afterward they are w again, bit for bit.
 
     Args:
-        parameters: with the gradients g of the first pass; None counts as zero.
-        rho: length of the ascent, >= 0.
+        parameters: the weights, with the gradients g of the first pass. A gradient of None counts as zero.
+        rho: length of the ascent, at least 0.
 
     Yields:
         |g| over all parameters, a scalar on the device.
@@ -46,7 +47,7 @@ def ascended(parameters: Iterable[nn.Parameter], rho: float) -> Iterator[Tensor]
 
 @contextmanager
 def fixed_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation uses the statistics of the batch and leaves its running ones as they are."""
+    """Inside, batch normalization uses the statistics of the batch and leaves its running statistics unchanged."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     momenta = [(m, m.momentum) for m in norms]
     kept = [(m.num_batches_tracked, m.num_batches_tracked.clone()) for m in norms if m.num_batches_tracked is not None]

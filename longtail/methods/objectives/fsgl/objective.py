@@ -1,4 +1,4 @@
-"""FSGL: feature scaling, mixture consistency, a loss that drifts to re-weighting, and sharpness-aware minimisation.
+"""FSGL: feature scaling, mixture consistency, a loss that drifts to re-weighting, and sharpness-aware minimization.
 
 Source: Wang, You, Zheng, "Feature Scaling Guided Learning" (FSGL), 2024, by its released code; without scaling
 (``gamma`` 0) and without SAM (``rho`` 0) it is GLMC, Du et al., "Global and Local Mixture Consistency Cumulative

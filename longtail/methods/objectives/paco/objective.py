@@ -1,4 +1,4 @@
-"""Parametric contrastive learning (PaCo): the class weights of a linear head are learned centres among the keys.
+"""Parametric contrastive learning (PaCo): the class weights of a linear head are learned centers among the keys.
 
 Source: Cui, Zhong, Liu, Yu and Jia, "Parametric Contrastive Learning", ICCV 2021, and its official code. The defaults
 are its settings for CIFAR-100-LT, but for the temperature, which is that of its other sets (CIFAR-100-LT: 0.05).
@@ -6,7 +6,7 @@ are its settings for CIFAR-100-LT, but for the temperature, which is that of its
 Deviations:
 
 - An empty slot of the queue is neither a positive nor in the denominator. The released queue starts with random vectors
-  under random labels, normalised along the wrong axis, so that its first K / B steps contrast with noise.
+  under random labels, normalized along the wrong axis, so that its first K / B steps contrast with noise.
 - The queue has any length; the released one must be a multiple of the batch.
 - The keys of a batch share their batch-norm statistics. The release shuffles them over its processes, and does not
   where there is one, as here.
@@ -120,7 +120,7 @@ def paco_loss(
         logits: (B, C); B >= 1.
         q, k: (B, dim) unit rows of the two views.
         queue: (K, dim) unit rows; K >= 0.
-        labels, queue_labels: (B,) and (K,) integers; slots of the queue labelled -1 do not count.
+        labels, queue_labels: (B,) and (K,) integers; slots of the queue labeled -1 do not count.
         log_prior: (C,).
         temperature: T > 0.
         alpha, beta, gamma: at least 0, ``beta`` above.

@@ -31,7 +31,7 @@ from longtail.methods.heads.base import LinearHead
 from longtail.methods.heads.crt import CRTParams, initial_head
 from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, LinearScorer
 from longtail.methods.heads.ncm import NCM
-from longtail.methods.heads.tau import TauNorm, tau_normalised
+from longtail.methods.heads.tau import TauNorm, tau_normalized
 
 TOLERANCE = 1e-5
 IMAGENET_LT = {"rows": 115_846, "classes": 1000, "largest": 1280, "smallest": 5}
@@ -139,7 +139,7 @@ def tau_difference(inputs: Inputs, ours: np.ndarray, direct: np.ndarray) -> floa
     """Return the largest difference of a class accuracy, ignoring rows where only rounding decides between classes."""
     ours = ours.copy()
     for t in np.flatnonzero((np.abs(ours - direct) > TOLERANCE).any(axis=1)):
-        scores = inputs.X_val.astype(np.float64) @ tau_normalised(inputs.head, t / 10).T
+        scores = inputs.X_val.astype(np.float64) @ tau_normalized(inputs.head, t / 10).T
         second, first = np.partition(scores, -2, axis=1)[:, -2:].T
         ties = np.bincount(inputs.y_val[first - second <= TOLERANCE], minlength=len(ours[t])) / VAL_PER_CLASS
         ours[t] = np.where(np.abs(ours[t] - direct[t]) <= ties + TOLERANCE, direct[t], ours[t])

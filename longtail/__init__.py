@@ -1,3 +1,3 @@
-"""Long-tailed image recognition: data splits, training, classifier repairs and evaluation, free of paths and of DVC."""
+"""Long-tailed image recognition: data splits, training, classifier heads and evaluation, free of paths and of DVC."""
 
 __version__ = "0.1.0"

@@ -24,8 +24,8 @@ FAST = {
 }
 FAST_PRETRAINING = {"pretrain": {"epochs": 2, "warmup_epochs": 0}}
 SMALL_PROJECTOR = {"pretrain": {"bns": {"projector_hidden": 32, "projector_dim": 16}}}
-REPAIRS = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
-METHODS = (*REPAIRS, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
+HEAD_NAMES = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
+METHODS = (*HEAD_NAMES, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,7 @@ def pipeline(stage: Callable[..., None]) -> Callable[..., None]:
             stage(name)
             if name == last:
                 return
-        for method in REPAIRS:
+        for method in HEAD_NAMES:
             stage("rebalance", method)
         stage("train_dlsa")
         stage("finetune_ipdpp")

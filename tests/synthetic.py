@@ -18,13 +18,13 @@ def hierarchical_features(
     """``train``, ``val`` and ``test``: X (N, width) float32 and y (N,) int64.
 
     Train counts fall exponentially from ``largest`` to ``largest / imbalance``; val and test hold ``held_out`` and
-    ``test`` rows of each class. A row is the sum of its superclass's centre, its class's, its mode's and noise; classes
+    ``test`` rows of each class. A row is the sum of its superclass's center, its class's, its mode's and noise; classes
     of one superclass lie close together, in the order of a random permutation over the counts.
     """
     stream = np.random.default_rng(seed)
     parents = stream.permutation(classes) % superclasses
-    centres = stream.normal(0, 1.0, (superclasses, width))[parents] + stream.normal(0, 0.22, (classes, width))
-    modal = centres[:, None] + stream.normal(0, 0.45, (classes, modes, width))
+    centers = stream.normal(0, 1.0, (superclasses, width))[parents] + stream.normal(0, 0.22, (classes, width))
+    modal = centers[:, None] + stream.normal(0, 0.45, (classes, modes, width))
     mixing = stream.normal(0, width**-0.5, (width, width)) + np.eye(width)
     counts = (largest * imbalance ** (-np.arange(classes) / (classes - 1))).astype(np.int64)
 

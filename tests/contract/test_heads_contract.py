@@ -36,8 +36,8 @@ def test_estimator_keeps_the_scikit_learn_contract(estimator, check):
 def blobs():
     stream = np.random.default_rng(0)
     y = np.repeat([0, 1, 2], [40, 20, 10])
-    centres = np.array([[3.0, 0.0, 0.0, 1.0], [0.0, 3.0, 0.0, 1.0], [0.0, 0.0, 3.0, 1.0]])
-    return centres[y] + stream.normal(size=(70, 4)), y
+    centers = np.array([[3.0, 0.0, 0.0, 1.0], [0.0, 3.0, 0.0, 1.0], [0.0, 0.0, 3.0, 1.0]])
+    return centers[y] + stream.normal(size=(70, 4)), y
 
 
 @pytest.mark.parametrize("head", ALL, ids=repr)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPAIRS, write_params
+from tests.conftest import HEAD_NAMES, write_params
 from tests.imports import ROOT
 from tests.pipeline.helpers import BEFORE, write_image
 from tests.warm import close_shared_commands, shared_commands
@@ -147,23 +147,23 @@ def list_root(image_root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def repaired_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_with_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Digits with every stage but ``train_dlsa`` and ``evaluate``, made once."""
     folder = tmp_path_factory.mktemp("digits")
     write_params(folder)
     with contextlib.chdir(folder):
         for name in ("prepare", "subsample", "pretrain", "train_backbone", "extract_features"):
             importlib.import_module(f"stages.{name}").main()
-        for method in REPAIRS:
+        for method in HEAD_NAMES:
             importlib.import_module("stages.rebalance").main(method)
         importlib.import_module("stages.finetune_ipdpp").main()
     return folder
 
 
 @pytest.fixture
-def repaired(tmp_path, stage, repaired_digits: Path) -> Path:
+def with_heads(tmp_path, stage, digits_with_heads: Path) -> Path:
     """The working folder, in which ``train_dlsa`` can start and ``evaluate`` after it."""
-    shutil.copytree(repaired_digits, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(digits_with_heads, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -35,8 +35,8 @@ def write_image(path: Path, label: int, number: int, size: tuple[int, int]) -> N
     """A noisy picture whose brightness and hue say its class."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([label, number])
-    colour = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [180, 180, 40]])[label]
-    Image.fromarray((colour + rng.integers(-30, 30, (*size, 3))).clip(0, 255).astype(np.uint8)).save(path, quality=95)
+    color = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [180, 180, 40]])[label]
+    Image.fromarray((color + rng.integers(-30, 30, (*size, 3))).clip(0, 255).astype(np.uint8)).save(path, quality=95)
 
 
 def refused(error: type[LongtailError], call, *words: str) -> str:

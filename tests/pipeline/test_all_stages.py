@@ -56,7 +56,7 @@ def test_file_lists_train_a_timm_backbone_from_jpegs(tmp_path, list_root, stage,
     assert read_head("models/heads/tau.h5", "rebalance@tau").notes["selected_on"] == "train_slice"
 
 
-def test_cosine_head_runs_through_every_repair(tmp_path, pipeline):
+def test_cosine_head_runs_through_every_head(tmp_path, pipeline):
     write_params(tmp_path, {"train": {"head": "cosine", "scale": 16.0}})
     pipeline()
     joint = read_predictions("metrics/predictions/joint.h5", "rebalance@joint")
@@ -69,7 +69,7 @@ def test_cosine_head_runs_through_every_repair(tmp_path, pipeline):
     np.testing.assert_allclose(joint.confidence, probability.max(1), rtol=1e-4)
 
 
-def test_digits_at_100_are_learned_and_repaired(tmp_path, pipeline, stage):
+def test_digits_at_100_are_learned_and_rebalanced(tmp_path, pipeline, stage):
     """With the real default recipe: the tail gains from NCM and cRT."""
     write_params(tmp_path, {"train": {"epochs": 60, "batch_size": 64}, "crt": {"epochs": 10, "batch_size": 64}})
     pipeline()

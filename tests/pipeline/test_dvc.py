@@ -9,12 +9,12 @@ import h5py
 import numpy as np
 import yaml
 
-from tests.conftest import METHODS, REPAIRS, write_params
+from tests.conftest import HEAD_NAMES, METHODS, write_params
 from tests.imports import ROOT
 from tests.pipeline.conftest import copy_code, stages_run
 
 ALL_STAGES = ["prepare", "subsample", "pretrain", "train_backbone", "extract_features",
-              *(f"rebalance@{m}" for m in REPAIRS), "train_dlsa", "finetune_ipdpp", "evaluate"]  # fmt: skip
+              *(f"rebalance@{m}" for m in HEAD_NAMES), "train_dlsa", "finetune_ipdpp", "evaluate"]  # fmt: skip
 AFTER_SUBSAMPLE = set(ALL_STAGES) - {"prepare", "subsample"}
 
 
@@ -132,7 +132,7 @@ def test_any_first_command_works_in_a_fresh_clone(tmp_path):
     project.dvc("metrics", "diff")
 
 
-def test_one_repair_runs_just_what_it_needs(reproduced, clone):
+def test_one_head_runs_just_what_it_needs(reproduced, clone):
     output = clone(reproduced).dvc("repro", "rebalance@tau")
     assert stages_run(output) == [
         "prepare",
@@ -144,7 +144,7 @@ def test_one_repair_runs_just_what_it_needs(reproduced, clone):
     ]
 
 
-def test_dlsa_needs_no_repair(reproduced):
+def test_dlsa_needs_no_head(reproduced):
     output = reproduced.dvc("repro", "--dry", "--force", "train_dlsa")
     assert stages_run(output) == [*ALL_STAGES[:5], "train_dlsa"]
 
@@ -164,9 +164,9 @@ def test_foreign_features_in_place_of_ours_run_dlsa_and_a_table_of_its_own(repro
         output = reproduced.dvc("repro", "-s", "evaluate")
         assert stages_run(output) == ["evaluate"]
         assert set(summary(reproduced)) == {"dlsa_control", "dlsa"}
-        assert f"left out since not run on them: {', '.join(REPAIRS)}, ipdpp_uniform, ipdpp" in output
+        assert f"left out since not run on them: {', '.join(HEAD_NAMES)}, ipdpp_uniform, ipdpp" in output
         table = [line.split()[0] for line in output.splitlines() if line]
-        assert {"METHOD", "dlsa_control", "dlsa"} <= set(table) and not set(REPAIRS) & set(table)
+        assert {"METHOD", "dlsa_control", "dlsa"} <= set(table) and not set(HEAD_NAMES) & set(table)
         assert stages_run(reproduced.dvc("repro")) == []
         assert summary(reproduced) == before
         assert reproduced.call("git", "status", "--porcelain", "metrics", "dvc.lock") == ""

@@ -12,19 +12,19 @@ from longtail.artifacts.features import read_features
 from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import ArtifactError, DataError
 from longtail.methods.dlsa.routing_file import read_routing
-from tests.conftest import REPAIRS, write_params
+from tests.conftest import HEAD_NAMES, write_params
 from tests.pipeline.helpers import dlsa_bytes, read_metrics, refused, write_foreign
 
 
-def test_foreign_features_run_every_repair_and_the_table_without_val_head_or_split(tmp_path, stage):
+def test_foreign_features_run_every_head_and_the_table_without_val_head_or_split(tmp_path, stage):
     write_foreign(tmp_path / "features", "train", np.repeat([0, 1, 2], [120, 40, 10]), "label")
     write_foreign(tmp_path / "features", "test", np.repeat([0, 1, 2], 20))
-    for method in REPAIRS:
+    for method in HEAD_NAMES:
         stage("rebalance", method)
     stage("evaluate")
     summary = json.loads(Path("metrics/summary.json").read_text())
-    assert set(summary) == set(REPAIRS), "DLSA was not run on these features"
-    assert all({"many", "medium", "few"} <= set(summary[method]) for method in REPAIRS)
+    assert set(summary) == set(HEAD_NAMES), "DLSA was not run on these features"
+    assert all({"many", "medium", "few"} <= set(summary[method]) for method in HEAD_NAMES)
     assert summary["ncm"]["macro"] > 60
     assert json.loads(Path("metrics/dlsa.json").read_text()) == {}
     assert pd.read_csv("metrics/plots/dlsa_routes.csv").empty
@@ -54,7 +54,7 @@ def test_foreign_features_run_dlsa_and_a_table_of_its_two_rows(foreign, stage, c
     assert list(summary) == ["dlsa", "dlsa_control"]
     assert all({"many", "medium", "few"} <= set(row) for row in summary.values())
     assert summary["dlsa_control"]["macro"] > 60
-    others = ", ".join((*REPAIRS, "ipdpp_uniform", "ipdpp"))
+    others = ", ".join((*HEAD_NAMES, "ipdpp_uniform", "ipdpp"))
     assert f"third-party features: left out since not run on them: {others}" in capsys.readouterr().out
     assert pd.read_csv("metrics/plots/tau_curve.csv").empty
     assert len(pd.read_csv("metrics/plots/dlsa_routes.csv"))
@@ -84,23 +84,23 @@ def test_foreign_val_changes_what_is_kept(foreign, stage):
     assert Path("models/dlsa.safetensors").read_bytes() != without
 
 
-def test_foreign_features_take_neither_val_nor_head_of_ours(repaired, stage, capsys):
-    write_foreign(repaired / "features", "train", np.repeat([0, 1, 2], [120, 40, 10]), "label")
-    write_foreign(repaired / "features", "test", np.repeat([0, 1, 2], 20))
+def test_foreign_features_take_neither_val_nor_head_of_ours(with_heads, stage, capsys):
+    write_foreign(with_heads / "features", "train", np.repeat([0, 1, 2], [120, 40, 10]), "label")
+    write_foreign(with_heads / "features", "test", np.repeat([0, 1, 2], 20))
     stage("train_dlsa")
-    beside_ours = dlsa_bytes(repaired)
+    beside_ours = dlsa_bytes(with_heads)
     stage("evaluate")
     assert set(read_metrics("summary")) == {"dlsa_control", "dlsa"}
     assert "joint" in capsys.readouterr().out
     for name in ("features_val.h5", "head.h5"):
-        (repaired / "features" / name).unlink()
+        (with_heads / "features" / name).unlink()
     stage("train_dlsa")
-    assert dlsa_bytes(repaired) == beside_ours
+    assert dlsa_bytes(with_heads) == beside_ours
 
 
-def test_foreign_table_takes_every_method_that_was_run_on_the_same_features(repaired, stage, capsys):
-    write_foreign(repaired / "features", "train", np.repeat([0, 1, 2], [120, 40, 10]))
-    write_foreign(repaired / "features", "test", np.repeat([0, 1, 2], 20))
+def test_foreign_table_takes_every_method_that_was_run_on_the_same_features(with_heads, stage, capsys):
+    write_foreign(with_heads / "features", "train", np.repeat([0, 1, 2], [120, 40, 10]))
+    write_foreign(with_heads / "features", "test", np.repeat([0, 1, 2], 20))
     stage("rebalance", "ncm")
     stage("train_dlsa")
     stage("evaluate")

@@ -1,4 +1,4 @@
-"""The stage rebalance: cached and online repairs, and bad input."""
+"""The stage rebalance: cached and online heads, and bad input."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.pipeline.helpers import digests, interrupt_save, refused
 
 @pytest.mark.parametrize("method", ["crt", "lws"])
 @pytest.mark.parametrize("bn_mode", ["eval", "train"])
-def test_online_repairs_run_on_images_and_leave_the_backbone_alone(tmp_path, pipeline, stage, method, bn_mode):
+def test_online_heads_run_on_images_and_leave_the_backbone_alone(tmp_path, pipeline, stage, method, bn_mode):
     pipeline("extract_features")
     before = digests(tmp_path)
     write_params(tmp_path, {method: {"mode": "online", "bn_mode": bn_mode}})

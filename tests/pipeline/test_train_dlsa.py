@@ -36,24 +36,24 @@ DLSA_KINDS = {
 
 
 @pytest.mark.parametrize("kind", DLSA_KINDS)
-def test_dlsa_writes_the_same_bytes_twice_and_no_path(repaired, stage, kind):
-    write_params(repaired, {"dlsa": DLSA_KINDS[kind]})
+def test_dlsa_writes_the_same_bytes_twice_and_no_path(with_heads, stage, kind):
+    write_params(with_heads, {"dlsa": DLSA_KINDS[kind]})
     stage("train_dlsa")
-    first = dlsa_bytes(repaired)
+    first = dlsa_bytes(with_heads)
     for name in first:
-        (repaired / name).unlink()
+        (with_heads / name).unlink()
     stage("train_dlsa")
-    assert dlsa_bytes(repaired) == first
+    assert dlsa_bytes(with_heads) == first
     for name, content in first.items():
-        assert str(repaired).encode() not in content, name
+        assert str(with_heads).encode() not in content, name
 
 
 @pytest.mark.parametrize("kind", DLSA_KINDS)
-def test_stored_dlsa_gives_the_routes_and_predictions_of_the_tables(repaired, stage, kind):
+def test_stored_dlsa_gives_the_routes_and_predictions_of_the_tables(with_heads, stage, kind):
 
     from longtail.methods.dlsa.stored import load_chain
 
-    write_params(repaired, {"dlsa": DLSA_KINDS[kind]})
+    write_params(with_heads, {"dlsa": DLSA_KINDS[kind]})
     stage("train_dlsa")
     chain, meta = load_chain("models/dlsa.safetensors")
     test = read_features("features/features_test.h5")
@@ -75,9 +75,9 @@ def test_stored_dlsa_gives_the_routes_and_predictions_of_the_tables(repaired, st
     assert meta["split_digest"] == routing.split_digest == test.split_digest
 
 
-def test_dlsa_and_its_control_without_an_epoch_are_the_stage_1_head(repaired, stage):
+def test_dlsa_and_its_control_without_an_epoch_are_the_stage_1_head(with_heads, stage):
     """Warm start, and a second branch of zeros."""
-    write_params(repaired, {"dlsa": {"epochs": 0}})
+    write_params(with_heads, {"dlsa": {"epochs": 0}})
     stage("train_dlsa")
     joint = read_predictions("metrics/predictions/joint.h5", "rebalance@joint")
     for name in ("dlsa_control", "dlsa"):
@@ -88,8 +88,8 @@ def test_dlsa_and_its_control_without_an_epoch_are_the_stage_1_head(repaired, st
 
 
 @pytest.mark.parametrize("preset", ["small", "latent", "imagenet_lt_paco"])
-def test_depth_0_is_the_control_and_evaluate_needs_no_flow(repaired, stage, preset):
-    write_params(repaired, {"dlsa": {"preset": preset, "depth": 0}})
+def test_depth_0_is_the_control_and_evaluate_needs_no_flow(with_heads, stage, preset):
+    write_params(with_heads, {"dlsa": {"preset": preset, "depth": 0}})
     stage("train_dlsa")
     control, dlsa = (read_predictions(DLSA_OUTPUTS[i], "train_dlsa") for i in (2, 3))
     for name in ("index", "label", "top_class", "top_probability", "label_log_probability"):
@@ -103,8 +103,8 @@ def test_depth_0_is_the_control_and_evaluate_needs_no_flow(repaired, stage, pres
     assert set(routes["route"]) == {1} and set(routes["share"]) == {100.0}
 
 
-def test_dlsa_has_finite_numbers_plots_and_its_selection_in_the_metrics(repaired, stage):
-    write_params(repaired, {"dlsa": {"depth": 2}})
+def test_dlsa_has_finite_numbers_plots_and_its_selection_in_the_metrics(with_heads, stage):
+    write_params(with_heads, {"dlsa": {"depth": 2}})
     stage("train_dlsa")
     stage("evaluate")
     assert set(read_metrics("summary")) == set(METHODS)
@@ -119,14 +119,14 @@ def test_dlsa_has_finite_numbers_plots_and_its_selection_in_the_metrics(repaired
     assert set(pd.read_csv("metrics/plots/dlsa_likelihood.csv")["part"]) == {"train", "val", "test"}
 
 
-def test_epoch_of_the_control_is_reported_too(repaired, stage):
+def test_epoch_of_the_control_is_reported_too(with_heads, stage):
     stage("train_dlsa")
     stage("evaluate")
     assert "val" in read_metrics("selection").get("dlsa_control", {}).values()
 
 
-def test_dlsa_selected_on_test_is_marked(repaired, stage, capsys):
-    write_params(repaired, {"dlsa": {"select_on": "test"}})
+def test_dlsa_selected_on_test_is_marked(with_heads, stage, capsys):
+    write_params(with_heads, {"dlsa": {"select_on": "test"}})
     stage("train_dlsa")
     stage("evaluate")
     marked = {name for name, row in read_metrics("summary").items() if row.get("selected_on_test") == 1}
@@ -137,10 +137,10 @@ def test_dlsa_selected_on_test_is_marked(repaired, stage, capsys):
 
 
 @pytest.mark.parametrize("preset", PUBLISHED)
-def test_published_configuration_runs_on_small_data_with_its_own_values(repaired, stage, preset):
+def test_published_configuration_runs_on_small_data_with_its_own_values(with_heads, stage, preset):
     from longtail.methods.dlsa.stored import load_chain
 
-    write_params(repaired, {"dlsa": {"preset": preset, "epochs": 2, "flow_epochs": 2}})
+    write_params(with_heads, {"dlsa": {"preset": preset, "epochs": 2, "flow_epochs": 2}})
     stage("train_dlsa")
     chain, meta = load_chain("models/dlsa.safetensors")
     assert chain.settings == Settings(**{**PUBLISHED[preset], "epochs": 2, "flow_epochs": 2})
@@ -176,68 +176,68 @@ def test_dlsa_without_val_holds_out_training_rows_where_every_class_has_two(
         ("head", 24, "dlsa head 3 of 3: resuming after epoch 6"),
     ],
 )
-def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(repaired, stage, capsys, monkeypatch, of, save, resumed):
-    write_params(repaired, {"dlsa": {"depth": 2}})
+def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(with_heads, stage, capsys, monkeypatch, of, save, resumed):
+    write_params(with_heads, {"dlsa": {"depth": 2}})
     with monkeypatch.context() as patch:
         in_one_go = record_saves(patch)
         stage("train_dlsa")
-    whole = dlsa_bytes(repaired)
+    whole = dlsa_bytes(with_heads)
     for name in whole:
-        (repaired / name).unlink()
+        (with_heads / name).unlink()
     with monkeypatch.context() as patch:
         saves = record_saves(patch)
         with patch.context() as inner:
             interrupt_save(inner, save, of)
             with pytest.raises(KeyboardInterrupt):
                 stage("train_dlsa")
-        assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)
+        assert not any((with_heads / name).exists() for name in DLSA_OUTPUTS)
         capsys.readouterr()
         stage("train_dlsa")
     assert resumed in capsys.readouterr().out
-    assert dlsa_bytes(repaired) == whole
+    assert dlsa_bytes(with_heads) == whole
     assert saves == in_one_go, "no epoch is trained twice"
-    assert not list((repaired / ".scratch/train_dlsa").glob("*/*")), "scratch is cleared after success"
+    assert not list((with_heads / ".scratch/train_dlsa").glob("*/*")), "scratch is cleared after success"
 
 
-def test_unfinished_dlsa_of_other_parameters_or_features_is_not_resumed(repaired, stage, capsys, monkeypatch):
+def test_unfinished_dlsa_of_other_parameters_or_features_is_not_resumed(with_heads, stage, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_save(patch, 8, "head")
         with pytest.raises(KeyboardInterrupt):
             stage("train_dlsa")
-    write_params(repaired, {"dlsa": {"lr": 0.05}})
+    write_params(with_heads, {"dlsa": {"lr": 0.05}})
     stage("train_dlsa")
-    write_params(repaired, {"seed": 1})
+    write_params(with_heads, {"seed": 1})
     stage("train_dlsa")
-    write_params(repaired)
-    path = repaired / "features/features_train.h5"
+    write_params(with_heads)
+    path = with_heads / "features/features_train.h5"
     ours = read_features(path)
     write_features(path, dataclasses.replace(ours, features=2 * ours.features))
     stage("train_dlsa")
-    write_foreign(repaired / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
-    write_foreign(repaired / "features", "test", np.repeat([0, 1, 2], 5))
+    write_foreign(with_heads / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
+    write_foreign(with_heads / "features", "test", np.repeat([0, 1, 2], 5))
     stage("train_dlsa")
     assert "resuming" not in capsys.readouterr().out
 
 
-def test_unfinished_dlsa_is_resumed_after_a_change_and_back(repaired, stage, capsys, monkeypatch):
+def test_unfinished_dlsa_is_resumed_after_a_change_and_back(with_heads, stage, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_save(patch, 8, "head")
         with pytest.raises(KeyboardInterrupt):
             stage("train_dlsa")
-    write_params(repaired, {"dlsa": {"lr": 0.05}})
+    write_params(with_heads, {"dlsa": {"lr": 0.05}})
     stage("train_dlsa")
-    write_params(repaired)
+    write_params(with_heads)
     stage("train_dlsa")
     assert "dlsa head 1 of 2: resuming after epoch 2" in capsys.readouterr().out
 
 
-def test_contradiction_in_dlsa_is_refused_before_training(repaired, stage):
-    write_params(repaired, {"dlsa": {"classifier": "cosine", "second_branch": "zero"}})
+def test_contradiction_in_dlsa_is_refused_before_training(with_heads, stage):
+    write_params(with_heads, {"dlsa": {"classifier": "cosine", "second_branch": "zero"}})
     refused(ConfigError, lambda: stage("train_dlsa"), "dlsa.second_branch", "dlsa.classifier")
-    assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)
+    assert not any((with_heads / name).exists() for name in DLSA_OUTPUTS)
 
 
-def test_diverging_flow_ends_with_the_key_to_lower_and_no_output(repaired, stage):
-    write_params(repaired, {"dlsa": {"flow_lr": 1e9, "log_scale_limit": 0}})
+def test_diverging_flow_ends_with_the_key_to_lower_and_no_output(with_heads, stage):
+    write_params(with_heads, {"dlsa": {"flow_lr": 1e9, "log_scale_limit": 0}})
     refused(TrainingError, lambda: stage("train_dlsa"), "dlsa.flow_lr", "epoch 1")
-    assert not any((repaired / name).exists() for name in DLSA_OUTPUTS)
+    assert not any((with_heads / name).exists() for name in DLSA_OUTPUTS)

@@ -1,6 +1,6 @@
 """What all heads share: the linear or cosine head they start from, and the scikit-learn classifier around their scores.
 
-Shapes: X (N, D) float32 or float64 features (not normalised), y (N,) labels of any kind, C classes, scores (N, C).
+Shapes: X (N, D) float32 or float64 features (not normalized), y (N,) labels of any kind, C classes, scores (N, C).
 A head never holds a second copy of X: whatever needs one works on blocks of rows.
 """
 
@@ -39,7 +39,7 @@ def as_linear_head(head: Any) -> LinearHead:
 
 
 def fit_linear_head(X: np.ndarray, y: np.ndarray, num_classes: int) -> LinearHead:
-    """The softmax head that minimises sum of cross-entropies + ||W||^2 / 2 (bias not penalised), by L-BFGS.
+    """The softmax head that minimizes sum of cross-entropies + ||W||^2 / 2 (bias not penalized), by L-BFGS.
 
     X: (N, D); y: (N,) int64 in 0..num_classes-1, every class present.
     """

@@ -1,4 +1,4 @@
-"""Joint: the stage-1 head as it is, the baseline of every repair (Kang et al., ICLR 2020, section 4)."""
+"""Joint: the stage-1 head as it is, the baseline of all heads (Kang et al., ICLR 2020, section 4)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self

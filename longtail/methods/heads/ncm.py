@@ -1,8 +1,8 @@
 """NCM: nearest class mean on stored features (Kang et al., ICLR 2020, section 4.2; spec from their official code).
 
-As in the official code, features are centred with the mean over all images (not over classes), centroids are plain
-means of the transformed features and are not normalised again, and "cos" is the dot product divided by D. The paper
-describes normalised means; "true_cosine" is the cosine against the centroids, offered beside it.
+As in the official code, features are centered with the mean over all images (not over classes), centroids are plain
+means of the transformed features and are not normalized again, and "cos" is the dot product divided by D. The paper
+describes normalized means; "true_cosine" is the cosine against the centroids, offered beside it.
 
 Deviations: rows of zero length stay zero instead of becoming NaN; sums over many rows are float64, what is done
 to a row is done in the dtype of the features.

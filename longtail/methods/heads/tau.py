@@ -1,4 +1,4 @@
-"""tau-normalisation: shrink the rows of the stage-1 weight by a power of their norm (Kang et al., ICLR 2020, eq. 5).
+"""tau-normalization: shrink the rows of the stage-1 weight by a power of their norm (Kang et al., ICLR 2020, eq. 5).
 
 W_tau[c] = W[c] / ||W[c]||^tau. The bias is dropped for every tau, 0 included, so tau = 0 is not the joint head. As the
 official script reports, tau is judged by macro accuracy (the mean of per-class accuracies).
@@ -47,11 +47,11 @@ class TauParams(Group):
 
 
 class TauNorm(LinearFormMixin, HeadClassifier):
-    """tau-normalised head.
+    """tau-normalized head.
 
     tau: a number >= 0, or "auto" to choose among 0, grid_step, ..., grid_max.
     head: None, a LinearHead, or a (weight, bias) pair; None fits a softmax head on the rows first. Of a cosine head the
-        normalised rows count, which no tau changes.
+        normalized rows count, which no tau changes.
     random_state: seed of the slice that is held out where tau is chosen without validation rows.
 
     Learned: ``tau_``; ``tau_grid_`` (T,); ``class_accuracy_`` (T, C) in [0, 1] on the held-out rows, NaN for classes
@@ -110,7 +110,7 @@ class TauNorm(LinearFormMixin, HeadClassifier):
             self.macro_ = self.class_accuracy_[:, np.bincount(val[1], minlength=len(self.classes_)) > 0].mean(axis=1)
         best = 0 if selected_on == "fixed" else int(np.argmax(self.macro_ >= self.macro_.max() - 1e-12))
         self.tau_ = float(grid[best])
-        return self._set_linear_form(start, tau_normalised(start, self.tau_), None)
+        return self._set_linear_form(start, tau_normalized(start, self.tau_), None)
 
     def _grid(self) -> np.ndarray:
         TauParams(value=self.tau, grid_max=self.grid_max, grid_step=self.grid_step)  # type: ignore[arg-type]  # checks them
@@ -120,13 +120,13 @@ class TauNorm(LinearFormMixin, HeadClassifier):
         return np.array([float(self.tau)])
 
 
-def tau_normalised(head: LinearHead, tau: float) -> np.ndarray:
+def tau_normalized(head: LinearHead, tau: float) -> np.ndarray:
     """(C, D): the rows of the head's weight divided by norm^tau; tau = 0 gives the weight itself, bit for bit."""
     weight = head.effective_weight()
     zero = np.flatnonzero(~weight.any(axis=1))
     if len(zero) and tau > 0:
         warnings.warn(
-            f"the head's weight has zero rows, which tau-normalisation leaves as they are: classes {zero[:5].tolist()}",
+            f"the head's weight has zero rows, which tau-normalization leaves as they are: classes {zero[:5].tolist()}",
             stacklevel=3,
         )
     divisor = _divisors(head, np.array([tau]))[0]

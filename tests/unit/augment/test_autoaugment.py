@@ -525,13 +525,13 @@ def test_holes_are_the_published_ones_around_every_pixel_equally_often(length):
 def test_mean_area_of_holes_is_the_expected_one():
     images = torch.zeros(10_000, 1, 32, 32)
     areas = cutout_batch(images, seeded(), 16, torch.ones(1)).sum(dim=(1, 2, 3))
-    # 32 centres along a side: 16 in the middle have all 16 pixels, 8 and 8 at the ends lose 8..1 and 0..7 of them.
+    # 32 centers along a side: 16 in the middle have all 16 pixels, 8 and 8 at the ends lose 8..1 and 0..7 of them.
     side = (16 * 16 + sum(range(8, 16)) + sum(range(9, 17))) / 32
     assert float(areas.mean()) == pytest.approx(side**2, abs=4 * float(areas.std()) / 100)
     assert areas.max() == 256
 
 
-def test_holes_have_the_mean_colour_and_leave_the_rest():
+def test_holes_have_the_mean_color_and_leave_the_rest():
     levels = torch.tensor([124.6, 0.4, 254.5])
     images = noise(50, 3, 20, 30)
     for given, expected in ((images, levels.round()), (images.float() / 7, levels)):

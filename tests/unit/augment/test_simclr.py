@@ -30,12 +30,12 @@ from longtail.core.errors import ConfigError
 from tests.host_reads import no_host_reads
 
 SHAPES = [(8, 8, 1), (8, 8, 3), (32, 32, 1), (32, 32, 3), (33, 20, 1), (33, 20, 3), (20, 33, 3), (64, 64, 3)]
-TOLERANCE = 255e-5  # 1e-5 of the range: float32 rounding of a pixel's place, times a full step between neighbours
+TOLERANCE = 255e-5  # 1e-5 of the range: float32 rounding of a pixel's place, times a full step between neighbors
 CHAIN_TOLERANCE = 4 * TOLERANCE  # factors up to 2.6 enlarge what the crop rounded
 
 
 def pixels(n: int, height: int, width: int, channels: int, seed: int = 0) -> torch.Tensor:
-    """Noise: every neighbour differs, so that a wrong place or weight shows."""
+    """Noise: every neighbor differs, so that a wrong place or weight shows."""
     rng = np.random.default_rng(seed)
     return torch.from_numpy(rng.integers(0, 256, (n, height, width, channels), dtype=np.uint8))
 
@@ -72,7 +72,7 @@ def cropped(image: torch.Tensor, parameters: Parameters, b: int) -> torch.Tensor
 
 
 def jittered(image: torch.Tensor, parameters: Parameters, b: int) -> torch.Tensor:
-    """torchvision's colour operations on one (channels, H, W) image in [0, 1], in the order of image ``b``."""
+    """torchvision's color operations on one (channels, H, W) image in [0, 1], in the order of image ``b``."""
     if parameters.jitter[b]:
         for operation in parameters.order[b].tolist():
             if operation == BRIGHTNESS:
@@ -124,7 +124,7 @@ def test_crop_of_a_single_row_column_or_pixel_and_of_the_whole_image():
 
 @pytest.mark.parametrize("operation", ["brightness", "contrast", "saturation", "hue"])
 @pytest.mark.parametrize("shape", [(8, 8, 1), (33, 20, 3)])
-def test_each_colour_operation_equals_torchvision(operation, shape):
+def test_each_color_operation_equals_torchvision(operation, shape):
     images, drawn = floats(40, *shape), draw(40)
     parameters = replace(without_change(40), **{operation: getattr(drawn, operation)})
     adjust = getattr(F, f"adjust_{operation}")
@@ -134,7 +134,7 @@ def test_each_colour_operation_equals_torchvision(operation, shape):
 
 @pytest.mark.parametrize("strength", [0.5, 2.0, 2.5])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_colour_operations_in_all_24_orders_equal_torchvision(strength, channels):
+def test_color_operations_in_all_24_orders_equal_torchvision(strength, channels):
     images = floats(96, 9, 7, channels)
     orders = torch.tensor(list(permutations([BRIGHTNESS, CONTRAST, SATURATION, HUE]))).repeat(4, 1)
     parameters = replace(draw(96, strength=strength), order=orders)
@@ -152,12 +152,12 @@ def test_operations_are_numbered_as_torchvision_numbers_them():
     assert_each_close(color_jitter(image[None] * 255, parameters), [jitter.transform(image, drawn)])
 
 
-def test_hue_of_pure_mixed_and_gray_colours_equals_torchvision():
+def test_hue_of_pure_mixed_and_gray_colors_equals_torchvision():
     levels = torch.tensor([0.0, 64.0, 128.0, 255.0])
-    colours = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 8, 8)
+    colors = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, 8, 8)
     shift = torch.linspace(-0.5, 0.5, 61)
-    found = adjust_hue(colours.expand(61, 3, 8, 8), shift)
-    assert_each_close(found, [F.adjust_hue(colours[0] / 255, float(turn)) for turn in shift])
+    found = adjust_hue(colors.expand(61, 3, 8, 8), shift)
+    assert_each_close(found, [F.adjust_hue(colors[0] / 255, float(turn)) for turn in shift])
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation against torchvision, image by image."""
+"""Augmentation and normalization against torchvision, image by image."""
 
 import numpy as np
 import pytest
@@ -147,7 +147,7 @@ def replayed(images: torch.Tensor, rows: torch.Tensor, name: str, seed: int) -> 
 
 
 @pytest.mark.parametrize("name", ["cutout", "autoaugment", "randaugment"])
-def test_strong_policies_are_crop_and_mirror_their_operations_and_a_hole_of_the_mean_colour(name):
+def test_strong_policies_are_crop_and_mirror_their_operations_and_a_hole_of_the_mean_color(name):
     images, rows = pixels(6, 32, 32, 3), torch.arange(6).repeat(20)
     transform = Transform(name, (0.2, 0.4, 0.6), (1.0,) * 3, 32)
     found = augment_batch(images, rows, transform, torch.Generator().manual_seed(3))
@@ -207,11 +207,11 @@ def test_second_view_has_its_own_policy_where_there_is_one():
     assert policy("crop").policy_of_view(1) == "crop"
 
 
-# Normalisation
+# Normalization
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
-def test_normaliser_equals_torchvision(name):
+def test_normalizer_equals_torchvision(name):
     mean, std = CONSTANTS[name]
     images = pixels(5, 9, 7, 3).permute(0, 3, 1, 2)
     images[0] = 0
@@ -221,7 +221,7 @@ def test_normaliser_equals_torchvision(name):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
 
 
-def test_normaliser_leaves_its_input_as_it_is():
+def test_normalizer_leaves_its_input_as_it_is():
     images = pixels(2, 4, 4, 1).permute(0, 3, 1, 2)
     before = images.clone()
     normalizer(Transform("none", (0.5,), (0.5,), 4), CPU)(images)
@@ -275,25 +275,25 @@ def test_normalize_none_leaves_values_in_0_to_1():
     ("dataset", "storage", "constants"),
     [("cifar10", "memory", "cifar"), ("cifar100", "memory", "cifar"), ("image_folder", "paths", "imagenet")],
 )
-def test_auto_normalisation_takes_published_constants(dataset, storage, constants):
+def test_auto_normalization_takes_published_constants(dataset, storage, constants):
     transform = resolve_transform(info(dataset, storage), "crop", "auto", None)
     assert (transform.mean, transform.std) == CONSTANTS[constants]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dataset", ["digits", "image_folder"])
-def test_other_sets_are_normalised_by_their_training_images(channels, dataset):
+def test_other_sets_are_normalized_by_their_training_images(channels, dataset):
     train = pixels(50, 8, 8, channels).numpy()
     transform = resolve_transform(info(dataset, channels=channels), "crop", "auto", train)
     scaled = train.reshape(-1, channels) / 255
     np.testing.assert_allclose(transform.mean, scaled.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(transform.std, scaled.std(axis=0), atol=1e-6)
-    normalised = normalizer(transform, CPU)(torch.from_numpy(train).permute(0, 3, 1, 2))
-    torch.testing.assert_close(normalised.mean(dim=(0, 2, 3)), torch.zeros(channels), rtol=0, atol=1e-4)
-    torch.testing.assert_close(normalised.std(dim=(0, 2, 3)), torch.ones(channels), rtol=0, atol=1e-3)
+    normalized = normalizer(transform, CPU)(torch.from_numpy(train).permute(0, 3, 1, 2))
+    torch.testing.assert_close(normalized.mean(dim=(0, 2, 3)), torch.zeros(channels), rtol=0, atol=1e-4)
+    torch.testing.assert_close(normalized.std(dim=(0, 2, 3)), torch.ones(channels), rtol=0, atol=1e-3)
 
 
-def test_statistics_of_one_colour_do_not_divide_by_zero():
+def test_statistics_of_one_color_do_not_divide_by_zero():
     transform = resolve_transform(info(), "none", "dataset", np.full((3, 4, 4, 3), 7, np.uint8))
     assert transform.mean == (round(7 / 255, 6),) * 3
     assert transform.std == (round(1 / 255, 6),) * 3
@@ -351,7 +351,7 @@ def smooth(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("size", [(300, 256), (256, 400), (100, 80), (224, 224)])
-def test_evaluation_of_files_resizes_the_shorter_side_to_256_and_cuts_the_centre(size):
+def test_evaluation_of_files_resizes_the_shorter_side_to_256_and_cuts_the_center(size):
     transform = Transform("resized_crop", *CONSTANTS["imagenet"], 224)
     found = path_transform(transform, train=False)(smooth(*size))
     assert found.dtype == torch.uint8
@@ -377,14 +377,14 @@ def test_files_of_any_shape_become_squares(policy, train, size):
     assert found.dtype == torch.uint8
 
 
-def test_training_on_files_crops_and_mirrors_and_only_jitter_changes_colours():
-    grey = Image.new("RGB", (60, 60), (100, 150, 200))
+def test_training_on_files_crops_and_mirrors_and_only_jitter_changes_colors():
+    gray = Image.new("RGB", (60, 60), (100, 150, 200))
     torch.manual_seed(0)
     plain = path_transform(Transform("resized_crop", *CONSTANTS["imagenet"], 16), True)
     jitter = path_transform(Transform("resized_crop_jitter", *CONSTANTS["imagenet"], 16), True)
     flat = torch.tensor([100, 150, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 16, 16)
-    assert all(torch.equal(plain(grey), flat) for _ in range(10))
-    assert len({tuple(jitter(grey)[:, 0, 0].tolist()) for _ in range(10)}) > 5
+    assert all(torch.equal(plain(gray), flat) for _ in range(10))
+    assert len({tuple(jitter(gray)[:, 0, 0].tolist()) for _ in range(10)}) > 5
     slopes = [torch.diff(plain(smooth(60, 60))[0].float(), dim=1).mean() > 0 for _ in range(40)]
     assert 8 < sum(slopes) < 32, "about half are mirrored"
 
@@ -395,9 +395,9 @@ def test_simclr_on_files_is_the_recipe_of_the_released_code():
     crop, mirror, jitter, gray, blur = steps[1:]
     assert (crop.scale, crop.ratio, crop.size) == ((0.08, 1.0), (3 / 4, 4 / 3), (32, 32))
     assert mirror.p == 0.5 and jitter.p == 0.8 and gray.p == 0.2
-    (colour,) = jitter.transforms
-    assert tuple(colour.brightness) == tuple(colour.contrast) == tuple(colour.saturation) == (0.0, 2.6)
-    assert tuple(colour.hue) == (-0.4, 0.4)
+    (color,) = jitter.transforms
+    assert tuple(color.brightness) == tuple(color.contrast) == tuple(color.saturation) == (0.0, 2.6)
+    assert tuple(color.hue) == (-0.4, 0.4)
     assert tuple(blur.kernel_size) == (3, 3) and tuple(blur.sigma) == (0.1, 2.0)
     plain = path_transform(Transform("simclr_noflip", *CONSTANTS["imagenet"], 224, 0.5), True).transforms
     assert [type(step).__name__ for step in plain] == [
@@ -407,17 +407,17 @@ def test_simclr_on_files_is_the_recipe_of_the_released_code():
     assert tuple(plain[2].transforms[0].brightness) == (0.6, 1.4)
 
 
-def test_simclr_on_files_changes_colours_and_blurs():
+def test_simclr_on_files_changes_colors_and_blurs():
     torch.manual_seed(0)
     sharp = Image.fromarray((np.indices((40, 40)).sum(axis=0) % 2 * 255).astype(np.uint8)).convert("RGB")
     augment = path_transform(Transform("simclr", *CONSTANTS["imagenet"], 32, 1.0), True)
     views = torch.stack([augment(sharp) for _ in range(20)]).float()
     assert views.std(dim=(2, 3)).max() < 127, "no view keeps the contrast of the checkerboard"
-    coloured = path_transform(Transform("simclr", *CONSTANTS["imagenet"], 32, 1.0), True)
+    colored = path_transform(Transform("simclr", *CONSTANTS["imagenet"], 32, 1.0), True)
     flat = Image.new("RGB", (40, 40), (100, 150, 200))
-    found = [coloured(flat)[:, 0, 0].tolist() for _ in range(60)]
-    gray = sum(len(set(colour)) == 1 for colour in found)
-    assert 3 <= gray <= 25 and len({tuple(colour) for colour in found}) > 30
+    found = [colored(flat)[:, 0, 0].tolist() for _ in range(60)]
+    gray = sum(len(set(color)) == 1 for color in found)
+    assert 3 <= gray <= 25 and len({tuple(color) for color in found}) > 30
 
 
 def steps(policy: str) -> list:

@@ -11,7 +11,7 @@ from longtail.data.sources.base import Source
 
 
 def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """Smooth colours, so that JPEG keeps them nearly."""
+    """Smooth colors, so that JPEG keeps them nearly."""
     y, x = np.mgrid[0:height, 0:width]
     rgb = np.stack([x * 255 / width, y * 255 / height, np.full_like(x, (seed * 40) % 256)], axis=2)
     return Image.fromarray(rgb.astype(np.uint8)).convert(mode)

@@ -14,8 +14,8 @@ from longtail.evaluation.picture_grid import TILE, GridRow, Picture, choose, eve
 RED, LIME, BLUE, AQUA, PINK, GOLD = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 255, 255), (255, 0, 255), (255, 255, 0)
 
 
-def plain(colour: Sequence[int], height: int = 32, width: int = 32) -> np.ndarray:
-    return np.broadcast_to(np.array(colour, np.uint8), (height, width, 3)).copy()
+def plain(color: Sequence[int], height: int = 32, width: int = 32) -> np.ndarray:
+    return np.broadcast_to(np.array(color, np.uint8), (height, width, 3)).copy()
 
 
 def sheet_of(path: Path, rows: Sequence[GridRow], title: str = "Sheet") -> np.ndarray:
@@ -25,10 +25,10 @@ def sheet_of(path: Path, rows: Sequence[GridRow], title: str = "Sheet") -> np.nd
         return np.asarray(sheet.convert("RGB")).astype(np.int64)
 
 
-def box(sheet: np.ndarray, colour: Sequence[int]) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of all pixels of a colour, half open; every pixel of the box has it."""
-    mask = (sheet == np.array(colour)).all(axis=2)
-    assert mask.any(), f"{colour} is not on the sheet"
+def box(sheet: np.ndarray, color: Sequence[int]) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of all pixels of a color, half open; every pixel of the box has it."""
+    mask = (sheet == np.array(color)).all(axis=2)
+    assert mask.any(), f"{color} is not on the sheet"
     y, x = np.nonzero(mask)
     top, bottom, left, right = int(y.min()), int(y.max()) + 1, int(x.min()), int(x.max()) + 1
     assert mask[top:bottom, left:right].all()
@@ -50,7 +50,7 @@ ROWS = [
 
 def test_selected_stand_left_in_their_order_and_classes_below_each_other(tmp_path: Path) -> None:
     sheet = sheet_of(tmp_path / "a.png", ROWS)
-    boxes = {colour: box(sheet, colour) for colour in (RED, LIME, BLUE, AQUA, PINK, GOLD)}
+    boxes = {color: box(sheet, color) for color in (RED, LIME, BLUE, AQUA, PINK, GOLD)}
     for top, bottom, left, right in boxes.values():
         assert (bottom - top, right - left) == (TILE, TILE)
     assert boxes[RED][:2] == boxes[LIME][:2] == boxes[BLUE][:2]
@@ -65,7 +65,7 @@ def test_selected_stand_left_in_their_order_and_classes_below_each_other(tmp_pat
 )
 def test_small_picture_is_enlarged_by_a_whole_factor_without_blur(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     pixels = np.random.default_rng(0).integers(40, 200, shape).astype(np.uint8)
-    # Three bars of one colour at the edges tell where the picture lies.
+    # Three bars of one color at the edges tell where the picture lies.
     pixels[0] = pixels[-1] = pixels[:, 0] = pixels[:, -1] = 7
     sheet = sheet_of(tmp_path / "a.png", [GridRow("a", [(pixels, 0.5)], [])])
     y, x = np.nonzero((sheet == 7).all(axis=2))
@@ -78,7 +78,7 @@ def test_small_picture_is_enlarged_by_a_whole_factor_without_blur(tmp_path: Path
 def test_large_picture_is_reduced_with_its_proportions_into_the_middle_of_its_tile(tmp_path: Path) -> None:
     rows = [GridRow("a", [(plain(RED, 100, 200), 0.5), (plain(BLUE, 500, 250), 0.5)], [(plain(LIME, 1, 1000), 0.5)])]
     sheet = sheet_of(tmp_path / "a.png", rows)
-    wide, tall, thin = (box(sheet, colour) for colour in (RED, BLUE, LIME))
+    wide, tall, thin = (box(sheet, color) for color in (RED, BLUE, LIME))
     assert (wide[1] - wide[0], wide[3] - wide[2]) == (TILE // 2, TILE)
     assert (tall[1] - tall[0], tall[3] - tall[2]) == (TILE, TILE // 2)
     assert (thin[1] - thin[0], thin[3] - thin[2]) == (1, TILE)
@@ -138,8 +138,8 @@ def test_name_of_many_lines_makes_room(tmp_path: Path) -> None:
 def test_blocks_have_headings_and_the_sheet_its_title(tmp_path: Path) -> None:
     sheet = sheet_of(tmp_path / "a.png", ROWS)
     first = box(sheet, RED)[0]
-    for colour in (RED, BLUE):
-        _, _, left, right = box(sheet, colour)
+    for color in (RED, BLUE):
+        _, _, left, right = box(sheet, color)
         dark = (sheet[first - 24 : first, left:right] < 100).all(axis=2)
         assert dark.sum() > 40, "no heading above the block"
     y, _ = changed(sheet, sheet_of(tmp_path / "b.png", ROWS, "Another"))
@@ -156,8 +156,8 @@ def test_row_may_have_an_empty_block(tmp_path: Path, empty: list[str]) -> None:
     blocks: dict[str, Any] = {name: [] for name in empty}
     row = dataclasses.replace(ROWS[1], **blocks)
     sheet = sheet_of(tmp_path / "a.png", [ROWS[0], row])
-    for colour in (RED, LIME, *([] if "selected" in empty else [AQUA])):
-        assert box(sheet, colour) == box(usual, colour)
+    for color in (RED, LIME, *([] if "selected" in empty else [AQUA])):
+        assert box(sheet, color) == box(usual, color)
     assert box(sheet, BLUE) == box(usual, BLUE)
     alone = sheet_of(tmp_path / "a.png", [row])
     assert alone.shape[1] > 200 and len(alone) > TILE

@@ -105,7 +105,7 @@ def test_list_names_every_recipe_with_its_aim(params, capsys):
 
 
 def test_unknown_recipe_is_refused_with_the_known_ones(params):
-    with pytest.raises(ConfigError, match=r"^recipe must be one of cifar100_lt50_fsgl, .*, got magic$"):
+    with pytest.raises(ConfigError, match=r"recipe must be one of cifar100_lt50_fsgl, .*, got magic"):
         recipe.apply("magic", params)
 
 
@@ -118,11 +118,8 @@ def test_recipe_with_an_unknown_key_is_refused_and_params_stay(params, tmp_path,
             "source: x\naim: y\nparams: {train: {epoch: 3}}",
             r"train\.epoch is not a key \(did you mean train\.epochs\?\)",
         ),
-        (
-            "source: x\naim: y\nparams: {imb_factor: 0.01}",
-            "imb_factor must be at least 1 and at most .*, got 0.01",
-        ),
-        ("source: x\nparams: {}", r"recipes/bad\.yaml must have the keys aim, params, source, got params, source"),
+        ("source: x\naim: y\nparams: {imb_factor: 0.01}", r"imb_factor must be at least 1 .*, got 0\.01"),
+        ("source: x\nparams: {}", "must have the keys aim, params, source, got params, source"),
     ):
         (tmp_path / "recipes/bad.yaml").write_text(content)
         with pytest.raises(ConfigError, match=message):

@@ -285,7 +285,7 @@ def test_batch_norm_passes_gradients_through_both_statistics():
     assert not norm.running_var.requires_grad
 
 
-def test_each_half_of_a_pair_batch_is_normalised_by_itself_and_followed_in_turn():
+def test_each_half_of_a_pair_batch_is_normalized_by_itself_and_followed_in_turn():
     torch.manual_seed(0)
     together, apart = (Flow(4).double().train() for _ in range(2))
     apart.load_state_dict(together.state_dict())

@@ -55,7 +55,7 @@ def test_rounding_moves_no_training_row_across_the_threshold(values, proportion,
 
 
 @pytest.mark.parametrize("low", [-100.0, np.nextafter(np.float32(-100.0), np.float32(0))])
-def test_threshold_parts_neighbouring_float32_numbers(low):
+def test_threshold_parts_neighboring_float32_numbers(low):
     """Halfway between them there is no float32."""
     low = np.float32(low)
     values = np.array([low, np.nextafter(low, np.float32(0))])

@@ -168,11 +168,11 @@ def by_group(history):
     return np.array([val[:, frequency_groups(COUNTS) == group].mean(axis=1) for group in range(THIRDS)])
 
 
-def test_held_out_rows_end_the_training_before_the_tail_is_memorised():
+def test_held_out_rows_end_the_training_before_the_tail_is_memorized():
     parts = as_rows(features(32))
     setting = {"q": 2.0, "likelihood_weight": 8.0, "flow_lr": 0.05, "flow_epochs": 30}
     kept, epoch, rule, history = train_flow(parts, **setting, flow_select="held_out", patience=4)
-    memorised, *_ = train_flow(parts, **setting, flow_select="last")
+    memorized, *_ = train_flow(parts, **setting, flow_select="last")
     ran = len(history.columns["epoch"])
     assert rule == "held_out"
     assert ran < 30
@@ -186,8 +186,8 @@ def test_held_out_rows_end_the_training_before_the_tail_is_memorised():
         log_density, _ = model.measure(parts[part].x)
         return log_density[torch.from_numpy(few)[parts[part].y]].mean().item()
 
-    assert tail(kept, "val") > tail(memorised, "val") + 5
-    assert tail(kept, "train") - tail(kept, "val") < 0.5 * (tail(memorised, "train") - tail(memorised, "val"))
+    assert tail(kept, "val") > tail(memorized, "val") + 5
+    assert tail(kept, "train") - tail(kept, "val") < 0.5 * (tail(memorized, "train") - tail(memorized, "val"))
 
 
 def test_kept_epoch_is_the_model_that_comes_back():
@@ -766,7 +766,7 @@ def test_next_level_trains_on_the_rows_that_are_left(monkeypatch):
 
 
 @pytest.mark.parametrize("low", [-100.0, np.nextafter(np.float32(-100.0), np.float32(0))])
-def test_neighbouring_float32_densities_are_parted(low, monkeypatch):
+def test_neighboring_float32_densities_are_parted(low, monkeypatch):
     low = torch.tensor(low, dtype=torch.float32)
     high = torch.nextafter(low, torch.tensor(0.0))
 

@@ -16,9 +16,9 @@ def long_tail(seed):
     """Ten Gaussian classes in 16 dimensions, 400 to 5 training rows, 200 test rows each."""
     stream = np.random.default_rng(seed)
     counts = np.round(400 * (1 / 80) ** (np.arange(10) / 9)).astype(int)
-    centres = 3.0 * np.linalg.qr(stream.normal(size=(16, 16)))[0][:10]
+    centers = 3.0 * np.linalg.qr(stream.normal(size=(16, 16)))[0][:10]
     y, y_test = np.repeat(np.arange(10), counts), np.repeat(np.arange(10), 200)
-    rows, rows_test = (centres[k] + stream.normal(size=(len(k), 16)) for k in (y, y_test))
+    rows, rows_test = (centers[k] + stream.normal(size=(len(k), 16)) for k in (y, y_test))
     return rows, y, rows_test, y_test, counts
 
 

@@ -125,3 +125,37 @@ def test_training_values_out_of_range_are_refused(kind, name, arguments, reason)
 def test_unknown_device_is_refused(kind):
     with pytest.raises(ConfigError, match="'abacus' is not a torch device"):
         kind(device="abacus").fit(X, Y)
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+def test_finished_head_is_not_computed_again(kind, tail, tmp_path, monkeypatch):
+    rows, y, *_ = tail
+    first = kind(epochs=2, batch_size=64).fit(rows, y, store=CheckpointStore(tmp_path))
+    assert [path.stem for path in tmp_path.iterdir()] == [kind.__name__.lower()]
+    monkeypatch.setattr(RowsTask, "step", lambda *a: pytest.fail("a step was taken"))
+    again = kind(epochs=2, batch_size=64).fit(rows, y, store=CheckpointStore(tmp_path))
+    assert again.weight_.tobytes() == first.weight_.tobytes()
+    assert again.history_ == first.history_
+
+
+@pytest.mark.parametrize("kind", [CRT, LWS])
+def test_a_single_epoch_trains_at_the_base_rate(kind, tail):
+    rows, y, *_ = tail
+    head = kind(epochs=1, batch_size=64).fit(rows, y)
+    unmoved = kind(epochs=1, batch_size=64, lr=1e-30, weight_decay=0.0).fit(rows, y)
+    assert head.history_["lr"] == [0.2]
+    assert np.abs(head.weight_ - unmoved.weight_).max() > 1e-2
+
+
+@pytest.mark.parametrize(("kind", "name"), [(CRT, "crt"), (LWS, "lws")])
+def test_infinite_loss_of_one_step_is_an_error_although_the_weights_are_finite(kind, name, tail, monkeypatch):
+    original = RowsTask.step
+
+    def step(self, epoch, number):
+        logs = original(self, epoch, number)
+        return {"loss": logs["loss"] + np.inf} if (epoch, number) == (1, 1) else logs
+
+    monkeypatch.setattr(RowsTask, "step", step)
+    rows, y, *_ = tail
+    with pytest.raises(TrainingError, match=rf"{name}: .*not finite in epoch 2 of 3 .*lower {name}\.lr"):
+        kind(epochs=3, batch_size=64).fit(rows, y)

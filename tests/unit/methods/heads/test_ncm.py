@@ -54,7 +54,7 @@ def test_ncm_has_the_worked_values(feature, centroids, l2_q1, l2_labels, cos_q1,
     assert true_cosine.predict(QUERIES).tolist() == true_cosine_labels
 
 
-def test_ncm_mean_is_over_images_and_centroids_are_not_normalised_again():
+def test_ncm_mean_is_over_images_and_centroids_are_not_normalized_again():
     assert not np.allclose(NCM().fit(F, F_LABELS).mean_, [1.6667, 1.2222], atol=1e-2)
     norms = [np.linalg.norm(NCM(feature).fit(F, F_LABELS).centroids_[0]) for feature in ("un", "l2n", "cl2n")]
     np.testing.assert_allclose(norms, [4.0552, 0.9912, 0.9577], atol=5e-5)

@@ -9,7 +9,7 @@ from sklearn.preprocessing import normalize
 from longtail.core.errors import ConfigError, DataError
 from longtail.methods.heads import LinearHead, TauNorm
 from longtail.methods.heads.base import fit_linear_head
-from longtail.methods.heads.tau import class_accuracy_over_grid, tau_normalised
+from longtail.methods.heads.tau import class_accuracy_over_grid, tau_normalized
 from tests.unit.methods.heads.helpers import B, W, X, Y, long_tail
 
 
@@ -36,7 +36,7 @@ def test_tau_zero_leaves_the_weight_bit_for_bit():
 
 @pytest.mark.parametrize("tau", [0.0, 0.3, 1.0, 1.7])
 def test_tau_norm_row_norms_are_powers_of_the_old_ones(tau):
-    norms = np.linalg.norm(tau_normalised(LinearHead(W), tau), axis=1)
+    norms = np.linalg.norm(tau_normalized(LinearHead(W), tau), axis=1)
     np.testing.assert_allclose(norms, np.array([5.0, 2.0, 1.3]) ** (1 - tau))
 
 
@@ -73,7 +73,7 @@ def test_tau_selection_is_the_smallest_of_the_best_macro_accuracy_on_val():
     right = [np.mean(TauNorm(t, head=(W, B)).fit(X, Y).predict(X) == [1, 2, 1, 2]) for t in fitted.tau_grid_]
     assert fitted.tau_ == fitted.tau_grid_[int(np.argmax(right))] == 1.0
     assert fitted.selected_on_ == "val"
-    np.testing.assert_allclose(fitted.weight_, tau_normalised(LinearHead(W), 1.0))
+    np.testing.assert_allclose(fitted.weight_, tau_normalized(LinearHead(W), 1.0))
 
 
 def test_tau_curve_is_that_of_one_product_per_tau():
@@ -83,7 +83,7 @@ def test_tau_curve_is_that_of_one_product_per_tau():
     grid = np.arange(21) / 10
     curve = class_accuracy_over_grid(head, rows, y, grid)
     for t, tau in enumerate(grid):
-        correct = (rows @ tau_normalised(head, tau).T).argmax(axis=1) == y
+        correct = (rows @ tau_normalized(head, tau).T).argmax(axis=1) == y
         np.testing.assert_allclose(curve[t], [correct[y == c].mean() for c in range(6)])
 
 
@@ -123,7 +123,7 @@ def test_tau_without_val_never_scores_a_fitted_row(monkeypatch):
     np.testing.assert_array_equal(np.bincount(seen["scored"][1], minlength=10), counts // 5)
     np.testing.assert_array_equal(np.bincount(seen["fitted"][1], minlength=10), counts - counts // 5)
     assert not {row.tobytes() for row in seen["scored"][0]} & {row.tobytes() for row in seen["fitted"][0]}
-    np.testing.assert_array_equal(fitted.weight_, tau_normalised(LinearHead(given), fitted.tau_))
+    np.testing.assert_array_equal(fitted.weight_, tau_normalized(LinearHead(given), fitted.tau_))
 
 
 def test_tau_slice_follows_the_seed():

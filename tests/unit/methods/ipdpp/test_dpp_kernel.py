@@ -29,7 +29,7 @@ def test_kernel_of_three_items(scale, diagonal, off_diagonal, eigenvalues):
     np.testing.assert_allclose(np.linalg.eigvalsh(kernel), eigenvalues, atol=1e-6)
 
 
-def test_normaliser_and_expected_size_of_the_unconstrained_process():
+def test_normalizer_and_expected_size_of_the_unconstrained_process():
     kernel = ipdpp_kernel(P, "n")
     assert np.linalg.det(kernel + np.eye(3)) == pytest.approx(6.149333, abs=1e-6)
     assert np.trace(kernel @ np.linalg.inv(kernel + np.eye(3))) == pytest.approx(1.357329, abs=1e-6)

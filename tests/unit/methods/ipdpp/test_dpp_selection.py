@@ -163,9 +163,9 @@ def test_labels_may_be_strings(data):
 
 
 def test_features_choose_diverse_items():
-    centres = np.repeat(np.eye(6), 20, axis=0)
-    noise = 0.01 * np.random.default_rng(0).normal(size=centres.shape)
-    chosen = select(np.zeros(120, int), 6, features=centres + noise, sampler="feature_kdpp")
+    centers = np.repeat(np.eye(6), 20, axis=0)
+    noise = 0.01 * np.random.default_rng(0).normal(size=centers.shape)
+    chosen = select(np.zeros(120, int), 6, features=centers + noise, sampler="feature_kdpp")
     assert sorted(chosen.indices // 20) == [0, 1, 2, 3, 4, 5]
 
 

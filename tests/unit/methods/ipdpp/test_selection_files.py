@@ -92,13 +92,13 @@ def test_equal_content_has_equal_bytes_whatever_its_order(path: Path, tmp_path: 
 
 def test_bytes_depend_on_every_part(tmp_path: Path) -> None:
     # Two images of class 1 stand at positions 1 and 6, one of class 2 at position 4.
-    relabelled = SELECTION.label[[0, 4, 2, 3, 1, 5, 6]]
+    relabeled = SELECTION.label[[0, 4, 2, 3, 1, 5, 6]]
     changes: list[dict[str, Any]] = [
         {},
         {"split_digest": "abd"},
         {"train_counts": np.array([4, 2, 1, 0])},
         {"index": SELECTION.index + 1},
-        {"label": relabelled},
+        {"label": relabeled},
         {"epochs": np.array([0, 11])},
         {"log_probability": SELECTION.log_probability - 0.5},
         {"inclusion_probability": SELECTION.inclusion_probability / 2},

@@ -175,7 +175,7 @@ def test_rows_pass_in_even_parts_of_at_least_two_and_come_back_in_order(count, s
     assert sorted(torch.cat(spy.seen).tolist()) == list(range(count))
 
 
-def test_parts_are_drawn_anew_for_every_batch_and_are_not_neighbours():
+def test_parts_are_drawn_anew_for_every_batch_and_are_not_neighbors():
     x = torch.arange(64.0)[:, None, None, None]
     drawn = []
     for seed in (0, 1, 0):

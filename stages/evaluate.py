@@ -62,14 +62,15 @@ def main() -> None:
         "weight_norm": plot_tables.weight_norm(heads, names, counts),
     }
     for name, entry in STAGE_METHODS.entries().items():
-        control, method = entry.rows
+        *controls, method = entry.rows
         module, table = entry.load_tables(), tables.get(method)
         artifact = read_artifact(entry, table) if table is not None else None
         plots |= module.plot_tables(artifact, table, names, shots)
         numbers = module.diagnostics(artifact, table, shots) if table is not None else {}
         write_json(METRICS / f"{name}.json", numbers)
         if artifact is not None:
-            notes |= {control: dict(artifact.control_notes), method: dict(artifact.notes)}
+            notes |= {control: dict(artifact.control_notes) for control in controls}
+            notes[method] = dict(artifact.notes)
 
     write_csv(METRICS / "per_class.csv", plot_tables.per_class(every_table, names, counts, shots))
     for name, plot in plots.items():

@@ -46,7 +46,7 @@ class StageMethod:
 
     Attributes:
         stage: name of the stage, which writes a prediction table per row.
-        rows: names of its rows, from first to last; controls stand before their method.
+        rows: names of its rows, from first to last. The last is the method itself; any before it are its controls.
         params: its group in params.yaml, which has the name of the package.
         rank: place of its rows; they follow the heads.
         artifact: name of the file with what the method did, beside its model.

@@ -18,12 +18,12 @@ class ObjectiveEntry(Implemented):
 
     Attributes:
         views: augmented views per image that it sees.
-        second_augment: style of the second view that ``auto`` means (see ``longtail.augment``); empty for the first's.
-        head: kind of head that ``train.head: auto`` means.
+        second_augment: style of the second view for ``auto`` (see ``longtail.augment.styles``); empty: as the first.
+        head: kind of head for ``train.head: auto``.
         heads: kinds of head that it can train.
         weighted: whether it is a loss per row, so that class weights (``train.rule``) and mixing (``train.mix``) apply.
-        always_weighted: whether it weights the classes by ``train.beta`` whatever the rule is.
-        check: (parameters of training, own parameters) -> refuses contradictions between the two.
+        always_weighted: whether it weights the classes by ``train.beta`` under every rule.
+        check: called with the parameters of training and its own parameters; raises if they contradict each other.
     """
 
     views: int = 1

@@ -1,17 +1,20 @@
-"""Cross-entropy losses with class weights, and the train rules that say when the weights count.
+"""Cross-entropy losses with class weights, and the rules that decide when the weights count.
 
 Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019 (LDAM-DRW).
 
 - ``none``: no weights.
 - ``reweight``: weights in all epochs.
-- ``drw``: deferred; none before ``drw_epoch`` (0-based), weights from it on.
-- ``resample``: none; the stage draws images with the ``effective_number`` sampler instead.
+- ``drw``: deferred re-weighting. No weights before ``drw_epoch`` (0-based), weights from then on.
+- ``resample``: no weights. The stage draws images with the ``effective_number`` sampler instead.
 
-Deviations: the released ``Resample`` does nothing, since its loader is built before its sampler. The released DRW fails
-from twice its switching epoch on; here it switches once, after 80 % of the epochs unless ``drw_epoch`` is given.
+Deviations:
 
-Images of a batch may be mixed among themselves, each with its own share and partner (``longtail.augment.mixing``): a
-row then counts for both labels, by their shares. CutMix counts pixels, as Yun et al. do.
+- The released ``Resample`` does nothing, because its loader is built before its sampler.
+- The released DRW fails at twice its switching epoch. Here it switches once, after 80 % of the epochs unless
+  ``drw_epoch`` is given.
+
+The images of a batch may be mixed with each other, each with its own partner and share (``longtail.augment.mixing``).
+A row then counts for both labels, by their shares. The share of CutMix is counted in pixels, as Yun et al. do.
 """
 
 from typing import Any
@@ -29,9 +32,9 @@ from longtail.train.objective import Objective, Position, TaskInfo
 
 
 class Weighted(Objective):
-    """Base of the objectives that are a loss for each row and a weight for each class; one view.
+    """Base of the objectives with one view, one loss per row and one weight per class.
 
-    Logs the accuracy on the augmented training images, in [0, 1]; for mixed images by the shares of their labels.
+    Logs the accuracy on the augmented training images, in [0, 1]. A mixed image counts by the shares of its labels.
 
     Args:
         task: the task.
@@ -54,12 +57,12 @@ class Weighted(Objective):
         return F.cross_entropy(logits, labels, reduction="none")
 
     def weights_in(self, epoch: int) -> Tensor | None:
-        """(C,) weights of a 0-based epoch, or None where all classes count alike."""
+        """(C,) class weights in a 0-based epoch, or None if all classes count the same."""
         counts = self.weighting.rule == "reweight" or (self.weighting.rule == "drw" and epoch >= self.drw_epoch)
         return self.weights if counts else None
 
     def total(self, logits: Tensor, labels: Tensor, weights: Tensor | None, shares: Tensor | None = None) -> Tensor:
-        """The scalar loss of rows that count ``shares`` (B,) of a row each, or all alike."""
+        """The scalar loss of all rows. ``shares`` (B,) is how much each row counts; without it all count the same."""
         return weighted_mean(self.losses(logits, labels), labels, weights, shares)
 
     def loss(self, model: Classifier, batch: Batch, position: Position) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,7 +76,7 @@ class Weighted(Objective):
         return self.total(logits, labels, self.weights_in(position.epoch), shares), {"train_accuracy": correct}
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mixed images (B, channels, H, W), and for both of their sources (2B,) labels and shares."""
+        """Mixed images (B, channels, H, W), with the labels (2B,) and shares (2B,) of both their sources."""
         share = draw_shares(len(images), self.weighting.mix_alpha, images.device)
         partner = torch.randperm(len(images), device=images.device)
         if self.weighting.mix == "mixup":
@@ -85,12 +88,18 @@ class Weighted(Objective):
 
 
 def weighted_mean(losses: Tensor, labels: Tensor, weights: Tensor | None, shares: Tensor | None = None) -> Tensor:
-    """sum_i s_i w_{y_i} l_i / sum_i s_i w_{y_i}, as torch's weighted cross-entropy; a plain mean without w and s.
+    """sum_i s_i w_{y_i} l_i / sum_i s_i w_{y_i}, as in torch's weighted cross-entropy; the mean without w and s.
 
-    The scale of the weights does not matter, and a batch of one class is not re-weighted at all.
+    The scale of the weights does not matter. A batch with one class only is not re-weighted at all.
+
+    Args:
+        losses: (B,) l.
+        labels: (B,) y.
+        weights: (C,) w, or None for ones.
+        shares: (B,) s, or None for ones.
     """
     if weights is None and shares is None:
         return losses.mean()
-    of_row = torch.ones_like(losses) if weights is None else weights[labels]
-    of_row = of_row if shares is None else of_row * shares
-    return (of_row * losses).sum() / of_row.sum()
+    row_weights = torch.ones_like(losses) if weights is None else weights[labels]
+    row_weights = row_weights if shares is None else row_weights * shares
+    return (row_weights * losses).sum() / row_weights.sum()

@@ -1,4 +1,4 @@
-"""Pretraining of the backbone. One package per method, each with its entry as ``PRETRAINING``."""
+"""Pretraining of the backbone. One package per method, which declares its entry as ``PRETRAINING``."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class PretrainingEntry(Implemented):
 
     Attributes:
         views: augmented views per image that it sees.
-        augment: style of augmentation that ``pretrain.augment: auto`` means (see ``longtail.augment``).
+        augment: style of augmentation for ``pretrain.augment: auto`` (see ``longtail.augment.styles``).
     """
 
     views: int = 1

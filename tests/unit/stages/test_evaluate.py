@@ -15,6 +15,7 @@ from longtail.core.head import ClassMeans, LinearHead
 from longtail.methods.dlsa.routing_file import RoutedPart, RoutingFile, write_routing
 from longtail.methods.heads import HEADS
 from longtail.methods.ipdpp.selection_file import SelectionFile, write_selection
+from longtail.methods.stage_methods import STAGE_METHODS
 from stages import evaluate
 from tests.refusals import refused
 
@@ -126,6 +127,16 @@ def test_methods_whose_scores_are_no_likelihood_are_marked_as_their_entries_decl
     marked = {name for name, row in details.items() if row.get("uncalibrated")}
     assert marked == {name for name, entry in HEADS.entries().items() if not entry.likelihood}
     assert {"ncm", "tau"} <= marked
+
+
+def test_method_without_a_control_is_one_row(monkeypatch):
+    entries = STAGE_METHODS.entries()
+    alone = entries | {"dlsa": dataclasses.replace(entries["dlsa"], rows=("dlsa",))}
+    monkeypatch.setattr(STAGE_METHODS, "entries", lambda: alone)
+    evaluate.main()
+    chosen = json.loads(Path("metrics/selection.json").read_text())
+    assert chosen["dlsa"] == {"head_1_epoch": 5} and "dlsa_control" not in chosen
+    assert "dlsa_control" not in json.loads(Path("metrics/summary.json").read_text())
 
 
 def test_missing_table_names_its_stage():

@@ -10,7 +10,7 @@ from longtail.train.objective import TaskInfo
 
 
 class BalancedSoftmax(LogitAdjustment):
-    """-log of n_y exp(z_y) / sum_c n_c exp(z_c): logit adjustment with the factor 1."""
+    """-log of n_y exp(z_y) / sum_c n_c exp(z_c), which is logit adjustment with the factor 1."""
 
     def __init__(self, task: TaskInfo, **weighting: Any) -> None:
         super().__init__(task, 1.0, **weighting)

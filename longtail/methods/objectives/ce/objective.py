@@ -4,4 +4,4 @@ from longtail.methods.objectives.weighting import Weighted
 
 
 class CrossEntropy(Weighted):
-    """Plain cross-entropy; class weights as ``rule`` says."""
+    """Plain cross-entropy, with class weights according to ``rule``."""

@@ -12,7 +12,7 @@ from longtail.train.objective import TaskInfo
 
 
 class ClassBalanced(CrossEntropy):
-    """Cross-entropy weighted by the effective number in all epochs; with rule ``drw`` only in the late ones."""
+    """Cross-entropy weighted by the effective number in all epochs, or with the rule ``drw`` only in late epochs."""
 
     def __init__(self, task: TaskInfo, **weighting: Any) -> None:
         super().__init__(task, **weighting)

@@ -2,9 +2,9 @@
 
 Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, with a softmax as in the LDAM-DRW code.
 
-Deviation: the released code takes p from the cross-entropy *after* class weights, so that the weights change what
-counts as easy, and averages plainly. Here p is the probability of the label and the weights stand outside, in a
-weighted mean. ``released`` gives the released form; without weights the two are the same.
+Deviation: the released code takes p from the cross-entropy *after* class weights, so the weights change which rows are
+easy, and then takes the plain mean. Here p is the probability of the label, and the weights enter in a weighted mean.
+``released`` selects the released form. Without weights the two are the same.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from longtail.train.objective import TaskInfo
 
 
 class Focal(Weighted):
-    """(1 - p)^gamma times the cross-entropy, p the probability of the label.
+    """(1 - p)^gamma times the cross-entropy, where p is the probability of the label.
 
     Args:
         task: the task.
@@ -41,6 +41,6 @@ class Focal(Weighted):
 
 
 def focal(cross_entropy: Tensor, gamma: float) -> Tensor:
-    """(1 - exp(-c))^gamma * c for c >= 0, of any shape; its gradient is finite at c = 0 for every gamma >= 0."""
+    """(1 - exp(-c))^gamma * c for c >= 0 of any shape. Its gradient is finite at c = 0 for every gamma >= 0."""
     easy = -torch.expm1(-cross_entropy)
     return easy.clamp(min=torch.finfo(easy.dtype).tiny) ** gamma * cross_entropy

@@ -1,26 +1,24 @@
-"""FSGL: feature scaling, mixture consistency, a loss that drifts to re-weighting, and sharpness-aware minimization.
+"""FSGL: feature scaling, mixture consistency, a loss that moves toward re-weighting, and sharpness-aware minimization.
 
-Source: Wang, You, Zheng, "Feature Scaling Guided Learning" (FSGL), 2024, by its released code; without scaling
-(``gamma`` 0) and without SAM (``rho`` 0) it is GLMC, Du et al., "Global and Local Mixture Consistency Cumulative
-Learning for Long-Tailed Visual Recognitions", CVPR 2023. The published abstract names a scaling by class frequency and
-a new loss; the released code scales by class index and its active loss is GLMC's. Published numbers follow the code.
+Source: the released code of Wang, You, Zheng, "Feature Scaling Guided Learning" (FSGL), 2024. Without scaling
+(``gamma`` 0) and SAM (``rho`` 0) it is GLMC, Du et al., "Global and Local Mixture Consistency Cumulative Learning for
+Long-Tailed Visual Recognitions", CVPR 2023. The published abstract describes a scaling by class frequency and a new
+loss. The released code scales by class index, and its active loss is GLMC's. Published numbers come from the code.
 
-What the released code does, and what is done here:
+What the released code does, and what this module does:
 
-- It scales by the class *index*, which on ImageNet-LT has nothing to do with frequency. ``fsm_order="rank"`` (default)
-  scales by the rank of the class by its count, ``"index"`` as released; on CIFAR-LT the two are the same.
-- The consistency term is missing from SAM's first pass. So it is here: the ascent follows the classification loss.
-- Its SAM fails on one device, since the first pass gives two layers no gradient; see the module
-  ``sam``.
-- Labels of CutMix keep the drawn share, although the pasted box is smaller. So they do here;
-  ``cutmix_area_label`` gives the share of the pixels.
-- Its argument ``beta`` has no effect: shares are uniform. There is none here.
-- Its uniform scaling alone trains without any, and its halved scaling changes one class; ``fsm_variant`` has what they
-  were meant to be.
-- A masked binary cross-entropy is computed and never used; ``masked_bce_weight`` adds it.
-- The loss in its log is that of SAM's first pass, without consistency. Here it is the whole loss at the unmoved
-  weights.
-- Its learning rate on ImageNet-LT: see ``longtail.train.schedule``.
+- It scales by the class *index*, which on ImageNet-LT has nothing to do with frequency. Here ``fsm_order="rank"``, the
+  default, scales by the rank of the class count, and ``"index"`` scales as released. On CIFAR-LT the two are the same.
+- Its consistency term is missing from SAM's first pass. Here too, the ascent follows the classification loss only.
+- Its SAM fails on one device, because the first pass gives two layers no gradient. See the module ``sam``.
+- Its CutMix labels keep the drawn share, although the pasted box is smaller. The default here is the same;
+  ``cutmix_area_label`` uses the share of the pixels.
+- Its argument ``beta`` has no effect: shares are uniform. It does not exist here.
+- Its uniform scaling trains without any scaling, and its halved scaling changes one class. ``fsm_variant`` implements
+  what they were meant to be.
+- It computes a masked binary cross-entropy and never uses it. ``masked_bce_weight`` adds it.
+- It logs the loss of SAM's first pass, without consistency. Here the full loss at the unmoved weights is logged.
+- For its learning rate on ImageNet-LT, see ``longtail.train.schedule``.
 
 B images, C classes, D features.
 """
@@ -50,7 +48,13 @@ CONFIDENT = 0.7
 
 @dataclass(frozen=True)
 class Mixed:
-    """Two mixed views of a batch: (B, channels, H, W), (B,) labels of both sources, (B,) share of the first source."""
+    """Two mixed views of a batch.
+
+    Attributes:
+        images: (B, channels, H, W) of each view.
+        labels, partners: (B,) labels of the first and of the second source.
+        shares: (B,) or (1,) share of the first source in each view.
+    """
 
     images: tuple[Tensor, Tensor]
     labels: Tensor
@@ -61,8 +65,8 @@ class Mixed:
 class FSGL(Objective):
     """FSGL on two augmented views and a partner batch.
 
-    The model's own head is the re-weighted one, which predicts; the plain head, projection and prediction layer live
-    here and are dropped after training, and so is the scaling: evaluation does not depend on ``gamma``.
+    The model's own head is the re-weighted one, which predicts. The plain head, the projection and the prediction layer
+    belong to the objective and are dropped after training. So is the scaling: evaluation does not depend on ``gamma``.
 
     Logs ``plain_loss``, ``reweighted_loss``, ``consistency``, ``alpha`` and with SAM ``gradient_norm``.
 
@@ -119,7 +123,7 @@ class FSGL(Objective):
         return loss.detach(), logs
 
     def mix(self, batch: Batch) -> Mixed:
-        """MixUp of the first views and CutMix of the second ones, with one share and one box for the whole batch."""
+        """Mix the first views by MixUp and the second by CutMix, with one share and one box for the batch."""
         partner = batch.partner
         assert partner is not None
         first, second = batch.views
@@ -130,7 +134,7 @@ class FSGL(Objective):
         return Mixed(images, batch.labels, partner.labels, (share, area))
 
     def losses(self, model: Classifier, mixed: Mixed, position: Position) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The classification loss, the consistency term, and scalars for the curves."""
+        """The classification loss, the consistency term, and scalars for the training curves."""
         alpha = 1 - (position.epoch / position.epochs) ** 2
         plain = reweighted = masked = torch.zeros((), device=mixed.labels.device)
         projections, predictions = [], []
@@ -155,20 +159,21 @@ class FSGL(Objective):
         return classification, consistency, logs | {"alpha": torch.full_like(plain, alpha)}
 
     def scaling(self, mixed: Mixed, share: Tensor) -> Tensor:
-        """(B,) what the features of each mixed image are multiplied by: its mean factor by its label."""
+        """(B,) factor of the features of each mixed image: the label-weighted mean of the two class factors."""
         return share * self.scales[mixed.labels] + (1 - share) * self.scales[mixed.partners]
 
 
 def scaling_table(counts: np.ndarray, gamma: float, order: str = "rank", variant: str = "linear") -> np.ndarray:
-    """What the features of each class are multiplied by, (C,) float64.
+    """Factor of the features of each class, (C,) float64.
 
-    With position k: 1 + gamma - k (gamma / C), rounded to two decimals as Python rounds that very expression.
+    At position k it is 1 + gamma - k (gamma / C), rounded to two decimals exactly as Python rounds this expression.
 
     Args:
         counts: (C,) training images.
-        gamma: >= 0.
-        order: ``rank``, k is the position by falling count, ties by index and empty classes last; ``index``.
-        variant: see ``FSGL``.
+        gamma: at least 0.
+        order: ``rank``: k is the position by descending count, with ties by index and empty classes last. ``index``: k
+            is the class index.
+        variant: see ``FSGLParams``.
     """
     number = len(counts)
     table = np.array([round(1 + gamma - k * (gamma / number), 2) for k in range(number)])
@@ -184,7 +189,7 @@ def scaling_table(counts: np.ndarray, gamma: float, order: str = "rank", variant
 
 
 def power_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
-    """n_k^(-exponent), scaled to a mean of 1 over the classes that have images, (C,) float64; an empty one weighs 0."""
+    """n_k^(-exponent), scaled to a mean of 1 over the classes with images, (C,) float64. An empty class has 0."""
     counts = np.asarray(counts, np.float64)
     weights = np.power(counts, -exponent, out=np.zeros_like(counts), where=counts > 0)
     return weights * np.count_nonzero(counts) / weights.sum()
@@ -193,7 +198,7 @@ def power_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
 def soft_cross_entropy(
     logits: Tensor, labels: Tensor, partners: Tensor, share: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """Mean over rows of -share w_y log p_y - (1 - share) w_y' log p_y'; divided by B, not by the sum of weights.
+    """Mean over rows of -share w_y log p_y - (1 - share) w_y' log p_y'. It divides by B, not by the sum of weights.
 
     Args:
         logits: (B, C).
@@ -210,12 +215,12 @@ def soft_cross_entropy(
 
 
 def distance(prediction: Tensor, projection: Tensor) -> Tensor:
-    """Minus the mean cosine of (B, P) rows, in float32; no gradient reaches ``projection``."""
+    """Minus the mean cosine of (B, P) rows, in float32. No gradient reaches ``projection``."""
     return -F.cosine_similarity(prediction.float(), projection.detach().float(), dim=1).mean()
 
 
 def masked_bce(logits: Tensor, labels: Tensor, partners: Tensor, share: Tensor) -> Tensor:
-    """Binary cross-entropy over the classes of a label and those above a probability of 0.7, summed, divided by B."""
+    """Sum of the binary cross-entropy over the classes of both labels and those above p = 0.7, divided by B."""
     own, other = (F.one_hot(of, logits.shape[1]).to(logits) for of in (labels, partners))
     target = share.view(-1, 1) * own + (1 - share.view(-1, 1)) * other
     counted = (logits.detach().sigmoid() >= CONFIDENT) | (target > 0)

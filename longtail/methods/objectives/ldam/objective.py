@@ -3,8 +3,8 @@
 Source: Cao et al., "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss", NeurIPS 2019, and its
 official code. With ``rule: drw`` it is LDAM-DRW.
 
-Deviation: the prediction head gives s * cos where the released network gives cos and the loss multiplies by s. The
-predicted classes are the same; the probabilities are those that were trained.
+Deviation: the head gives s * cos. The released network gives cos, and its loss multiplies by s. The predicted classes
+are the same, and here the probabilities are those that the loss was trained on.
 """
 
 from typing import Any
@@ -22,10 +22,10 @@ from longtail.train.objective import TaskInfo
 
 
 class LDAM(Weighted):
-    """Cross-entropy of s * (cos - m_y), with the margin m_k = margin * (n_min / n_k)^(1/4), on a cosine head.
+    """Cross-entropy of s * (cos - m_y) on a cosine head, with the margin m_k = margin * (n_min / n_k)^(1/4).
 
     Args:
-        task: the task; its ``scale`` is s.
+        task: the task. Its ``scale`` is s.
         margin: key of ``LDAMParams``.
         weighting: keys of ``WeightingParams``.
 
@@ -46,11 +46,11 @@ class LDAM(Weighted):
         return create_head("cosine", task.num_features, task.num_classes, task.scale)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        of_label = F.one_hot(labels, logits.shape[1]) * self.margins
-        return super().losses(logits - self.task.scale * of_label, labels)
+        label_margins = F.one_hot(labels, logits.shape[1]) * self.margins
+        return super().losses(logits - self.task.scale * label_margins, labels)
 
 
 def margins(counts: np.ndarray, largest: float) -> np.ndarray:
-    """(C,) float64: largest * (n_min / n_k)^(1/4); an empty class has the largest."""
+    """(C,) float64: largest * (n_min / n_k)^(1/4). An empty class has the largest margin."""
     counts = np.maximum(np.asarray(counts, np.float64), 1)
     return largest * (counts.min() / counts) ** 0.25

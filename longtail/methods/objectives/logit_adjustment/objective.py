@@ -1,7 +1,10 @@
-"""Cross-entropy of logits shifted by the log prior of their class; the shift is absent when predicting.
+"""Cross-entropy of logits that are shifted by the log prior of their class. Predictions are not shifted.
 
-Sources: Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020 (balanced softmax, without
-its meta sampler); Menon et al., "Long-tail learning via logit adjustment", ICLR 2021 (the same at ``adjustment`` 1).
+Sources:
+
+- Ren et al., "Balanced Meta-Softmax for Long-Tailed Visual Recognition", NeurIPS 2020: balanced softmax, without its
+  meta sampler.
+- Menon et al., "Long-tail learning via logit adjustment", ICLR 2021: the same if ``adjustment`` is 1.
 """
 
 from typing import Any
@@ -14,7 +17,7 @@ from longtail.methods.objectives.logit_adjustment import LogitAdjustmentParams
 from longtail.methods.objectives.weighting import Weighted
 from longtail.train.objective import TaskInfo
 
-EMPTY = 1e-6  # images that an empty class counts, as in the released balanced softmax
+EMPTY = 1e-6  # an empty class counts as this many images, as in the released balanced softmax
 
 
 class LogitAdjustment(Weighted):
@@ -37,6 +40,6 @@ class LogitAdjustment(Weighted):
 
 
 def log_prior(counts: np.ndarray) -> Tensor:
-    """(C,) float32: log of the share of each class, an empty one counting 1e-6 images."""
+    """(C,) float32: log of the share of each class. An empty class counts as 1e-6 images."""
     counts = np.maximum(np.asarray(counts, np.float64), EMPTY)
     return torch.from_numpy(np.log(counts / counts.sum())).float()

@@ -1,19 +1,19 @@
 """Parametric contrastive learning (PaCo): the class weights of a linear head are learned centers among the keys.
 
 Source: Cui, Zhong, Liu, Yu and Jia, "Parametric Contrastive Learning", ICCV 2021, and its official code. The defaults
-are its settings for CIFAR-100-LT, but for the temperature, which is that of its other sets (CIFAR-100-LT: 0.05).
+are its settings for CIFAR-100-LT, except the temperature, which is the one for its other datasets (CIFAR-100-LT: 0.05).
 
 Deviations:
 
-- An empty slot of the queue is neither a positive nor in the denominator. The released queue starts with random vectors
-  under random labels, normalized along the wrong axis, so that its first K / B steps contrast with noise.
-- The queue has any length; the released one must be a multiple of the batch.
-- The keys of a batch share their batch-norm statistics. The release shuffles them over its processes, and does not
-  where there is one, as here.
-- Weights and queue move after the step, see ``PaCo``.
-- The log prior is a buffer on the device of the objective. The release asks for a GPU.
+- An empty slot of the queue is not a positive and not in the denominator. The released queue starts with random vectors
+  and random labels, normalized along the wrong axis, so its first K / B steps contrast with noise.
+- The queue may have any length. In the release, it must be a multiple of the batch size.
+- The keys of a batch share their batch-norm statistics. The release shuffles them among its processes, which has no
+  effect with a single process.
+- The momentum encoder and the queue are updated after the step, see ``PaCo``.
+- The log prior is a buffer on the device of the objective. The release needs a GPU.
 
-B images, C classes, K slots of the queue, F = [q; k; queue] the rows that an anchor meets.
+B images, C classes, K slots of the queue, F = [q; k; queue] the rows that an anchor is compared with.
 """
 
 import math
@@ -33,12 +33,12 @@ PRIOR_FLOOR = 1e-9  # added to the share of each class before its logarithm
 
 
 class PaCo(Objective):
-    """``paco_loss`` of the queries of view 0, the keys of view 1 and the queue; the head reads the features of view 0.
+    """``paco_loss`` of the queries of view 0, the keys of view 1 and the queue. The head reads the features of view 0.
 
-    Encoder and queue move in ``after_step``. That is the same as an update before each pass of the keys, as the source
-    has it: the two networks start equal, so that its first update changes nothing.
+    The momentum encoder and the queue are updated in ``after_step``. The source updates before each pass of the keys.
+    That is the same, because the two networks start equal and its first update changes nothing.
 
-    Logs ``train_accuracy`` in [0, 1], from the logits without prior, which predict.
+    Logs ``train_accuracy`` in [0, 1], from the logits without the prior, which are the ones that predict.
 
     Args:
         task: the task.
@@ -107,7 +107,7 @@ def paco_loss(
     beta: float,
     gamma: float,
 ) -> Tensor:
-    """The loss of each anchor i, whose positives P_i are the other rows of F with its label, the own key among them.
+    """The loss of each anchor i. Its positives P_i are the other rows of F with its label, including its own key.
 
     With z = logits + log_prior and s_ij = q_i . F_j / T:
 
@@ -120,13 +120,14 @@ def paco_loss(
         logits: (B, C); B >= 1.
         q, k: (B, dim) unit rows of the two views.
         queue: (K, dim) unit rows; K >= 0.
-        labels, queue_labels: (B,) and (K,) integers; slots of the queue labeled -1 do not count.
+        labels, queue_labels: (B,) and (K,) integers. Slots of the queue labeled -1 do not count.
         log_prior: (C,).
         temperature: T > 0.
-        alpha, beta, gamma: at least 0, ``beta`` above.
+        alpha, gamma: at least 0.
+        beta: above 0.
 
     Returns:
-        (B,), float64 for float64 queries and float32 for all others, under autocast too. Keys and queue get no
+        (B,), float64 for float64 queries and float32 for all others, also under autocast. Keys and queue get no
         gradient.
     """
     assert len(q) == len(k) == len(labels) == len(logits) > 0 and len(queue) == len(queue_labels)
@@ -143,12 +144,12 @@ def paco_loss(
         met = s.masked_fill(itself | (labels_of_rows == EMPTY), -math.inf) + log_gamma
         log_z = torch.cat([z, met], dim=1).logsumexp(dim=1)
         number = positive.sum(dim=1, dtype=dtype)
-        of_head = z.gather(1, labels[:, None])[:, 0] - log_z
-        of_positives = s.masked_fill(~positive, 0).sum(dim=1) - number * log_z
-        return -(beta * of_head + alpha * of_positives) / (beta + alpha * number)
+        head_term = z.gather(1, labels[:, None])[:, 0] - log_z
+        positive_term = s.masked_fill(~positive, 0).sum(dim=1) - number * log_z
+        return -(beta * head_term + alpha * positive_term) / (beta + alpha * number)
 
 
 def floored_log_prior(counts: np.ndarray) -> Tensor:
-    """(C,) float32: log of the share of each class plus 1e-9, as released."""
+    """(C,) float32: the logarithm of each class's share plus 1e-9, as released."""
     share = np.asarray(counts, np.float64) / np.sum(counts)
     return torch.from_numpy(np.log(share + PRIOR_FLOOR)).float()

@@ -1,17 +1,17 @@
-"""Balanced Negative Sampling, a supervised contrastive pretraining of two views.
+"""Balanced Negative Sampling (BNS): supervised contrastive pretraining on two views.
 
 Source: Lin and Yuan, "Long-Tailed Recognition via Information-Preservable Two-Stage Learning", NeurIPS 2025,
-arXiv 2510.08836, and its official code. Paper and code define different losses; the published checkpoints come from
-the code's, which is ``variant="code"`` here, and the paper's equation is ``variant="paper"``.
+arXiv 2510.08836, and its official code. Paper and code define different losses. ``variant="code"`` is the loss of the
+code, which the published checkpoints come from. ``variant="paper"`` is the equation of the paper.
 
 Deviations:
 
-- The length of an embedding is floored at 1e-6. The released floor at the precision of float64 gives a gradient of
-  the order of 1e18 at an embedding of zeros.
-- All cosines come from one matrix product of unit rows. The released code builds (2B, 2B, D) temporaries, gigabytes
-  at its own batch sizes. The product is float32 also under autocast, which would lower it to half precision.
+- The length of an embedding is at least 1e-6. The floor in the release is the precision of float64, which gives a
+  gradient of about 1e18 at an embedding of zeros.
+- All cosines come from one matrix product of unit rows. The release builds temporaries of (2B, 2B, D), which take
+  gigabytes at its own batch sizes. The product is float32, also under autocast, which would use half precision.
 - The batch size is read from the input. The released module fixes it at construction and fails on a shorter batch.
-- log sigmoid is a softplus, nowhere a logarithm of a sigmoid.
+- The log of a sigmoid is computed as a softplus.
 
 B images, D dimensions of an embedding.
 """
@@ -32,29 +32,29 @@ EXTRA_POSITIVES, NEGATIVES = 1, 4
 
 
 def bns_loss(e1: Tensor, e2: Tensor, labels: Tensor, temperature: float = 0.5) -> Tensor:
-    """The released loss: the mean over both views' 2B rows of softplus(-a) + softplus(b), see ``bns_means``.
+    """The released loss: the mean of softplus(-a) + softplus(b) over the 2B rows of both views, see ``bns_means``.
 
-    Always above log 2, since b is not negative: a value that settles near 0.7 has converged.
+    It is always above log 2, because b is not negative. A value that settles near 0.7 has converged.
 
     Args:
         e1, e2: (B, D) embeddings of the two views, of any length; B >= 1.
         labels: (B,) integers.
-        temperature: divides the cosines; the release uses 0.5.
+        temperature: divides the cosines. The release uses 0.5.
 
     Returns:
-        A scalar, float64 for float64 embeddings and float32 for all others, under autocast too.
+        A scalar, float64 for float64 embeddings and float32 for all others, also under autocast.
     """
     a, b = bns_means(e1, e2, labels, temperature)
     return (F.softplus(-a) + F.softplus(b)).mean()
 
 
 def bns_means(e1: Tensor, e2: Tensor, labels: Tensor, temperature: float = 0.5) -> tuple[Tensor, Tensor]:
-    """What the released loss compares, for each of the 2B rows of [e1; e2].
+    """The two quantities that the released loss compares, for each of the 2B rows of [e1; e2].
 
     Returns:
         a: (2B,) mean of exp(cosine / temperature) over the other rows of the same label.
-        b: (2B,) sum of exp(cosine / temperature) over the rows of other labels, divided by 2B and not by their number:
-            a row of a frequent class meets fewer negatives and gets a smaller b. 0 where all labels are equal.
+        b: (2B,) sum of exp(cosine / temperature) over the rows of other labels, divided by 2B, not by their number. So
+            a row of a frequent class, which has fewer negatives, gets a smaller b. 0 if all labels are equal.
     """
     _check(e1, e2, labels)
     with torch.autocast(e1.device.type, enabled=False):
@@ -76,16 +76,23 @@ def bns_loss_paper(
     extra_positives: int = EXTRA_POSITIVES,
     negatives: int = NEGATIVES,
 ) -> Tensor:
-    """The loss of the paper's equation: binary logistic terms of cosine / temperature, negatives drawn and summed.
+    """The loss of the paper's equation: binary logistic terms of cosine / temperature, with drawn and summed negatives.
 
-    Anchor i has a set Q of rows of view 1, its own and up to m others of its label, and up to n rows v of view 2 with
-    other labels, all drawn without replacement and fewer where the batch has fewer. Its loss is the mean over q in Q
-    of softplus(-q . v_i) plus the sum over v of softplus(q . v), each product a cosine over the temperature; the result
-    is the mean over anchors. Balanced: every anchor meets the same n negatives, whatever the size of its class.
+    Anchor i has two sets of rows, drawn without replacement, and smaller if the batch has fewer rows:
 
-    The paper leaves m, n and the temperature open. Our choice is m = 1, which all but the rarest classes find in a
-    batch; n = 4, since n weighs the summed negatives against the mean positive, so that many ask for a lower rate, and
-    any batch offers that many to the largest class too; and the release's temperature of 0.5.
+    - Q: rows of view 1, its own and up to m others of its label.
+    - V: up to n rows of view 2 with other labels.
+
+    Its loss is the mean of softplus(-q . v_i) over q in Q, plus the sum over v in V of the mean of softplus(q . v) over
+    q in Q. Each product is a cosine divided by the temperature. The result is the mean over anchors. It is balanced:
+    every anchor has n negatives, independent of the size of its class.
+
+    The paper does not give m, n and the temperature. The defaults here are:
+
+    - m = 1, because all but the rarest classes have that many further images in a batch.
+    - n = 4. The negatives are summed and the positives averaged, so a larger n needs a lower learning rate. Every batch
+      has that many negatives, even for the largest class.
+    - A temperature of 0.5, as in the release.
 
     Args:
         e1, e2: (B, D) embeddings of the two views, of any length; B >= 1.
@@ -95,13 +102,13 @@ def bns_loss_paper(
         negatives: n >= 0.
 
     Returns:
-        A scalar, float64 for float64 embeddings and float32 for all others, under autocast too. The draws come from
+        A scalar, float64 for float64 embeddings and float32 for all others, also under autocast. The draws come from
         torch's global generator of the embeddings' device.
     """
     _check(e1, e2, labels)
     same = labels[:, None] == labels
     itself = torch.eye(len(labels), dtype=torch.bool, device=same.device)
-    # Positives and negatives of an anchor are never the same row, so that one set of random keys serves both.
+    # No row is both a positive and a negative of an anchor, so one set of random keys serves both.
     keys = torch.rand(same.shape, device=same.device)
     queries = itself | _lowest(keys, same & ~itself, extra_positives)
     drawn = _lowest(keys, ~same, negatives)
@@ -115,9 +122,9 @@ def bns_loss_paper(
 
 @torch.no_grad()
 def mean_similarities(e1: Tensor, e2: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cosine between the views over all pairs of equal labels, own pair included, and over all of different ones.
+    """Mean cosine between the views over all pairs of equal labels, own pairs included, and of different labels.
 
-    Both are scalars; the second is 0 where all labels are equal.
+    Both are scalars. The second is 0 if all labels are equal.
     """
     _check(e1, e2, labels)
     with torch.autocast(e1.device.type, enabled=False):
@@ -129,10 +136,10 @@ def mean_similarities(e1: Tensor, e2: Tensor, labels: Tensor) -> tuple[Tensor, T
 
 
 class BNS(Objective):
-    """BNS of two views, each through a forward pass of its own: batch statistics are those of one view.
+    """BNS on two views. Each has its own forward pass, so batch statistics are those of one view.
 
-    Logs ``positive_similarity`` and ``negative_similarity``, see ``mean_similarities``. The model embeds and does not
-    predict: its accuracy on validation images means nothing.
+    Logs ``positive_similarity`` and ``negative_similarity``, see ``mean_similarities``. The model embeds images and
+    does not predict, so its accuracy on validation images is meaningless.
 
     Args:
         task: the task.
@@ -167,6 +174,6 @@ def _check(e1: Tensor, e2: Tensor, labels: Tensor) -> None:
 
 
 def _lowest(keys: Tensor, candidates: Tensor, number: int) -> Tensor:
-    """(B, B) bool: in each row the ``number`` candidates with the lowest keys in [0, 1), or all if there are fewer."""
+    """(B, B) bool: the ``number`` candidates of each row with the lowest keys, which are in [0, 1); all if fewer."""
     values, places = keys.masked_fill(~candidates, 2.0).topk(min(number, keys.shape[1]), largest=False)
     return torch.zeros_like(candidates).scatter(1, places, values < 1)

@@ -1,19 +1,25 @@
 """Momentum contrast (MoCo v2): self-supervised pretraining on two views, without labels.
 
-Sources: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020; Chen et al.,
-"Improved Baselines with Momentum Contrastive Learning", 2020 (v2: the projector, and stronger augmentation); as a start
-for long-tailed recognition Yang & Xu, "Rethinking the Value of Labels for Improving Class-Imbalanced Learning", NeurIPS
-2020. The defaults are those of MoCo's public demo on CIFAR.
+Sources:
+
+- He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020.
+- Chen et al., "Improved Baselines with Momentum Contrastive Learning", 2020: the projector and stronger augmentation of
+  version 2.
+- Yang & Xu, "Rethinking the Value of Labels for Improving Class-Imbalanced Learning", NeurIPS 2020: its use before
+  long-tailed recognition.
+
+The defaults are those of MoCo's public demo on CIFAR.
 
 Deviations:
 
-- The queue has any length; the released one must be a multiple of the batch. ``auto`` keeps it at half the training
-  images at most: of the queries then one in eight meets an earlier view of its own image among its negatives, and one
-  in two where there are as many keys as images.
-- Batch norm tells a pair by the statistics that both of its images share. The release shuffles keys over several GPUs,
-  which on one does nothing. Here the shuffled keys go through in parts on one device, and the queries in one. CIFAR's
-  demo splits the queries too.
-- Weights and queue move after the step, see ``MoCo``. Similarities are float32 also under autocast.
+- The queue may have any length. In the release, it must be a multiple of the batch size. ``auto`` is at most half the
+  training images. Then one query in eight meets an earlier view of its own image among its negatives. With as many keys
+  as images, it is one in two.
+- Batch norm can reveal a pair, because its two images share statistics. The release shuffles the keys among several
+  GPUs, which does nothing on one. Here the shuffled keys pass in parts on one device, and the queries in one part.
+  The CIFAR demo splits the queries too.
+- The momentum encoder and the queue are updated after the step, see ``MoCo``.
+- Similarities are float32, also under autocast.
 
 B images, K keys in the queue.
 """
@@ -34,18 +40,18 @@ LONGEST_AUTO_QUEUE = 4096
 
 
 class MoCo(Objective):
-    """Cross-entropy that finds, for the query of view 0, its key of view 1 among the keys of other images.
+    """Cross-entropy of finding the key from view 1 for each query from view 0, among the keys of other images.
 
-    Encoder and queue move in ``after_step``. That is the same as an update before each pass of the keys, as the source
-    has it: the two networks start equal, so that its first update changes nothing.
+    The momentum encoder and the queue are updated in ``after_step``. The source updates before each pass of the keys.
+    That is the same, because the two networks start equal and its first update changes nothing.
 
     Logs ``contrast_accuracy``, the share of queries nearest to their own key. The head is a projector and
     does not predict.
 
     Args:
         task: the task.
-        params: keys of ``MoCoParams``. A batch goes through in fewer ``splits`` where a part would have less than two
-            images.
+        params: keys of ``MoCoParams``. With small batches there are fewer ``splits``, so that each part has at least
+            two images.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -73,7 +79,7 @@ class MoCo(Objective):
         k = unit_rows(in_shuffled_parts(self.encoder, batch.views[1], self.params.splits))
         self._latest = k, batch.labels
         logits = moco_logits(q, k, self.queue.keys, self.params.temperature)
-        # Strictly nearest, so that networks which map all images to one point score 0 and not 100.
+        # Strictly nearest, so that a network that maps all images to one point scores 0, not 1.
         found = (logits[:, 0] > logits[:, 1:].amax(dim=1)).float().mean()
         return F.cross_entropy(logits, torch.zeros_like(batch.labels)), {"contrast_accuracy": found}
 
@@ -83,7 +89,7 @@ class MoCo(Objective):
 
 
 def moco_logits(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """[q.k, q.queue] / T, of which the first is each query's target.
+    """[q.k, q.queue] / T. The first column is the target of each query.
 
     Args:
         q, k: (B, dim) unit rows of the two views.
@@ -91,7 +97,7 @@ def moco_logits(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tens
         temperature: T.
 
     Returns:
-        (B, 1 + K), in the precision of q under autocast too. Keys and queue get no gradient.
+        (B, 1 + K), in the precision of q, also under autocast. Keys and queue get no gradient.
     """
     with torch.autocast(q.device.type, enabled=False):
         own = (q * k.detach()).sum(dim=1, keepdim=True)
@@ -99,9 +105,10 @@ def moco_logits(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tens
 
 
 def in_shuffled_parts(encoder: nn.Module, x: Tensor, splits: int) -> Tensor:
-    """What ``encoder`` makes of the rows of ``x``, in their order, passed in random parts as even as possible.
+    """The outputs of ``encoder`` for the rows of ``x``, in their order. The rows pass in random parts of equal size.
 
-    There are ``splits`` parts, or fewer of at least two rows each; the shuffle is drawn from torch's global generator.
+    There are ``splits`` parts, or fewer if a part would have less than two rows. Their sizes differ by at most one. The
+    shuffle is drawn from torch's global generator.
     """
     order = torch.randperm(len(x), device=x.device)
     parts = max(1, min(splits, len(x) // 2))

@@ -1,11 +1,15 @@
 """Rotation prediction: self-supervised pretraining on the images of the split, without their labels.
 
-Sources: Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018; as a start for
-long-tailed recognition Yang & Xu, "Rethinking the Value of Labels for Improving Class-Imbalanced Learning", NeurIPS
-2020, and its official code, which rotates one copy of each image, not four.
+Sources:
 
-Deviations: the released code picks its best epoch on test images, though it goes on with the last; here nothing is
-selected. Its default split is another than that of the training that follows; here both are the same.
+- Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018.
+- Yang & Xu, "Rethinking the Value of Labels for Improving Class-Imbalanced Learning", NeurIPS 2020, and its official
+  code: its use before long-tailed recognition, with one rotated copy of each image instead of four.
+
+Deviations:
+
+- The released code picks its best epoch on test images, although it continues from the last. Here nothing is selected.
+- Its default split differs from the split of the training that follows. Here both are the same.
 """
 
 import torch
@@ -37,13 +41,13 @@ class Rotation(Objective):
 
 
 def draw_turns(count: int, device: torch.device) -> Tensor:
-    """(count,) int64 of 0 to 3: a random part of equally many of each, so that a batch is nearly balanced."""
+    """(count,) int64 quarter turns from 0 to 3 in random order, nearly balanced."""
     turns = torch.arange(QUARTERS, device=device).repeat(count // QUARTERS + 1)
     return turns[torch.randperm(len(turns), device=device)[:count]]
 
 
 def rotate(images: Tensor, turns: Tensor) -> Tensor:
-    """Each square image turned counter-clockwise by 90 degrees ``turns`` times: (B, channels, S, S), (B,) -> images."""
+    """Turn each square image counterclockwise by 90 degrees ``turns`` times: (B, channels, S, S), (B,) -> images."""
     assert images.shape[2] == images.shape[3], "square images"
     every = torch.stack([torch.rot90(images, turn, (2, 3)) for turn in range(QUARTERS)])
     return every[turns, torch.arange(len(images), device=images.device)]

@@ -208,7 +208,9 @@ def test_plots_render_every_plot_of_the_dag(reproduced):
     assert len(declared) == 19
     shutil.rmtree(reproduced.folder / "plots_out")
     assert "<DVC_METRIC" not in page
-    assert set(re.findall(r'<div\s+id ?= ?"([^"]+)"', page)) == {re.sub(r"\W", "_", f"metrics/{path}") for path in declared}
+    assert set(re.findall(r'<div\s+id ?= ?"([^"]+)"', page)) == {
+        re.sub(r"\W", "_", f"metrics/{path}") for path in declared
+    }
 
 
 def test_queue_runs_a_sweep_beside_the_workspace(reproduced):

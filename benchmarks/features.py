@@ -29,7 +29,8 @@ from longtail.core.seeds import derive_seed
 from longtail.data.samplers import create_sampler
 from longtail.methods.heads.base import LinearHead
 from longtail.methods.heads.crt import CRTParams, initial_head
-from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, LinearScorer
+from longtail.methods.heads.gradient.scorers import LinearScorer
+from longtail.methods.heads.gradient.sgd import ClassBalancedSgd
 from longtail.methods.heads.ncm import NCM
 from longtail.methods.heads.tau import TauNorm, tau_normalized
 

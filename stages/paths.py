@@ -1,4 +1,4 @@
-"""Where artifacts lie in the repository."""
+"""Paths of the artifacts in the repository."""
 
 from pathlib import Path
 

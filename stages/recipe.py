@@ -1,10 +1,10 @@
 """Published settings: ``python -m stages.recipe NAME`` lays ``recipes/NAME.yaml`` over params.yaml.
 
-No stage of the DAG. Without a name it lists the recipes; with ``--show`` it changes nothing. Comments and order of
-params.yaml stay as they are.
+This is not a stage of the DAG. Without a name it lists the recipes. With ``--show`` it changes nothing. Comments and
+order of params.yaml stay the same.
 
-A recipe that names the dataset starts from the defaults of all keys but ``seed`` and ``runtime``, so that nothing of a
-recipe before it is left. One that does not sets the groups that it names, likewise from their defaults, and no others.
+A recipe that names the dataset starts from the defaults of all keys except ``seed`` and ``runtime``, so nothing of an
+earlier recipe remains. Any other recipe resets only the groups that it names.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
 
 from longtail.artifacts.atomic import atomic_open
 from longtail.core.errors import ConfigError
@@ -55,7 +57,7 @@ def flat(params: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def overlay(params: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Lay ``changes`` over ``params`` in place, group by group; what is equal keeps the form that it has."""
+    """Lay ``changes`` over ``params`` in place, group by group. Equal values keep their notation."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(params.get(key), dict):
             overlay(params[key], value)
@@ -73,13 +75,11 @@ def with_defaults(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply(name: str, path: Path, show: bool = False) -> list[str]:
-    """Apply a recipe to the params.yaml at ``path``; the changes as lines ``key: old -> new``.
+    """Apply a recipe to the params.yaml at ``path``. Returns the changes as lines ``key: old -> new``.
 
     Raises:
-        ConfigError: params.yaml is missing or not valid, or would not be; then it stays as it was.
+        ConfigError: params.yaml is missing or not valid before or after the change. The file is not changed.
     """
-    from ruamel.yaml import YAML  # not on every machine that only runs stages
-
     recipe = read_recipe(name)
     check_params(read_yaml(path))
     text = path.read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ from longtail.methods.heads.base import (
     HeadClassifier,
     LikelihoodMixin,
     as_linear_head,
+    draw_seed,
     fifth_of_each_class,
-    seed_of,
 )
 from longtail.train.checkpointing import CheckpointStore
 from longtail.train.device import to_device, torch_device
@@ -29,21 +29,27 @@ LOG = logging.getLogger(__name__)
 class DLSA(LikelihoodMixin, HeadClassifier):
     """Label-space adjustment by flow filters (Xu et al., ECCV 2022).
 
-    A flow with a Gaussian-mixture base decides which rows are easy to place (dense); a classifier that is told the
-    class shares of the row's cluster decides those, and the rest goes on to the next filter and at last to a regular
-    classifier.
+    A flow with a Gaussian-mixture base finds the rows that are easy to place (dense). A classifier that sees the class
+    shares of the row's cluster decides these rows. The others go on to the next filter, and at last to a regular
+    classifier. Everything runs in the dtype of X.
 
-    preset: ``small`` (settings by the size of the data), ``latent`` (without routing), or a published configuration
-    (``PRESETS``). The parameters
-    from ``depth`` to ``select_on`` are those of ``Settings``; ``auto`` leaves them to the preset.
-    head: None (a softmax head fitted on the rows), a LinearHead, or a (weight (C, d), bias (C,)) pair: the head
-    that warm starts take.
-    device: a torch device. progress: ``off``, ``lines``, ``bar`` or ``auto``. Everything runs in the dtype of X.
+    Args:
+        preset: ``small`` (settings by the size of the data), ``latent`` (without routing), or a published configuration
+            (see ``PRESETS``).
+        depth ... select_on: the fields of ``Settings``; ``auto`` leaves them to the preset.
+        head: the head for warm starts: a LinearHead, a (weight (C, d), bias (C,)) pair, or None for a softmax head
+            fitted on the rows.
+        device: a torch device.
+        progress: ``off``, ``lines``, ``bar`` or ``auto``.
+        random_state: seed.
 
-    Learned: ``chain_`` (filters, thresholds, priors, classifiers), ``start_`` (the head that warm starts took, or
-    None), ``settings_``, ``depth_`` (levels that could be
-    trained), ``selected_on_`` (the rows that chose epochs of flows or heads: ``val``, ``train_slice`` or ``test``; or
-    ``last``, where none did).
+    Attributes:
+        chain_: filters, thresholds, priors and classifiers.
+        start_: the head of warm starts, or None.
+        settings_: the resolved settings.
+        depth_: number of levels that could be trained.
+        selected_on_: the rows that chose epochs of flows or heads: ``val``, ``train_slice`` or ``test``; ``last`` if
+            none did.
     """
 
     chain_: Chain
@@ -152,12 +158,12 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         Raises TrainingError where a loss or likelihood stops being finite.
         """
         X, y = self._check_training(X, y)
-        seed = seed_of(self.random_state)
+        seed = draw_seed(self.random_state)
         val = self._check_validation(X_val, y_val)
         test = self._check_validation(X_test, y_test, "test")
         settings = self._resolve(X)
         if settings.select_on == "test" and test is None:
-            raise ConfigError("dlsa.select_on: test given, but fit has no X_test and y_test")
+            raise ConfigError("dlsa.select_on must be val or last without X_test and y_test, got test")
         if settings.depth and X.shape[1] < 2:
             raise DataError(f"n_features = {X.shape[1]}: an autoregressive flow needs at least 2 features")
         device = torch_device(self.device, "dlsa")

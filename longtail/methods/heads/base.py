@@ -1,7 +1,7 @@
-"""What all heads share: the linear or cosine head they start from, and the scikit-learn classifier around their scores.
+"""Shared parts of the heads: the linear or cosine starting head, and a scikit-learn classifier around the scores.
 
 Shapes: X (N, D) float32 or float64 features (not normalized), y (N,) labels of any kind, C classes, scores (N, C).
-A head never holds a second copy of X: whatever needs one works on blocks of rows.
+No head copies all of X. Code that needs a copy works on blocks of rows.
 """
 
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ HELD_OUT_FRACTION = 5  # one row in five
 
 
 def as_linear_head(head: Any) -> LinearHead:
-    """A LinearHead from one, from a (weight, bias) pair, or from any object with ``weight`` and ``bias``.
+    """Make a LinearHead of another LinearHead, a (weight, bias) pair, or any object with ``weight`` and ``bias``.
 
-    Such an object's ``kind`` and ``scale`` count where it has them. Arrays are taken as they are.
+    ``kind`` and ``scale`` of such an object are used if it has them. Arrays are not copied.
     """
     if isinstance(head, LinearHead):
         return head
@@ -47,7 +47,7 @@ def fit_linear_head(X: np.ndarray, y: np.ndarray, num_classes: int) -> LinearHea
 
     if num_classes < 2:
         raise DataError("a linear head needs at least 2 classes, y holds only one class")
-    if num_classes == 2:  # one logistic row w stands for the two softmax rows -w/2, w/2, whose penalty is half of its
+    if num_classes == 2:  # one logistic row w is the same as softmax rows -w/2 and w/2, which have half its penalty
         model = LogisticRegression(C=2.0, max_iter=1000).fit(X, y)
         weight, bias = np.concatenate([-model.coef_, model.coef_]) / 2, np.repeat(model.intercept_, 2) * [-0.5, 0.5]
     else:
@@ -57,21 +57,21 @@ def fit_linear_head(X: np.ndarray, y: np.ndarray, num_classes: int) -> LinearHea
 
 
 def row_blocks(rows: int, bytes_per_row: int) -> Iterator[slice]:
-    """Slices that cover ``rows`` rows in blocks whose working memory stays near BLOCK_BYTES."""
+    """Slices that cover ``rows`` rows. The working memory of a block is about BLOCK_BYTES."""
     step = max(1, BLOCK_BYTES // max(1, bytes_per_row))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
 
-def seed_of(random_state: Any) -> int:
-    """An int stands for itself; None and RandomState give what scikit-learn's convention draws from them."""
+def draw_seed(random_state: Any) -> int:
+    """The seed that scikit-learn's ``random_state`` means: an int is the seed; None and RandomState draw one."""
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
 def fifth_of_each_class(y: np.ndarray, *stream: int | str, at_least: int = 0) -> np.ndarray:
-    """(N,) bool: floor(n_c / 5) random rows of each class, or ``at_least`` rows if that is more.
+    """(N,) bool: the larger of floor(n_c / 5) and ``at_least`` random rows of each class.
 
     y: (N,) int64 in 0..C-1, every class present; stream: the name of the random stream.
     """
@@ -84,7 +84,7 @@ def fifth_of_each_class(y: np.ndarray, *stream: int | str, at_least: int = 0) ->
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier made of ``_block_scores``: (M, D) validated rows -> (M, C) scores in the order of ``classes_``."""
+    """A classifier built on ``_block_scores``: (M, D) validated rows -> (M, C) scores in the order of ``classes_``."""
 
     classes_: np.ndarray
 
@@ -98,12 +98,12 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """The scores (N, C); for two classes (N,), the second's less the first's."""
+        """The scores (N, C). For two classes: (N,), the score of the second class minus that of the first."""
         scores = self.scores(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """(N,) labels: the class of the highest score, the first such class in ``classes_`` on ties."""
+        """(N,) labels: the class with the highest score; on ties, the first of them in ``classes_``."""
         X = self._check_rows(X)
         best = [self._block_scores(X[rows]).argmax(axis=1) for rows in self._row_blocks(X)]
         return self.classes_[np.concatenate(best)]
@@ -123,9 +123,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         return X, encoded.astype(np.int64, copy=False)
 
     def _check_validation(self, X_val: Any, y_val: Any, part: str = "val") -> tuple[np.ndarray, np.ndarray] | None:
-        """Validated X_val and y_val as class positions, or None where neither is given; call after _check_training.
+        """Validated X_val and y_val as class positions, or None if neither is given. Call it after _check_training.
 
-        part: what messages call them."""
+        ``part`` is their name in messages."""
         if X_val is None and y_val is None:
             return None
         if X_val is None or y_val is None:
@@ -140,25 +140,26 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         return X_val, position.astype(np.int64, copy=False)
 
     def _starting_head(self, head: Any, X: np.ndarray, y: np.ndarray) -> LinearHead:
-        """The given head, checked against the classes and features at hand, or a softmax head fitted on X, y."""
+        """The given head, checked against the classes and features, or a softmax head fitted on X and y."""
         num_classes = len(self.classes_)
         if head is None:
             return fit_linear_head(X, y, num_classes)
         head = as_linear_head(head)
         if head.weight.shape != (num_classes, X.shape[1]):
             raise DataError(
-                f"head.weight is {head.weight.shape}, but X and y ask for ({num_classes}, {X.shape[1]}): "
-                "one row per class, one column per feature"
+                f"head.weight must have shape ({num_classes}, {X.shape[1]}), one row per class of y and one column per "
+                f"feature of X, got {head.weight.shape}"
             )
         return head
 
 
 class LinearFormMixin:
-    """Scores of estimators that end as one linear head.
+    """Scores of estimators whose result is one linear head.
 
-    Learned: ``linear_head_``, the head they started from, and ``head_``, the head that gives the scores. ``weight_``
-    (C, D), ``bias_`` (C,) or None, and ``unit_input_`` are those of ``head_``, which acts on x / ||x|| if the estimator
-    started from a cosine head.
+    Attributes:
+        linear_head_: the head that the estimator started from.
+        head_: the head that gives the scores. It acts on x / ||x|| if the estimator started from a cosine head.
+        weight_, bias_, unit_input_: those of ``head_``: (C, D), (C,) or None, and bool.
     """
 
     linear_head_: LinearHead

@@ -1,10 +1,10 @@
 """cRT: classifier re-training on class-balanced draws of stored features (Kang et al., ICLR 2020, section 4.2).
 
-A new linear softmax head from PyTorch's default initialization, trained with the class-aware sampler, momentum SGD and
-a cosine rate that ends at exactly 0; the defaults are those of the official ImageNet-LT configuration.
+A new linear softmax head with PyTorch's default initialization is trained with the class-aware sampler, momentum SGD
+and a cosine rate that ends at exactly 0. The defaults are those of the official ImageNet-LT configuration.
 
-Deviations: features are stored ones, while the official code sends augmented images through a backbone whose batch-norm
-statistics keep moving; the last epoch is kept by default, the official code keeps the best on its val split.
+Deviations: the features are stored. The official code sends augmented images through a backbone whose batch-norm
+statistics keep changing. By default the last epoch is kept; the official code keeps the best one on its val split.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ from numpy.typing import DTypeLike
 
 from longtail.core.seeds import generator
 from longtail.methods.heads import HeadEntry
-from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, LinearHead, seed_of
+from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, LinearHead, draw_seed
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
-from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, LinearScorer
+from longtail.methods.heads.gradient.scorers import LinearScorer
+from longtail.methods.heads.gradient.sgd import ClassBalancedSgd
 from longtail.train.device import to_device
 
 if TYPE_CHECKING:
@@ -25,15 +26,25 @@ if TYPE_CHECKING:
 
 
 class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
-    """Linear head retrained from scratch on class-balanced draws.
+    """A linear head, retrained from scratch on class-balanced draws, in the dtype of X.
 
-    lr is for batch_size 512; scale the two together. A batch_size above N becomes N. samples_per_class: images per
-    class turn of the sampler. select: "last", or "best_val" for the first epoch of the highest accuracy on X_val,
-    y_val. device: a torch device. progress: "off", "lines", "bar" or "auto". Training runs in the dtype of X.
+    Args:
+        epochs: passes over the rows.
+        batch_size: rows per step. A value above N becomes N.
+        lr: base rate, for batches of 512. Scale the two together.
+        momentum, weight_decay: of SGD.
+        samples_per_class: rows per class and turn of the sampler.
+        select: "last", or "best_val" for the first epoch with the highest accuracy on X_val, y_val.
+        device: a torch device.
+        progress: "off", "lines", "bar" or "auto".
+        random_state: seed.
 
-    Learned: ``weight_`` (C, D), ``bias_`` (C,), ``linear_head_`` (the initial values), ``selected_epoch_`` (1-based),
-    ``history_`` with lists "epoch" (1-based), "lr", "loss" (mean of the epoch's steps, nats) and, where validation rows
-    are given, "val_accuracy" (in [0, 1]).
+    Attributes:
+        weight_, bias_: (C, D) and (C,).
+        linear_head_: the initial values.
+        selected_epoch_: 1-based.
+        history_: lists "epoch" (1-based), "lr", "loss" (mean over the steps of the epoch, nats) and, with validation
+            rows, "val_accuracy" (in [0, 1]).
     """
 
     history_: dict[str, list[Any]]
@@ -87,7 +98,7 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             samples_per_class=self.samples_per_class,
             select=self.select,  # type: ignore[arg-type]
         )
-        seed = seed_of(self.random_state)
+        seed = draw_seed(self.random_state)
         sgd = ClassBalancedSgd(params, self.device, seed, self.progress, store)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
@@ -103,7 +114,7 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
 
 
 def initial_head(num_classes: int, num_features: int, seed: int, dtype: DTypeLike) -> LinearHead:
-    """PyTorch's default linear layer: W (C, D) and b (C,) uniform in +-1/sqrt(D), from a stream of its own."""
+    """A new head like PyTorch's linear layer: W (C, D) and b (C,) uniform in +-1/sqrt(D), from a stream of its own."""
     stream, bound = generator(seed, "crt", "initial head"), num_features**-0.5
     weight = stream.uniform(-bound, bound, (num_classes, num_features)).astype(dtype)
     return LinearHead(weight, stream.uniform(-bound, bound, num_classes).astype(dtype))

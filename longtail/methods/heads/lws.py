@@ -1,10 +1,10 @@
 """LWS: learnable weight scaling, one scale per class on a fixed head (Kang et al., ICLR 2020, section 4.2).
 
-logits = s * (x W^T + b): as in the official code the scale multiplies the bias too (the paper scales the weight row
-only) and weight decay pulls s toward 0. s starts at 1, which is the joint head; it may become negative. Sampler,
-optimizer and rate are those of cRT.
+logits = s * (x W^T + b). As in the official code, the scale multiplies the bias too (in the paper, only the weight),
+and weight decay pulls s toward 0. s starts at 1, which is the joint head, and may become negative. Sampler, optimizer
+and rate are those of cRT.
 
-Deviation: stored features instead of augmented images (see cRT). Of a cosine head the scaled quantity is scale * cos.
+Deviation: stored features instead of augmented images (see cRT). For a cosine head, s multiplies scale * cos.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,10 @@ import numpy as np
 from longtail.core.head import unit_rows
 from longtail.core.params import key
 from longtail.methods.heads import HeadEntry
-from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, row_blocks, seed_of
+from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, draw_seed, row_blocks
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
-from longtail.methods.heads.gradient.sgd import ClassBalancedSgd, ScaleScorer
+from longtail.methods.heads.gradient.scorers import ScaleScorer
+from longtail.methods.heads.gradient.sgd import ClassBalancedSgd
 from longtail.train.device import to_device
 
 if TYPE_CHECKING:
@@ -25,17 +26,21 @@ if TYPE_CHECKING:
 
     from longtail.train.checkpointing import CheckpointStore
 
-LOGITS_BUDGET = 2 * 2**30  # bytes; the fixed logits of all rows are kept up to this size, else recomputed per batch
+LOGITS_BUDGET = 2 * 2**30  # bytes; larger fixed logits are recomputed per batch instead of kept
 
 
 class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
     """A fixed head with one trained scale per class.
 
-    head: None, a LinearHead, or a (weight, bias) pair; None fits a softmax head on the rows first. The other arguments
-    are CRT's; the official configurations use 5 epochs, the last of them at rate 0.
+    Args:
+        head: None, a LinearHead, or a (weight, bias) pair. None fits a softmax head on the rows first. The other
+            arguments are those of CRT. The official configurations use 5 epochs, the last one at rate 0.
 
-    Learned: ``scales_`` (C,); ``linear_head_``, untouched; ``weight_`` (C, D) = s W and ``bias_`` (C,) = s b, the same
-    logits in one head; ``selected_epoch_`` and ``history_`` as of CRT.
+    Attributes:
+        scales_: (C,).
+        linear_head_: the starting head, unchanged.
+        weight_, bias_: s W (C, D) and s b (C,), which give the same logits in one head.
+        selected_epoch_, history_: as in CRT.
     """
 
     scales_: np.ndarray
@@ -92,7 +97,7 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             samples_per_class=self.samples_per_class,
             select=self.select,  # type: ignore[arg-type]
         )
-        seed = seed_of(self.random_state)
+        seed = draw_seed(self.random_state)
         sgd = ClassBalancedSgd(params, self.device, seed, self.progress, store)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
@@ -121,7 +126,7 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
 
 
 def _resident_rows(scorer: ScaleScorer, X: np.ndarray, unit_input: bool, keep_logits: bool) -> "torch.Tensor":
-    """What the scorer reads, on its device: the fixed logits (N, C) or else the features (N, D)."""
+    """The rows for the scorer, on its device: fixed logits (N, C), or features (N, D)."""
     device = scorer.scales.device
     if not keep_logits:
         return to_device(unit_rows(X) if unit_input else X, device)

@@ -1,11 +1,11 @@
 """NCM: nearest class mean on stored features (Kang et al., ICLR 2020, section 4.2; spec from their official code).
 
-As in the official code, features are centered with the mean over all images (not over classes), centroids are plain
-means of the transformed features and are not normalized again, and "cos" is the dot product divided by D. The paper
-describes normalized means; "true_cosine" is the cosine against the centroids, offered beside it.
+As in the official code, features are centered with the mean of all images (not the mean of class means), centroids are
+plain means of the transformed features without another normalization, and "cos" is the dot product divided by D. The
+paper describes normalized means. "true_cosine" is the cosine between row and centroid.
 
-Deviations: rows of zero length stay zero instead of becoming NaN; sums over many rows are float64, what is done
-to a row is done in the dtype of the features.
+Deviations: zero rows stay zero instead of becoming NaN. Sums over many rows are in float64; operations on a single row
+are in the dtype of the features.
 """
 
 from collections.abc import Iterator
@@ -26,10 +26,13 @@ CACHED_BYTES = 2**20
 class NCM(HeadClassifier):
     """Nearest class mean.
 
-    feature: "un" takes x, "l2n" x/||x||, "cl2n" (x - mean)/||x - mean||.
-    distance: scores are "l2" -||x - m_c||^2, "cos" x.m_c / D, "true_cosine" x.m_c / (||x|| ||m_c||).
+    Args:
+        feature: "un" is x, "l2n" is x/||x||, "cl2n" is (x - mean)/||x - mean||.
+        distance: the score: "l2" is -||x - m_c||^2, "cos" is x.m_c / D, "true_cosine" is x.m_c / (||x|| ||m_c||).
 
-    Learned: ``mean_`` (D,) over all training rows and ``centroids_`` (C, D), both float64.
+    Attributes:
+        mean_: (D,) float64, the mean of all training rows.
+        centroids_: (C, D) float64.
     """
 
     mean_: np.ndarray
@@ -40,7 +43,7 @@ class NCM(HeadClassifier):
         self.distance = distance
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        """X (N, D) features, y (N,) labels."""
+        """X: (N, D) features; y: (N,) labels."""
         NCMParams(feature=self.feature, distance=self.distance)  # type: ignore[arg-type]  # checks the values
         X, y = self._check_training(X, y)
         counts = np.bincount(y)
@@ -79,8 +82,8 @@ class NCM(HeadClassifier):
         return sums
 
     def _block_scores(self, X: np.ndarray) -> np.ndarray:
-        # Distances do not change with the origin. Near the centroids the products are small, so that after this step
-        # in float64 the product, which is most of the work, may run in the dtype of X.
+        # Distances do not depend on the origin. With an origin near the centroids the products are small. So after this
+        # step in float64, the matrix product, which is most of the work, can run in the dtype of X.
         origin = self.centroids_.mean(axis=0) if self.distance == "l2" else np.zeros_like(self.mean_)
         query = np.empty_like(X)
         for rows in _cached_blocks(X):
@@ -106,7 +109,7 @@ class NCM(HeadClassifier):
 
 
 def _cached_blocks(X: np.ndarray) -> Iterator[slice]:
-    """Blocks of rows small enough that all passes over one but the first find it in the processor's cache."""
+    """Blocks of rows that fit into the processor's cache."""
     step = max(1, CACHED_BYTES // (X.itemsize * X.shape[1]))
     return (slice(start, start + step) for start in range(0, len(X), step))
 
@@ -121,7 +124,7 @@ def _row_sum(X: np.ndarray) -> np.ndarray:
 
 
 def _in_two_parts(values: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """float64 values as the sum of two arrays of ``dtype``: subtracting one after the other loses no digits."""
+    """float64 values as the sum of two arrays of ``dtype``. Subtracting both, one after the other, keeps precision."""
     high = values.astype(dtype)
     return high, (values - high).astype(dtype)
 

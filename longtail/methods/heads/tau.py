@@ -1,10 +1,10 @@
 """tau-normalization: shrink the rows of the stage-1 weight by a power of their norm (Kang et al., ICLR 2020, eq. 5).
 
-W_tau[c] = W[c] / ||W[c]||^tau. The bias is dropped for every tau, 0 included, so tau = 0 is not the joint head. As the
-official script reports, tau is judged by macro accuracy (the mean of per-class accuracies).
+W_tau[c] = W[c] / ||W[c]||^tau. There is no bias for any tau, so tau = 0 is not the joint head. The measure of a tau is
+macro accuracy (the mean of per-class accuracies), as in the official script.
 
-Deviations: the official code prints the grid and picks nothing, and one dataset's tau was tuned on the reported split;
-here tau is the argmax on held-out rows, the smallest on ties. Zero rows are left as they are instead of becoming NaN.
+Deviations: the official code prints the grid without selecting, and the tau of one dataset was tuned on the reported
+split. Here tau is the best on held-out rows, the smallest one on ties. Zero rows stay zero instead of becoming NaN.
 """
 
 import warnings
@@ -19,13 +19,13 @@ from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import (
     HeadClassifier,
     LinearFormMixin,
+    draw_seed,
     fifth_of_each_class,
     fit_linear_head,
     row_blocks,
-    seed_of,
 )
 
-WITHOUT_SELECTION = 1.0  # unit rows: the parameter-free member of the family
+WITHOUT_SELECTION = 1.0  # gives unit rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,8 @@ class TauParams(Group):
     grid_step: float = key(0.1, "step of the grid", above=0, high=10, unused=only_with(value="auto"))
     select_on: Literal["val", "test"] = key(
         "val",
-        "part that tau is selected on. Without val, a fifth of the training features is held out for it. `test` "
-        "marks the "
-        "result as tuned on test",
+        "part that tau is selected on. Without val, a fifth of the training features is held out for it. `test` marks "
+        "the result as tuned on test",
         unused=only_with(value="auto"),
     )
 
@@ -49,13 +48,19 @@ class TauParams(Group):
 class TauNorm(LinearFormMixin, HeadClassifier):
     """tau-normalized head.
 
-    tau: a number >= 0, or "auto" to choose among 0, grid_step, ..., grid_max.
-    head: None, a LinearHead, or a (weight, bias) pair; None fits a softmax head on the rows first. Of a cosine head the
-        normalized rows count, which no tau changes.
-    random_state: seed of the slice that is held out where tau is chosen without validation rows.
+    Args:
+        tau: a number >= 0, or "auto" to select from 0, grid_step, ..., grid_max.
+        grid_max, grid_step: the grid.
+        head: None, a LinearHead, or a (weight, bias) pair. None fits a softmax head on the rows first. A cosine head
+            has unit rows, so no tau changes it.
+        random_state: seed of the training rows that are held out if there are no validation rows.
 
-    Learned: ``tau_``; ``tau_grid_`` (T,); ``class_accuracy_`` (T, C) in [0, 1] on the held-out rows, NaN for classes
-    without any; ``macro_`` (T,), its mean over the classes present; ``selected_on_``: "val", "train_slice" or "fixed".
+    Attributes:
+        tau_: the tau in use.
+        tau_grid_: (T,).
+        class_accuracy_: (T, C) in [0, 1] on the held-out rows; NaN for a class without rows.
+        macro_: (T,), the mean of ``class_accuracy_`` over the classes present.
+        selected_on_: "val", "train_slice" or "fixed".
     """
 
     tau_: float
@@ -81,12 +86,12 @@ class TauNorm(LinearFormMixin, HeadClassifier):
     def fit(
         self, X: np.ndarray, y: np.ndarray, X_val: np.ndarray | None = None, y_val: np.ndarray | None = None
     ) -> Self:
-        """X (N, D) features, y (N,) labels; X_val, y_val may hold any of y's classes.
+        """X: (N, D) features; y: (N,) labels. X_val and y_val may lack classes of y.
 
-        tau "auto" is chosen on X_val, y_val. Without them floor(n_c / 5) training rows of each class are held out for
-        it and a softmax head is fitted on the others, so no row that was fitted is scored (a given head may have seen
-        them, hence the fresh one); the chosen tau then applies to the given head, or to one fitted on all rows. Where
-        every class has fewer than 5 rows nothing can be held out and tau is 1. A fixed tau is only measured, on X_val.
+        tau "auto" is selected on X_val and y_val. Without them, floor(n_c / 5) training rows of each class are held
+        out. A given head may have been trained on these rows, so a new softmax head is fitted on the others to select
+        tau. The selected tau then applies to the given head, or to a head fitted on all rows. If every class has fewer
+        than 5 rows, nothing can be held out and tau is 1. A fixed tau is only measured, on X_val.
         """
         grid = self._grid()
         X, y = self._check_training(X, y)
@@ -96,7 +101,7 @@ class TauNorm(LinearFormMixin, HeadClassifier):
         if self.tau != "auto":
             selected_on = "fixed"
         elif val is None:
-            held_out = fifth_of_each_class(y, seed_of(self.random_state), "tau slice")
+            held_out = fifth_of_each_class(y, draw_seed(self.random_state), "tau slice")
             if held_out.any():
                 selected_on, val = "train_slice", (X[held_out], y[held_out])
                 judged = fit_linear_head(X[~held_out], y[~held_out], len(self.classes_))
@@ -121,12 +126,12 @@ class TauNorm(LinearFormMixin, HeadClassifier):
 
 
 def tau_normalized(head: LinearHead, tau: float) -> np.ndarray:
-    """(C, D): the rows of the head's weight divided by norm^tau; tau = 0 gives the weight itself, bit for bit."""
+    """(C, D): the rows of the head's weight divided by norm^tau. For tau = 0 this is the weight, bit for bit."""
     weight = head.effective_weight()
     zero = np.flatnonzero(~weight.any(axis=1))
     if len(zero) and tau > 0:
         warnings.warn(
-            f"the head's weight has zero rows, which tau-normalization leaves as they are: classes {zero[:5].tolist()}",
+            f"the head's weight has zero rows, which tau-normalization does not change: classes {zero[:5].tolist()}",
             stacklevel=3,
         )
     divisor = _divisors(head, np.array([tau]))[0]
@@ -134,9 +139,9 @@ def tau_normalized(head: LinearHead, tau: float) -> np.ndarray:
 
 
 def class_accuracy_over_grid(head: LinearHead, X: np.ndarray, y: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """(T, C): accuracy of each class in y under each tau, NaN for classes that y lacks.
+    """(T, C): accuracy of each class for each tau; NaN for classes without rows in y.
 
-    x . W_tau[c] is x . W[c] scaled by a factor of the class alone, so X W^T is computed once for all of the grid.
+    x . W_tau[c] is x . W[c] times a factor that depends on the class only, so X W^T is computed once for the grid.
     """
     weight, divisors = head.effective_weight(), _divisors(head, grid)
     num_classes = len(weight)

@@ -15,7 +15,7 @@ from torch import Tensor
 from longtail.data.samplers import Order
 from longtail.methods.heads.base import row_blocks
 from longtail.methods.heads.gradient.params import HeadTrainingParams
-from longtail.methods.heads.gradient.sgd import Scorer
+from longtail.methods.heads.gradient.scorers import Scorer
 from longtail.train.loop import EpochReport
 from longtail.train.schedule import create_schedule
 

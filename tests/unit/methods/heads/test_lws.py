@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from longtail.methods.heads import LWS, Joint
-from longtail.methods.heads.gradient.sgd import ScaleScorer
+from longtail.methods.heads.gradient.scorers import ScaleScorer
 from longtail.methods.heads.gradient.task import RowsTask
 from longtail.methods.heads.lws import LWSParams
 from longtail.train.checkpointing import CheckpointStore

@@ -1,0 +1,87 @@
+"""Logits of a batch as a function of trained parameters, with the gradients written out.
+
+torch is imported by type checkers only, so importing the heads does not need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Scorer(Protocol):
+    """Logits as a function of trained parameters and of a batch of rows, with its gradient."""
+
+    @property
+    def parameters(self) -> Sequence[torch.Tensor]:
+        """The trained tensors; the loop updates them in place."""
+        ...
+
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B, K) rows -> (B, C) logits."""
+        ...
+
+    def add_gradients(
+        self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor], factor: float
+    ) -> None:
+        """Add ``factor`` times the gradient of each parameter, given that of the logits (B, C), to ``into``."""
+        ...
+
+
+class LinearScorer:
+    """logits = x W^T + b; trains W (C, D) and b (C,)."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        self.weight, self.bias = weight, bias
+
+    @property
+    def parameters(self) -> Sequence[torch.Tensor]:
+        return self.weight, self.bias
+
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.bias.addmm(rows, self.weight.T)
+
+    def add_gradients(
+        self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor], factor: float
+    ) -> None:
+        weight, bias = into
+        weight.addmm_(logit_gradient.T, rows, alpha=factor)
+        bias.add_(logit_gradient.sum(dim=0), alpha=factor)
+
+
+class ScaleScorer:
+    """logits = s * z with fixed z; trains s (C,).
+
+    Rows are z (B, C) themselves or, given ``weight`` and ``bias``, features from which z = x W^T + b is computed.
+    """
+
+    def __init__(
+        self, scales: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> None:
+        self.scales, self.weight, self.bias = scales, weight, bias
+        self._z: torch.Tensor | None = None  # of the last call to logits, which gradients belongs to
+
+    @property
+    def parameters(self) -> Sequence[torch.Tensor]:
+        return (self.scales,)
+
+    def fixed_logits(self, rows: torch.Tensor) -> torch.Tensor:
+        """(B, C): z of these rows."""
+        if self.weight is None:
+            return rows
+        z = rows @ self.weight.T
+        return z if self.bias is None else z + self.bias
+
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        self._z = self.fixed_logits(rows)
+        return self._z * self.scales
+
+    def add_gradients(
+        self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor], factor: float
+    ) -> None:
+        assert self._z is not None
+        (scales,) = into
+        scales.add_((logit_gradient * self._z).sum(dim=0), alpha=factor)

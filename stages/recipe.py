@@ -63,7 +63,7 @@ def overlay(params: dict[str, Any], changes: dict[str, Any]) -> None:
             params[key] = value
 
 
-def whole(changes: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(changes: dict[str, Any]) -> dict[str, Any]:
     """``changes`` laid over the defaults that they start from."""
     start = {
         key: value for key, value in defaults().items() if key not in KEPT and ("dataset" in changes or key in changes)
@@ -86,7 +86,7 @@ def apply(name: str, path: Path, show: bool = False) -> list[str]:
     before = dict(flat(parse_yaml(text)))
     yaml = YAML()
     document = yaml.load(text)
-    overlay(document, whole(recipe["params"]))
+    overlay(document, with_defaults(recipe["params"]))
     stream = io.StringIO()
     yaml.dump(document, stream)
     changed = parse_yaml(stream.getvalue())

@@ -55,7 +55,7 @@ def test_changed_code_of_evaluate_retrains_nothing(edited):
 
 
 def test_a_changed_function_that_training_reaches_runs_it_again(edited):
-    edit(edited, "longtail/augment/transforms.py", "round(side / 8)", "round(side / 4)")
+    edit(edited, "longtail/augment/crops.py", "images.shape[1] / 8", "images.shape[1] / 4")
     run = stages_run(edited.dvc("repro", "rebalance@joint"))
     assert run[0] == "train_backbone"
     assert not {"prepare", "subsample"} & set(run)

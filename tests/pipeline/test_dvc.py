@@ -78,11 +78,18 @@ def test_changed_ipdpp_runs_finetuning_and_evaluate_and_going_back_runs_nothing(
 
 def test_pretraining_and_its_linear_probe_by_name(reproduced):
     before = summary(reproduced)
-    output = reproduced.dvc("exp", "run", "-S", "pretrain.method=bns", "-S", "train.frozen=true", "rebalance@joint")
+    short = ["-S", "pretrain.epochs=2", "-S", "pretrain.warmup_epochs=0", "-S", "pretrain.bns.projector_hidden=32"]
+    method = ["-S", "pretrain.method=bns", "-S", "train.frozen=true"]
+    output = reproduced.dvc("exp", "run", *method, *short, "rebalance@joint")
     assert stages_run(output) == ["pretrain", "train_backbone", "extract_features", "rebalance@joint"]
     assert "train.per_class: at most 10 images per class, 70 of 304 images" in output
     assert len((reproduced.folder / "metrics/curves/pretrain.tsv").read_text().splitlines()) == 3
-    assert stages_run(reproduced.dvc("exp", "run", "-S", "pretrain.method=none", "-S", "train.frozen=false")) == []
+    refused = reproduced.dvc("exp", "run", "-S", "pretrain.method=none", check=False)
+    assert (
+        "error: pretrain.epochs must be 200, its default, since it has no effect with pretrain.method: none" in refused
+    )
+    reproduced.call("git", "checkout", "-q", "params.yaml")
+    assert stages_run(reproduced.dvc("repro")) == []
     assert summary(reproduced) == before
     assert reproduced.call("git", "status", "--porcelain", "metrics", "dvc.lock") == ""
 
@@ -201,7 +208,9 @@ def test_plots_render_every_plot_of_the_dag(reproduced):
     assert len(declared) == 19
     shutil.rmtree(reproduced.folder / "plots_out")
     assert "<DVC_METRIC" not in page
-    assert set(re.findall(r'<div\s+id ?= ?"([^"]+)"', page)) == {re.sub(r"\W", "_", path) for path in declared}
+    assert set(re.findall(r'<div\s+id ?= ?"([^"]+)"', page)) == {
+        re.sub(r"\W", "_", f"metrics/{path}") for path in declared
+    }
 
 
 def test_queue_runs_a_sweep_beside_the_workspace(reproduced):

@@ -53,12 +53,12 @@ def test_nothing_of_another_recipe_is_left(name):
     shipped = parse_yaml((ROOT / "params.yaml").read_text())
     changes = recipe.read_recipe(name)["params"]
     alone = copy.deepcopy(shipped)
-    recipe.overlay(alone, recipe.whole(changes))
+    recipe.overlay(alone, recipe.with_defaults(changes))
     for other in recipe.names():
         both = copy.deepcopy(shipped) | {"seed": 7}
         both["runtime"]["workers"] = 1
-        recipe.overlay(both, recipe.whole(recipe.read_recipe(other)["params"]))
-        recipe.overlay(both, recipe.whole(changes))
+        recipe.overlay(both, recipe.with_defaults(recipe.read_recipe(other)["params"]))
+        recipe.overlay(both, recipe.with_defaults(changes))
         compared = set(alone) - {"seed", "runtime"} if "dataset" in changes else set(changes)
         assert {key: both[key] for key in compared} == {key: alone[key] for key in compared}, other
         assert (both["seed"], both["runtime"]["workers"]) == (7, 1)

@@ -92,6 +92,19 @@ def only_with(**required: Any) -> Callable[[Any], str]:
     return reason
 
 
+def not_with(**excluded: Any) -> Callable[[Any], str]:
+    """An ``unused`` rule: the parameter has no effect while a sibling has one of the given values."""
+
+    def reason(owner: Any) -> str:
+        for name, values in excluded.items():
+            value = getattr(owner, name)
+            if value in (values if isinstance(values, tuple) else (values,)):
+                return f"{name}: {show(value)}"
+        return ""
+
+    return reason
+
+
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """Base of all groups of parameters.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Any, ClassVar, Literal, get_type_hints
 
-from longtail.core.params import Auto, Group, key, refuse
+from longtail.core.params import Auto, Group, key, not_with, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,14 @@ class Settings(Group):
     )
     balance_weight: float = key(1.0, "weight of the balance loss", low=0, published="`small` 1; papers 1 or 2")
     purity_weight: float = key(0.02, "weight of the purity loss", low=0, published="`small` 0.02; papers 0.02 or 0.03")
-    balance_momentum: float = key(0.7, "momentum of the running mean posterior", low=0, below=1, published="0.7")
+    balance_momentum: float = key(
+        0.7,
+        "momentum of the running mean posterior",
+        low=0,
+        below=1,
+        published="0.7",
+        unused=not_with(balance_weight=0),
+    )
     flow_select: Literal["held_out", "purity", "last"] = key(
         "purity",
         "epoch kept: `held_out` (by the log-likelihood of held-out rows, which also stops the training), `purity` "
@@ -79,7 +86,11 @@ class Settings(Group):
         published="`small` held_out; papers purity",
     )
     patience: int = key(
-        5, "epochs that a group's held-out log-likelihood may go without a new best", low=1, published="5"
+        5,
+        "epochs that a group's held-out log-likelihood may go without a new best",
+        low=1,
+        published="5",
+        unused=not_with(flow_select=("purity", "last")),
     )
     heads: Literal["separate", "shared"] = key(
         "separate",
@@ -97,6 +108,7 @@ class Settings(Group):
         "class counts of the balanced softmax of a cluster-aided classifier: of `all` rows, or of the rows of its "
         "own level (`stage`). The regular classifier always takes all",
         published="`small` all; papers stage",
+        unused=not_with(loss="ce"),
     )
     sampler: Literal["shuffle", "class_aware"] = key(
         "shuffle", "how the heads draw rows", published="`small` shuffle; papers shuffle, class_aware"

@@ -19,6 +19,7 @@ from longtail.core.params import (
     group,
     key,
     keys_of,
+    not_with,
     only_with,
     refuse,
     replace,
@@ -223,11 +224,15 @@ def test_defaults_and_keys_with_an_effect_are_never_refused(values):
     check_given(Outer(**values))
 
 
-def test_only_with_names_the_sibling_that_is_to_blame():
+def test_rule_names_the_sibling_that_is_to_blame():
     rule = only_with(mode=("slow", "medium"), steps=3)
     assert rule(Outer(mode="slow")) == ""
     assert rule(Outer()) == "mode: fast"
     assert rule(Outer(mode="slow", steps=4)) == "steps: 4"
+    opposite = not_with(mode="slow", steps=(4, 5))
+    assert opposite(Outer()) == ""
+    assert opposite(Outer(mode="slow")) == "mode: slow"
+    assert opposite(Outer(steps=5)) == "steps: 5"
 
 
 # Declarations

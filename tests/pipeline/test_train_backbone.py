@@ -208,15 +208,16 @@ def test_new_keys_of_training_reach_the_backbone(tmp_path, stage, key):
     assert any(not torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
-@pytest.mark.parametrize(("augment", "matters"), [("simclr_noflip", True), ("crop", False)])
-def test_strength_of_the_jitter_matters_to_simclr_alone(tmp_path, stage, augment, matters):
+def test_strength_of_the_jitter_reaches_the_backbone_and_is_refused_where_it_has_no_effect(tmp_path, stage):
     found = []
     for strength in (1.0, 2.0):
-        write_params(tmp_path, {"train": {"epochs": 2, "augment": augment, "jitter_strength": strength}})
+        write_params(tmp_path, {"train": {"epochs": 2, "augment": "simclr_noflip", "jitter_strength": strength}})
         for name in BEFORE[:4]:
             stage(name)
         found.append(Path("models/backbone.safetensors").read_bytes())
-    assert (found[0] != found[1]) == matters
+    assert found[0] != found[1]
+    write_params(tmp_path, {"train": {"augment": "crop", "jitter_strength": 2.0}})
+    refused(ConfigError, lambda: stage("prepare"), "train.jitter_strength", "no effect", "train.augment: crop")
 
 
 def test_probe_sees_plain_images_and_every_one_of_them_by_default(tmp_path, stage):

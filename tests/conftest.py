@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from longtail.methods.heads import HEADS
+from longtail.methods.stage_methods import STAGE_METHODS
 from tests.imports import ROOT
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -24,8 +26,8 @@ FAST = {
 }
 FAST_PRETRAINING = {"pretrain": {"epochs": 2, "warmup_epochs": 0}}
 SMALL_PROJECTOR = {"pretrain": {"bns": {"projector_hidden": 32, "projector_dim": 16}}}
-HEAD_NAMES = ("joint", "ncm", "crt", "tau", "lws", "logit_adjustment")
-METHODS = (*HEAD_NAMES, "dlsa_control", "dlsa", "ipdpp_uniform", "ipdpp")
+HEAD_NAMES = tuple(HEADS.names())
+METHODS = (*HEAD_NAMES, *(row for entry in STAGE_METHODS.entries().values() for row in entry.rows))
 
 
 @pytest.fixture(scope="session")

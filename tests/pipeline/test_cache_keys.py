@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.conftest import METHODS
+from tests.conftest import HEAD_NAMES
 from tests.pipeline.conftest import stages_run
 
 
@@ -90,4 +90,4 @@ def test_experiments_show_one_column_per_stage_and_no_source_file(reproduced):
     shown = reproduced.dvc("exp", "show", "--csv").splitlines()[0].split(",")
     assert not [name for name in shown if name.endswith(".py")]
     digests = [name for name in shown if name.startswith(".fingerprints")]
-    assert len(digests) == 8 + len([method for method in METHODS if "_uniform" not in method]) - 3
+    assert len(digests) == 8 + len(HEAD_NAMES)

@@ -391,7 +391,7 @@ IPDPP_KEYS = {
 @pytest.mark.parametrize("key", IPDPP_KEYS)
 def test_every_key_of_finetuning_reaches_the_predictions(trained, stage, key):
     tables = [f"metrics/predictions/{name}.h5" for name in ("ipdpp", "ipdpp_uniform")]
-    base = {} if key in ("bn_mode", "augment") else {"augment": "simclr_noflip"}
+    base = {} if key in ("bn_mode", "augment", "freeze") else {"augment": "simclr_noflip"}
     first = known(f"ipdpp {base}", lambda: finetune(stage, trained, **base))
     changed = finetune(stage, trained, **base, **{key: IPDPP_KEYS[key]})
     own_draw = key in ("scale", "p_source", "sampler")

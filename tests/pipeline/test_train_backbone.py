@@ -1,6 +1,5 @@
 """The stage train_backbone, and its linear probe: every key matters, and bad input is refused."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -52,15 +51,13 @@ def test_best_val_without_val_is_refused_before_training(tmp_path, stage):
     refused(ConfigError, lambda: stage("prepare"), "train.select", "val_per_class")
 
 
-def test_best_val_without_a_val_folder_is_refused_before_training(image_root, stage, tmp_path):
-    """Whether a folder has images for val is known once it has been read."""
+@pytest.mark.parametrize("folder", ["missing", "empty"])
+def test_best_val_without_images_in_a_val_folder_is_refused_before_any_work(image_root, stage, tmp_path, folder):
     own = {"dataset": "image_folder", "data_root": str(image_root), "imb_type": "natural", "val_per_class": 0}
     write_params(tmp_path, own | {"train": {"select": "best_val"}})
-    shutil.rmtree(image_root / "val", ignore_errors=True)
-    (image_root / "val").mkdir()
-    for name in ("prepare", "subsample", "pretrain"):
-        stage(name)
-    refused(ConfigError, lambda: stage("train_backbone"), "train.select", "val_per_class")
+    if folder == "empty":
+        (image_root / "val").mkdir()
+    refused(ConfigError, lambda: stage("prepare"), "train.select", "val_per_class")
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path, stage):

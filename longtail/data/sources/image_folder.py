@@ -57,7 +57,7 @@ def _require_utf8(*names: str) -> None:
 
 def _has_val(params: "DatasetParams") -> bool | None:
     root = Path(str(params.data_root))
-    return (root / "val").is_dir() if root.is_dir() else None
+    return any(path.is_file() for path in (root / "val").rglob("*")) if root.is_dir() else None
 
 
 SOURCE = SourceEntry(

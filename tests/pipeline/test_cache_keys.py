@@ -76,14 +76,22 @@ def test_a_single_item_run_with_a_stale_digest_is_refused(edited):
     assert "without --single-item" in output and "Traceback" not in output
 
 
-def test_a_queued_run_computes_its_digests_itself(edited):
+def test_a_queued_sweep_runs_beside_the_workspace_and_computes_its_digests_itself(edited):
+    before = (edited.folder / "metrics/summary.json").read_bytes()
     edit(edited, "longtail/methods/heads/tau.py", "** grid[:, None]", "** (grid[:, None] + 0.5)")
-    edited.dvc("exp", "run", "--queue", "--name", "queued-tau")
-    edited.dvc("queue", "start")
-    edited.wait_for_queue()
-    logs = edited.dvc("queue", "logs", "queued-tau")
-    ran = stages_run(logs)
-    assert "rebalance@tau" in ran and "train_backbone" not in ran, logs
+    queued = edited.dvc("exp", "run", "--queue", "-S", "crt.epochs=4,5")
+    names = re.findall(r"Queued experiment '([^']+)'", queued)
+    assert len(names) == 2, queued
+    edited.dvc("queue", "start", "--jobs", "1")
+    status = edited.wait_for_queue()
+    assert "Failed" not in status and status.count("Success") >= 2, status
+    ran = [set(stages_run(edited.dvc("queue", "logs", name))) for name in names]
+    assert all("rebalance@crt" in stages and "train_backbone" not in stages for stages in ran), ran
+    assert "rebalance@tau" in set.union(*ran), "the second run may take it from the cache of the first"
+    assert (edited.folder / "metrics/summary.json").read_bytes() == before
+    rows = [line.split(",") for line in edited.dvc("exp", "show", "--csv").splitlines() if line]
+    column = rows[0].index("crt.epochs")
+    assert {"4", "5"} <= {row[column] for row in rows[1:]}
 
 
 def test_experiments_show_one_column_per_stage_and_no_source_file(reproduced):

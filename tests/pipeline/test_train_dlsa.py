@@ -89,7 +89,7 @@ def test_dlsa_and_its_control_without_an_epoch_are_the_stage_1_head(with_heads, 
 
 @pytest.mark.parametrize("preset", ["small", "latent", "imagenet_lt_paco"])
 def test_depth_0_is_the_control_and_evaluate_needs_no_flow(with_heads, stage, preset):
-    write_params(with_heads, {"dlsa": {"preset": preset, "depth": 0}})
+    write_params(with_heads, {"dlsa": {"preset": preset, "depth": 0, "flow_epochs": "auto"}})
     stage("train_dlsa")
     control, dlsa = (read_predictions(DLSA_OUTPUTS[i], "train_dlsa") for i in (2, 3))
     for name in ("index", "label", "top_class", "top_probability", "label_log_probability"):

@@ -329,6 +329,14 @@ def test_bad_value_is_refused(content, expected):
             "train: {gamma: 0.5}",
             "train.gamma must be 0.01, its default, since it has no effect with train.schedule: cosine, got 0.5",
         ),
+        (
+            "dlsa: {depth: 0, flow_lr: 0.1}",
+            "dlsa.flow_lr must be auto, its default, since it has no effect with dlsa.depth: 0, got 0.1",
+        ),
+        (
+            "ipdpp: {sampler: feature_kdpp, epsilon: 0.1}",
+            "ipdpp.epsilon must be 0.001, its default, since it has no effect with ipdpp.beta: 0, got 0.1",
+        ),
     ],
 )
 def test_what_would_fail_late_or_be_ignored_is_refused(content, expected):

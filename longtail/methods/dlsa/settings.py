@@ -26,76 +26,106 @@ class Settings(Group):
         above=0,
         high=1,
         published="0.3",
+        unused=not_with(depth=0),
     )
     routing: Literal["density", "random"] = key(
-        "density", "`random`: rows are routed at random in the same shares, as a control", published="density"
+        "density",
+        "`random`: rows are routed at random in the same shares, as a control",
+        published="density",
+        unused=not_with(depth=0),
     )
     standardize: bool = key(
         False,
         "whether features are scaled to mean 0 and variance 1 before the flow",
         published="`small` true; papers false",
+        unused=not_with(depth=0),
     )
     flow_epochs: int = key(
         50,
         "epochs of a flow, which trains by SGD without momentum at a constant rate",
         low=1,
         published="`small` 50; papers 30 to 60",
+        unused=not_with(depth=0),
     )
     flow_batch_size: int = key(
-        1024, "pairs per step of a flow", low=2, published="`small` min(1024, N/8); papers 512 or 1024"
+        1024,
+        "pairs per step of a flow",
+        low=2,
+        published="`small` min(1024, N/8); papers 512 or 1024",
+        unused=not_with(depth=0),
     )
-    flow_lr: float = key(0.2, "learning rate of a flow", above=0, published="0.2")
-    blocks: int = key(2, "blocks of the flow", low=1, high=100, published="2")
-    hidden_layers: int = key(1, "hidden layers per block", low=0, high=100, published="1")
+    flow_lr: float = key(0.2, "learning rate of a flow", above=0, published="0.2", unused=not_with(depth=0))
+    blocks: int = key(2, "blocks of the flow", low=1, high=100, published="2", unused=not_with(depth=0))
+    hidden_layers: int = key(1, "hidden layers per block", low=0, high=100, published="1", unused=not_with(depth=0))
     log_scale_limit: float = key(
         0.0,
         "limit c: the log-scale a becomes c tanh(a/c); 0: unbounded, as released",
         low=0,
         published="`small` 5; papers 0",
+        unused=not_with(depth=0),
     )
-    clusters: int = key(500, "number K of fixed centers", low=1, published="`small` min(C, N/20); papers 500")
+    clusters: int = key(
+        500, "number K of fixed centers", low=1, published="`small` min(C, N/20); papers 500", unused=not_with(depth=0)
+    )
     center_std: float = key(
         0.05,
         "standard deviation of the centers; `small` keeps the cluster posterior as sharp as at d = 2048",
         above=0,
         published="`small` 0.05 sqrt(2048/d); papers 0.05",
+        unused=not_with(depth=0),
     )
     q: float = key(
-        2.0, "weights the likelihood of a row by (n_max/n_c)^q", low=0, high=10, published="`small` 1; papers 2"
+        2.0,
+        "weights the likelihood of a row by (n_max/n_c)^q",
+        low=0,
+        high=10,
+        published="`small` 1; papers 2",
+        unused=not_with(depth=0),
     )
     likelihood_weight: float = key(
         2.0,
         "weight of the likelihood loss; `small` keeps its ratio to the other losses as at (d, C) = (2048, 1000)",
         low=0,
         published="`small` 4.096 C/d; papers 1 or 2",
+        unused=not_with(depth=0),
     )
-    balance_weight: float = key(1.0, "weight of the balance loss", low=0, published="`small` 1; papers 1 or 2")
-    purity_weight: float = key(0.02, "weight of the purity loss", low=0, published="`small` 0.02; papers 0.02 or 0.03")
+    balance_weight: float = key(
+        1.0, "weight of the balance loss", low=0, published="`small` 1; papers 1 or 2", unused=not_with(depth=0)
+    )
+    purity_weight: float = key(
+        0.02,
+        "weight of the purity loss",
+        low=0,
+        published="`small` 0.02; papers 0.02 or 0.03",
+        unused=not_with(depth=0),
+    )
     balance_momentum: float = key(
         0.7,
         "momentum of the running mean posterior",
         low=0,
         below=1,
         published="0.7",
-        unused=not_with(balance_weight=0),
+        unused=not_with(depth=0, balance_weight=0),
     )
     flow_select: Literal["held_out", "purity", "last"] = key(
         "purity",
         "epoch kept: `held_out` (by the log-likelihood of held-out rows, which also stops the training), `purity` "
         "(the released count of pure clusters), or `last`",
         published="`small` held_out; papers purity",
+        unused=not_with(depth=0),
     )
     patience: int = key(
         5,
         "epochs that a group's held-out log-likelihood may go without a new best",
         low=1,
         published="5",
-        unused=not_with(flow_select=("purity", "last")),
+        unused=not_with(depth=0, flow_select=("purity", "last")),
     )
     heads: Literal["separate", "shared"] = key(
         "separate",
         "one head per route, or one `shared` first branch for all routes with a correction per route",
         published="separate",
+        unused=not_with(depth=0),
     )
     classifier: Literal["linear", "cosine"] = key(
         "linear", "kind of the branches of a head", published="`small` linear; papers linear, cosine"
@@ -108,7 +138,7 @@ class Settings(Group):
         "class counts of the balanced softmax of a cluster-aided classifier: of `all` rows, or of the rows of its "
         "own level (`stage`). The regular classifier always takes all",
         published="`small` all; papers stage",
-        unused=not_with(loss="ce"),
+        unused=not_with(depth=0, loss="ce"),
     )
     sampler: Literal["shuffle", "class_aware"] = key(
         "shuffle", "how the heads draw rows", published="`small` shuffle; papers shuffle, class_aware"
@@ -117,6 +147,7 @@ class Settings(Group):
         "frequency",
         "class shares of a cluster's rows; `balanced`: all classes have equal weight",
         published="frequency",
+        unused=not_with(depth=0),
     )
     z: Literal["features", "latent", "none"] = key(
         "features",

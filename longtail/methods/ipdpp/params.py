@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from longtail.core.params import key, only_with
+from longtail.core.params import key, not_with, only_with
 from longtail.train.params import TrainingParams, augment_choices, jitters_nothing
 
 _trains_encoder = only_with(freeze="none")
@@ -55,7 +55,7 @@ class IpdppParams(TrainingParams):
         1e-3,
         "`feature_kdpp`: information content that every image has",
         above=0,
-        unused=only_with(sampler="feature_kdpp"),
+        unused=lambda params: only_with(sampler="feature_kdpp")(params) or not_with(beta=0)(params),
     )
     ridge: float = key(
         1e-3,

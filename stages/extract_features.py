@@ -2,6 +2,7 @@
 
 import json
 
+from longtail.artifacts.feature_set import features_file
 from longtail.artifacts.features import Features, write_features
 from longtail.artifacts.head_files import HeadFile, NetworkSize, write_head
 from longtail.augment.transforms import Transform
@@ -11,7 +12,7 @@ from longtail.models.stored import load_backbone
 from longtail.train.extract import outputs
 from stages.context import Context, run
 from stages.data import PreparedImages
-from stages.paths import BACKBONE, HEAD, features_file
+from stages.paths import BACKBONE, FEATURES, HEAD
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
             backbone_digest=backbone_digest,
             transform=json.dumps(meta["transform"], sort_keys=True),
         )
-        write_features(features_file(part), content)
+        write_features(features_file(FEATURES, part), content)
     stage1 = HeadFile(
         method="stage1",
         head=head,

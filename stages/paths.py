@@ -27,8 +27,3 @@ COST = METRICS / "cost"
 IPDPP_IMAGES = METRICS / "ipdpp_images.png"
 SCRATCH = Path(".scratch")
 FINGERPRINTS = Path(".fingerprints")
-
-
-def features_file(part: str) -> Path:
-    """The feature file of ``train``, ``val`` or ``test``."""
-    return FEATURES / f"features_{part}.h5"

@@ -7,8 +7,6 @@ from longtail.core.errors import ConfigError
 from longtail.core.params import Auto, Group, group, key, only_with
 from longtail.data.sources import SOURCES
 
-FILES = ("image_folder", "file_lists")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ListParams(Group):

@@ -3,9 +3,7 @@
 Shape legend of the package: N rows, d features, C classes, K clusters, L levels, B rows of a batch.
 """
 
-import importlib
-from typing import Any
-
+from longtail.core.lazy import lazy_names
 from longtail.methods.dlsa.settings import DlsaParams
 from longtail.methods.stage_methods import StageMethod
 
@@ -22,12 +20,4 @@ _HOME = {"DLSA": "estimator", "PRESETS": "settings", "Settings": "settings"}
 
 __all__ = ["DLSA", "PRESETS", "Settings"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

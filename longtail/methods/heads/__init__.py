@@ -6,11 +6,11 @@ from here. A name is resolved on first use, so importing one head loads none of 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from longtail.core.lazy import lazy_names
 from longtail.core.params import Group
 from longtail.core.registry import Registry
 
@@ -79,12 +79,4 @@ __all__ = [
     "TauNorm",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

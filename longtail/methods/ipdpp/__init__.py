@@ -12,9 +12,7 @@ The paper's Algorithm 1 is not implemented. It stops scanning the eigenvectors e
 drawing, so it follows a different distribution and sometimes returns fewer than k items.
 """
 
-import importlib
-from typing import Any
-
+from longtail.core.lazy import lazy_names
 from longtail.methods.ipdpp.params import IpdppParams
 from longtail.methods.stage_methods import StageMethod
 
@@ -55,12 +53,4 @@ __all__ = [
     "uniform_official",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

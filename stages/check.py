@@ -12,7 +12,7 @@ from longtail.artifacts.atomic import atomic_open
 from longtail.core.yaml import read_yaml
 from stages.context import check_file, fingerprint_file, run
 from stages.fingerprints import Sources
-from stages.paths import PARAMS
+from stages.paths import FINGERPRINTS, PARAMS
 
 DAG = Path("dvc.yaml")
 
@@ -21,9 +21,14 @@ def main() -> None:
     content = read_yaml(PARAMS)
     check_file(content)
     sources = Sources()
+    written = set()
     for stage, argument in stages_of(read_yaml(DAG)):
-        with atomic_open(fingerprint_file(stage, argument)) as file:
+        path = fingerprint_file(stage, argument)
+        with atomic_open(path) as file:
             file.write(sources.digest(entry_modules(stage, argument, content)) + "\n")
+        written.add(path)
+    for path in set(FINGERPRINTS.iterdir()) - written:  # of a stage that is no longer in dvc.yaml
+        path.unlink(missing_ok=True)
     sources.save()
 
 

@@ -41,3 +41,5 @@ def test_a_head_added_by_the_docs_has_its_row_in_the_table(reproduced):
             (reproduced.folder / made).unlink(missing_ok=True)
         reproduced.restore()
     assert stages_run(reproduced.dvc("repro")) == []
+    assert not (reproduced.folder / ".fingerprints/rebalance_shrunken").exists(), "its stage is gone"
+    assert reproduced.call("git", "status", "--porcelain") == ""

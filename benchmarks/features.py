@@ -225,15 +225,11 @@ def crt_epoch(inputs: Inputs) -> np.ndarray:
     """Return weight and bias after one epoch at the base learning rate, (C, D + 1)."""
     assert inputs.start.bias is not None
     scorer = LinearScorer(torch.tensor(inputs.start.weight), torch.tensor(inputs.start.bias))
-    params = CRTParams(
-        epochs=1,
-        batch_size=inputs.batch_size,
-        lr=LR,
-        momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY,
-        samples_per_class=SAMPLES_PER_CLASS,
+    params = CRTParams(epochs=1, batch_size=inputs.batch_size, momentum=MOMENTUM, samples_per_class=SAMPLES_PER_CLASS)
+    X = torch.from_numpy(inputs.X)
+    ClassBalancedSgd(params, "cpu", SEED).train(
+        scorer, X, inputs.y, None, lr=LR, weight_decay=WEIGHT_DECAY, select="last"
     )
-    ClassBalancedSgd(params, "cpu", SEED).train(scorer, torch.from_numpy(inputs.X), inputs.y, None)
     return torch.column_stack([scorer.weight, scorer.bias]).numpy()
 
 

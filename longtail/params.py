@@ -13,6 +13,7 @@ from longtail.data.params import DatasetParams, SplitParams
 from longtail.data.sources import SOURCES
 from longtail.evaluation.shots import Shots
 from longtail.methods.heads import HEADS
+from longtail.methods.heads.softmax_regression import BaseHeadParams
 from longtail.methods.implementation import bind_own, own_groups
 from longtail.methods.objectives import OBJECTIVES
 from longtail.methods.objectives.params import TrainParams
@@ -22,7 +23,7 @@ from longtail.methods.stage_methods import STAGE_METHODS
 from longtail.train.params import RuntimeParams
 
 TOP_LEVEL: tuple[type[Group], ...] = (DatasetParams, NormalizeParams, SplitParams, SeedParams)
-NAMED: tuple[type[Group], ...] = (Shots, PretrainParams, TrainParams, RuntimeParams)
+NAMED: tuple[type[Group], ...] = (Shots, PretrainParams, TrainParams, BaseHeadParams, RuntimeParams)
 # Groups that hold one further group per registered method with parameters of its own.
 EXTENDED: dict[str, Registry[Any]] = {"pretrain": PRETRAINING, "train": OBJECTIVES}
 
@@ -34,8 +35,8 @@ def method_groups() -> dict[str, type[Group]]:
 
 def groups() -> dict[str, type[Group]]:
     """All named groups, in the order of params.yaml."""
-    shots, pretrain, train, runtime = ((kind.path, kind) for kind in NAMED)
-    return dict([shots, pretrain, train]) | method_groups() | dict([runtime])
+    *before, runtime = ((kind.path, kind) for kind in NAMED)
+    return dict(before) | method_groups() | dict([runtime])
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import numpy as np
 from longtail.artifacts.digest import Scalar
 from longtail.artifacts.hdf5 import Hdf5Content, read_hdf5, write_hdf5
 from longtail.core.errors import ArtifactError, DataError
-from longtail.core.head import ClassMeans, LinearHead
+from longtail.core.head import ClassMeans, LinearHead, StandardizedHead
 
 SCHEMA = "longtail/head/2"
 NCM = "ncm"
 _ATTRIBUTES = ("method", "kind", "split_digest", "backbone_digest")
+_VALUES = {NCM: ("centroids", "mean"), "standardized": ("weight", "center", "spread", "prior")}
 _NETWORK = ("backbone", "parameters", "macs")
 
 
@@ -55,7 +56,7 @@ class HeadFile:
 
 
 def write_head(path: str | Path, content: HeadFile) -> None:
-    """Write a head file; weights and centroids are stored as float32."""
+    """Write a head file; weights, biases and centroids are stored as float32."""
     head = content.head
     attributes: dict[str, Scalar] = {
         "method": content.method,
@@ -70,6 +71,9 @@ def write_head(path: str | Path, content: HeadFile) -> None:
         if head.bias is not None:
             datasets["bias"] = head.bias.astype(np.float32)
         attributes |= {"kind": head.kind, "scale": head.scale}
+        if isinstance(head, StandardizedHead):
+            datasets |= {"center": head.center, "spread": head.spread}
+            attributes |= {"prior": head.prior} | ({} if head.l2 is None else {"l2": head.l2})
     if content.network is not None:
         attributes |= {f"network:{name}": value for name, value in asdict(content.network).items()}
     attributes |= {f"note:{name}": value for name, value in content.notes.items()}
@@ -85,7 +89,7 @@ def read_head(path: str | Path, made_by: str) -> HeadFile:
     """
     content = read_hdf5(path, schema=SCHEMA, made_by=made_by)
     datasets, attributes = content.datasets, content.attributes
-    arrays = ("centroids", "mean") if attributes.get("kind") == NCM else ("scale", "weight")
+    arrays = _VALUES.get(str(attributes.get("kind")), ("scale", "weight"))
     network = {name: attributes[f"network:{name}"] for name in _NETWORK if f"network:{name}" in attributes}
     missing = [name for name in (*_ATTRIBUTES, *arrays) if name not in attributes and name not in datasets]
     missing += [f"network:{name}" for name in _NETWORK if network and name not in network]
@@ -110,7 +114,12 @@ def _head(content: Hdf5Content) -> LinearHead | ClassMeans:
     datasets, attributes = content.datasets, content.attributes
     if attributes["kind"] == NCM:
         return ClassMeans(datasets["centroids"], datasets["mean"])
-    return LinearHead(datasets["weight"], datasets.get("bias"), str(attributes["kind"]), float(attributes["scale"]))
+    weight, bias = datasets["weight"], datasets.get("bias")
+    if attributes["kind"] == "standardized":
+        l2 = float(attributes["l2"]) if "l2" in attributes else None
+        center, spread, prior = datasets["center"], datasets["spread"], str(attributes["prior"])
+        return StandardizedHead(weight, bias, center=center, spread=spread, l2=l2, prior=prior)
+    return LinearHead(weight, bias, str(attributes["kind"]), float(attributes["scale"]))
 
 
 def read_foreign_head(path: str | Path) -> LinearHead:

@@ -3,13 +3,15 @@
 Shapes: C classes, D features, N rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from longtail.core.errors import DataError
 
-KINDS = ("linear", "cosine", "unit")
+KINDS = ("linear", "cosine", "unit", "standardized")
+PRIORS = ("train", "uniform")
 NORM_FLOOR = 1e-12  # a row with a smaller norm counts as zero and stays zero when normalized
 
 
@@ -21,7 +23,7 @@ class LinearHead:
         weight: (C, D) float.
         bias: (C,) float, or None.
         kind: ``linear``: x W^T + b. ``unit``: the same on x / ||x||. ``cosine``: scale * cos(x, W[c]), without a bias;
-            a zero x or a zero row of W scores 0.
+            a zero x or a zero row of W scores 0. ``standardized``: a StandardizedHead.
         scale: the factor of ``cosine``; 1 for the other kinds.
 
     Raises:
@@ -53,7 +55,7 @@ class LinearHead:
     @property
     def unit_input(self) -> bool:
         """Whether the head acts on x / ||x|| instead of x."""
-        return self.kind != "linear"
+        return self.kind in ("cosine", "unit")
 
     @property
     def size(self) -> int:
@@ -61,15 +63,83 @@ class LinearHead:
         return self.weight.size + (0 if self.bias is None else self.bias.size)
 
     def effective_weight(self) -> np.ndarray:
-        """(C, D): the matrix that gives the scores before the bias, from x or, with ``unit_input``, from x / ||x||."""
+        """(C, D): the matrix that gives the scores before the bias from ``inputs``."""
         if self.kind != "cosine":
             return self.weight
         return (self.scale * unit_rows(self.weight)).astype(self.weight.dtype, copy=False)
 
+    def inputs(self, X: np.ndarray) -> np.ndarray:
+        """(N, D): what the weight acts on: the rows of X (N, D), or those divided by their norm."""
+        return unit_rows(X) if self.unit_input else X
+
     def scores(self, X: np.ndarray) -> np.ndarray:
         """(N, C) scores of the rows of X (N, D)."""
-        scores = (unit_rows(X) if self.unit_input else X) @ self.effective_weight().T
+        scores = self.inputs(X) @ self.effective_weight().T
         return scores if self.bias is None else scores + self.bias
+
+    def on_raw(self) -> "LinearHead":
+        """The head with the same scores whose weight acts on x or x / ||x||."""
+        return self
+
+    def with_weights(self, weight: np.ndarray, bias: np.ndarray | None) -> "LinearHead":
+        """A head with other effective weights (C, D) and bias (C,) on the same inputs."""
+        return LinearHead(weight, bias, "unit" if self.unit_input else "linear")
+
+
+@dataclass(frozen=True, eq=False)
+class StandardizedHead(LinearHead):
+    """A linear head on standardized features: scores ((x - center) / spread) W^T + b.
+
+    Attributes:
+        center, spread: (D,) float, subtracted from the features, and divided by.
+        l2: the regularization that the head was fitted with as a softmax regression, so that it can be fitted again on
+            other rows; None if it was changed since.
+        prior: ``train`` if the scores are log posteriors under the class shares of the training rows, ``uniform`` if
+            all classes count the same.
+    """
+
+    kind: str = "standardized"
+    center: np.ndarray = None  # type: ignore[assignment]  # required, but follows fields with defaults
+    spread: np.ndarray = None  # type: ignore[assignment]
+    l2: float | None = None
+    prior: str = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        width = self.weight.shape[1:]
+        for name, values in (("center", self.center), ("spread", self.spread)):
+            if values is None or values.shape != width or not np.isfinite(values).all():
+                raise DataError(f"a standardized head's {name} must be {width} finite floats")
+        if not (self.spread > 0).all():
+            raise DataError("a standardized head's spread must be above 0")
+        if self.prior not in PRIORS:
+            raise DataError(f"a standardized head's prior must be one of {', '.join(PRIORS)}, got {self.prior!r}")
+
+    @property
+    def unit_input(self) -> bool:
+        return False
+
+    def inputs(self, X: np.ndarray) -> np.ndarray:
+        """(N, D): (X - center) / spread."""
+        rows = X - self.center.astype(X.dtype)
+        rows /= self.spread.astype(X.dtype)
+        return rows
+
+    def on_raw(self) -> LinearHead:
+        weight = self.weight.astype(np.float64) / self.spread
+        bias = -weight @ self.center if self.bias is None else self.bias - weight @ self.center
+        return LinearHead(weight.astype(self.weight.dtype), bias.astype(self.weight.dtype))
+
+    def with_weights(self, weight: np.ndarray, bias: np.ndarray | None) -> Self:
+        return replace(self, weight=weight, bias=bias, l2=None)
+
+    def with_prior(self, prior: str, shares: np.ndarray) -> Self:
+        """The head under another prior. ``shares`` (C,): the class shares of the training rows."""
+        if prior == self.prior:
+            return self
+        shift = np.log(shares) if prior == "train" else -np.log(shares)
+        bias = np.zeros(len(self.weight)) if self.bias is None else self.bias
+        return replace(self, bias=(bias + shift).astype(self.weight.dtype), prior=prior)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,25 @@ import longtail.methods.heads as heads
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.head import ClassMeans
 from longtail.core.params import keys_of
-from longtail.methods.heads import CRT, HEADS, LWS, NCM, HeadEntry, Joint, LinearHead, LogitAdjustment, TauNorm
+from longtail.methods.heads import (
+    CRT,
+    HEADS,
+    LWS,
+    NCM,
+    HeadEntry,
+    Joint,
+    LinearHead,
+    LogitAdjustment,
+    SoftmaxRegression,
+    TauNorm,
+)
 
 VARIANTS = [  # beside the default of every registered head
     *(NCM(feature=feature, distance=distance) for feature, distance in [("l2n", "cos"), ("un", "true_cosine")]),
     CRT(epochs=3, batch_size=16, samples_per_class=1),
+    CRT(lr=0.2, batch_size=16),
+    LWS(trained_on="fitted", lr=0.2),
+    SoftmaxRegression(prior="uniform"),
     TauNorm(tau=0.5),
     LogitAdjustment(adjustment=0.5),
 ]
@@ -212,9 +226,9 @@ def test_every_estimator_can_be_imported_from_the_package():
         (TauNorm(tau=-1), "tau.value must be at least 0 and at most 10, got -1"),
         (TauNorm(grid_step=0), "tau.grid_step must be above 0 and at most 10, got 0"),
         (CRT(epochs=0), "crt.epochs must be at least 1, got 0"),
-        (CRT(lr=np.nan), "crt.lr must be a finite number, got nan"),
+        (CRT(lr=np.nan), "crt.lr must be a finite number or auto, got nan"),
         (LWS(epochs=True), "lws.epochs must be a whole number, got true"),
-        (LWS(select="best"), "lws.select must be one of last, best_val, got best"),
+        (LWS(select="best"), "lws.select must be one of auto, last, best_val, got best"),
     ],
     ids=repr,
 )

@@ -63,6 +63,7 @@ _HOME = {
     "Joint": "joint",
     "LinearHead": "base",
     "LogitAdjustment": "logit_adjustment",
+    "SoftmaxRegression": "softmax_regression",
     "TauNorm": "tau",
 }
 
@@ -76,6 +77,7 @@ __all__ = [
     "Joint",
     "LinearHead",
     "LogitAdjustment",
+    "SoftmaxRegression",
     "TauNorm",
 ]
 

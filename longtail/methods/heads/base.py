@@ -39,21 +39,12 @@ def as_linear_head(head: Any) -> LinearHead:
 
 
 def fit_linear_head(X: np.ndarray, y: np.ndarray, num_classes: int) -> LinearHead:
-    """The softmax head that minimizes sum of cross-entropies + ||W||^2 / 2 (bias not penalized), by L-BFGS.
-
-    X: (N, D); y: (N,) int64 in 0..num_classes-1, every class present.
-    """
-    from sklearn.linear_model import LogisticRegression
+    """The base head of X (N, D) and y (N,) int64 in 0..num_classes-1, every class present, on x itself."""
+    from longtail.methods.heads.softmax_regression import SoftmaxRegression
 
     if num_classes < 2:
         raise DataError("a linear head needs at least 2 classes, y holds only one class")
-    if num_classes == 2:  # one logistic row w is the same as softmax rows -w/2 and w/2, which have half its penalty
-        model = LogisticRegression(C=2.0, max_iter=1000).fit(X, y)
-        weight, bias = np.concatenate([-model.coef_, model.coef_]) / 2, np.repeat(model.intercept_, 2) * [-0.5, 0.5]
-    else:
-        model = LogisticRegression(C=1.0, max_iter=1000).fit(X, y)
-        weight, bias = model.coef_, model.intercept_
-    return LinearHead(np.ascontiguousarray(weight, dtype=X.dtype), bias.astype(X.dtype))
+    return SoftmaxRegression().fit(X, y).head_.on_raw()
 
 
 def row_blocks(rows: int, bytes_per_row: int) -> Iterator[slice]:
@@ -81,6 +72,10 @@ def fifth_of_each_class(y: np.ndarray, *stream: int | str, at_least: int = 0) ->
         number = max(at_least, len(members) // HELD_OUT_FRACTION)
         held_out[members[generator(*stream, c).permutation(len(members))[:number]]] = True
     return held_out
+
+
+def _seed_of(estimator: Any) -> int:
+    return draw_seed(getattr(estimator, "random_state", 0))
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):
@@ -140,10 +135,13 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         return X_val, position.astype(np.int64, copy=False)
 
     def _starting_head(self, head: Any, X: np.ndarray, y: np.ndarray) -> LinearHead:
-        """The given head, checked against the classes and features, or a softmax head fitted on X and y."""
+        """The given head, checked against the classes and features, or the base head of X and y."""
         num_classes = len(self.classes_)
         if head is None:
-            return fit_linear_head(X, y, num_classes)
+            from longtail.methods.heads.softmax_regression import SoftmaxRegression
+
+            base = SoftmaxRegression(device=getattr(self, "device", "cpu"), random_state=_seed_of(self))
+            return base.fit(X, y).head_
         head = as_linear_head(head)
         if head.weight.shape != (num_classes, X.shape[1]):
             raise DataError(
@@ -158,8 +156,9 @@ class LinearFormMixin:
 
     Attributes:
         linear_head_: the head that the estimator started from.
-        head_: the head that gives the scores. It acts on x / ||x|| if the estimator started from a cosine head.
-        weight_, bias_, unit_input_: those of ``head_``: (C, D), (C,) or None, and bool.
+        head_: the head that gives the scores. It acts on the same inputs as the head that the estimator started from:
+            x, x / ||x|| for a cosine head, or (x - center) / spread for a standardized one.
+        weight_, bias_, unit_input_: of the same head on x or x / ||x||: (C, D), (C,) or None, and bool.
     """
 
     linear_head_: LinearHead
@@ -167,11 +166,11 @@ class LinearFormMixin:
 
     @property
     def weight_(self) -> np.ndarray:
-        return self.head_.weight
+        return self.head_.on_raw().weight
 
     @property
     def bias_(self) -> np.ndarray | None:
-        return self.head_.bias
+        return self.head_.on_raw().bias
 
     @property
     def unit_input_(self) -> bool:
@@ -182,7 +181,7 @@ class LinearFormMixin:
 
     def _set_linear_form(self, start: LinearHead, weight: np.ndarray, bias: np.ndarray | None) -> Self:
         self.linear_head_ = start
-        self.head_ = LinearHead(weight, bias, "unit" if start.unit_input else "linear")
+        self.head_ = start.with_weights(weight, bias)
         return self
 
 

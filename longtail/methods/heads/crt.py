@@ -1,10 +1,16 @@
 """cRT: classifier re-training on class-balanced draws of stored features (Kang et al., ICLR 2020, section 4.2).
 
 A new linear softmax head with PyTorch's default initialization is trained with the class-aware sampler, momentum SGD
-and a cosine rate that ends at exactly 0. The defaults are those of the official ImageNet-LT configuration.
+and a cosine rate that ends at exactly 0.
+
+With ``lr`` as a number, this is the released procedure: on the features as they are, with weight decay 5e-4. The
+released ImageNet-LT configuration has rate 0.2 for batches of 512. That rate is right for one scale of the features
+only. So by default the features are standardized, the rate is 0.5 over the largest variance along any direction, and
+weight decay and epoch are those of the best mean class accuracy on held-out rows.
 
 Deviations: the features are stored. The official code sends augmented images through a backbone whose batch-norm
-statistics keep changing. By default the last epoch is kept; the official code keeps the best one on its val split.
+statistics keep changing. With a numeric rate, the last epoch is kept by default; the official code keeps the best one
+on its val split.
 """
 
 from dataclasses import dataclass
@@ -13,13 +19,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
+from longtail.core.params import Auto, key
 from longtail.core.seeds import generator
 from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, LinearHead, draw_seed
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
-from longtail.methods.heads.gradient.scorers import LinearScorer
+from longtail.methods.heads.gradient.scorers import linear_scorer
 from longtail.methods.heads.gradient.sgd import ClassBalancedSgd
-from longtail.train.device import to_device
+from longtail.train.device import to_device, torch_device
 
 if TYPE_CHECKING:
     from longtail.train.checkpointing import CheckpointStore
@@ -30,11 +37,15 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
 
     Args:
         epochs: passes over the rows.
-        batch_size: rows per step. A value above N becomes N.
-        lr: base rate, for batches of 512. Scale the two together.
-        momentum, weight_decay: of SGD.
+        batch_size: rows per step. A value above N becomes N; "auto" is 512, at most N / 8.
+        lr: base rate. A number is for the features as they are, "auto" standardizes them.
+        momentum: of SGD.
+        weight_decay: of SGD. "auto" chooses it on held-out rows or, with a numeric rate, is 5e-4.
         samples_per_class: rows per class and turn of the sampler.
-        select: "last", or "best_val" for the first epoch with the highest accuracy on X_val, y_val.
+        select: "last"; "best_val", the first epoch with the highest accuracy on X_val, y_val; "auto", the first with
+            the highest mean class accuracy on X_val, y_val. Without these and with rate "auto", a fifth of the rows is
+            held out to choose weight decay and epoch, and given back: the head is then trained on all rows for that
+            many epochs.
         device: a torch device.
         progress: "off", "lines", "bar" or "auto".
         random_state: seed.
@@ -42,23 +53,27 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
     Attributes:
         weight_, bias_: (C, D) and (C,).
         linear_head_: the initial values.
+        weight_decay_: the weight decay in use.
         selected_epoch_: 1-based.
+        selected_on_: the rows that chose epoch and weight decay: "val", "train_slice", or "" if none did.
         history_: lists "epoch" (1-based), "lr", "loss" (mean over the steps of the epoch, nats) and, with validation
-            rows, "val_accuracy" (in [0, 1]).
+            rows, "val_accuracy" and, unless select is "best_val", "val_macro" (in [0, 1]).
     """
 
     history_: dict[str, list[Any]]
+    weight_decay_: float
     selected_epoch_: int
+    selected_on_: str
 
     def __init__(
         self,
         epochs: int = 10,
-        batch_size: int = 512,
-        lr: float = 0.2,
+        batch_size: int | str = "auto",
+        lr: float | str = "auto",
         momentum: float = 0.9,
-        weight_decay: float = 5e-4,
+        weight_decay: float | str = "auto",
         samples_per_class: int = 4,
-        select: str = "last",
+        select: str = "auto",
         device: str = "cpu",
         progress: str = "off",
         random_state: Any = 0,
@@ -91,26 +106,38 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         """
         params = CRTParams(
             epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
+            batch_size=self.batch_size,  # type: ignore[arg-type]
+            lr=self.lr,  # type: ignore[arg-type]
             momentum=self.momentum,
-            weight_decay=self.weight_decay,
+            weight_decay=self.weight_decay,  # type: ignore[arg-type]
             samples_per_class=self.samples_per_class,
             select=self.select,  # type: ignore[arg-type]
         )
         seed = draw_seed(self.random_state)
-        sgd = ClassBalancedSgd(params, self.device, seed, self.progress, store)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
-        device = sgd.torch_device()
-        start = initial_head(len(self.classes_), X.shape[1], seed, X.dtype)
-        assert start.bias is not None
-        scorer = LinearScorer(to_device(start.weight.copy(), device), to_device(start.bias.copy(), device))
-        val_rows = None if val is None else (to_device(val[0].astype(X.dtype, copy=False), device), val[1])
-        outcome = sgd.train(scorer, to_device(X, device), y, val_rows)
+        device = torch_device(self.device, "crt")
+        start: LinearHead = initial_head(len(self.classes_), X.shape[1], seed, X.dtype)
+        sgd = ClassBalancedSgd(params, self.device, seed, self.progress, store)
+        if params.lr == "auto":
+            from longtail.methods.heads.gradient.standardized import train_standardized
+
+            start, fitted = train_standardized(sgd, start, X, y, val)
+            weight, bias = fitted.scorer.weight, fitted.scorer.bias
+            self.weight_decay_, self.selected_on_, outcome = fitted.weight_decay, fitted.selected_on, fitted.outcome
+        else:
+            decay = params.released_weight_decay
+            select = "last" if params.select == "auto" and val is None else params.select
+            scorer = linear_scorer(start, device)
+            val_rows = None if val is None else (to_device(val[0].astype(X.dtype, copy=False), device), val[1])
+            outcome = sgd.train(
+                scorer, to_device(X, device), y, val_rows, lr=params.lr, weight_decay=decay, select=select
+            )
+            weight, bias = scorer.weight, scorer.bias
+            self.weight_decay_, self.selected_on_ = decay, outcome.rule
         self.selected_epoch_ = outcome.chosen_epoch
         self.history_ = outcome.columns()
-        return self._set_linear_form(start, scorer.weight.cpu().numpy(), scorer.bias.cpu().numpy())
+        return self._set_linear_form(start, weight.cpu().numpy(), bias.cpu().numpy())
 
 
 def initial_head(num_classes: int, num_features: int, seed: int, dtype: DTypeLike) -> LinearHead:
@@ -122,15 +149,32 @@ def initial_head(num_classes: int, num_features: int, seed: int, dtype: DTypeLik
 
 @dataclass(frozen=True, kw_only=True)
 class CRTParams(HeadTrainingParams):
-    """cRT."""
+    """cRT. With a numeric `lr`, the released procedure on the features as they are."""
 
     path: ClassVar[str] = "crt"
+
+    lr: float | Auto = key(
+        "auto",
+        "base learning rate. A number: the released procedure, on the features as they are. auto: the features are "
+        "standardized, and the rate is 0.5 over their largest variance along any direction",
+        above=0,
+        published="0.2",
+    )
+    weight_decay: float | Auto = key(
+        "auto",
+        "weight decay. auto: chosen with the epoch by mean class accuracy on val or, without it, on held-out training "
+        "rows, which are then given back; 5e-4 with a numeric `lr`",
+        low=0,
+        published="5e-4",
+    )
 
 
 HEAD = HeadEntry(
     estimator=CRT,
     params=CRTParams,
     rank=20,
-    notes=lambda head, params: selection_notes(params, head.selected_epoch_),
+    notes=lambda head, params: (
+        selection_notes(params, head.selected_epoch_, head.selected_on_) | {"weight_decay": head.weight_decay_}
+    ),
     arrays=lambda head, params: history_arrays(head.history_),
 )

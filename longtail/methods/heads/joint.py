@@ -5,13 +5,14 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from longtail.core.head import StandardizedHead
 from longtail.core.params import Group
 from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin
 
 
 class Joint(LikelihoodMixin, LinearFormMixin, HeadClassifier):
-    """The given head unchanged; without one, a softmax head fitted on the rows.
+    """The given head unchanged; without one, the base head of the rows (see ``softmax_regression``).
 
     head: None, a LinearHead, or a (weight (C, D), bias (C,) or None) pair; row c belongs to the c-th sorted class of y.
     """
@@ -23,6 +24,9 @@ class Joint(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         """X (N, D) features, y (N,) labels. Raises DataError where the head does not match them."""
         X, y = self._check_training(X, y)
         start = self._starting_head(self.head, X, y)
+        if isinstance(start, StandardizedHead):
+            self.linear_head_ = self.head_ = start
+            return self
         return self._set_linear_form(start, start.effective_weight(), start.bias)
 
 

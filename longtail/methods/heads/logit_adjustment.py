@@ -1,7 +1,7 @@
 """Post-hoc logit adjustment: the stage-1 head less the log prior of its training classes.
 
 Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, section 4.1. On a head that was trained with
-the prior in its loss (balanced softmax) the prior counts twice.
+the prior in its loss (balanced softmax) the prior counts twice. A base head knows its prior, so there it does not.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from longtail.core.head import StandardizedHead
 from longtail.core.params import Group, key
 from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin
@@ -31,8 +32,10 @@ class LogitAdjustment(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         """
         LogitAdjustmentParams(adjustment=self.adjustment)  # checks the value
         X, y = self._check_training(X, y)
-        start = self._starting_head(self.head, X, y)
         prior = np.bincount(y) / len(y)
+        start = self._starting_head(self.head, X, y)
+        if isinstance(start, StandardizedHead):
+            start = start.with_prior("train", prior)
         shift = (-self.adjustment * np.log(prior)).astype(start.weight.dtype)
         return self._set_linear_form(
             start, start.effective_weight(), shift if start.bias is None else start.bias + shift

@@ -4,7 +4,12 @@ W_tau[c] = W[c] / ||W[c]||^tau. There is no bias for any tau, so tau = 0 is not 
 macro accuracy (the mean of per-class accuracies), as in the official script.
 
 Deviations: the official code prints the grid without selecting, and the tau of one dataset was tuned on the reported
-split. Here tau is the best on held-out rows, the smallest one on ties. Zero rows stay zero instead of becoming NaN.
+split. Here tau is the best on rows that the head has not seen, the smallest one on ties. Zero rows stay zero instead of
+becoming NaN. On a standardized head, W acts on the standardized features, so that neither the scale nor an offset of
+the features matters.
+
+On the base head of pretrained features tau stays about a point of macro accuracy below logit adjustment, because it
+drops the bias.
 """
 
 import warnings
@@ -13,17 +18,11 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from longtail.core.head import LinearHead, unit_rows
+from longtail.core.head import LinearHead, StandardizedHead, unit_rows
 from longtail.core.params import Auto, Group, key, only_with
 from longtail.methods.heads import HeadEntry
-from longtail.methods.heads.base import (
-    HeadClassifier,
-    LinearFormMixin,
-    draw_seed,
-    fifth_of_each_class,
-    fit_linear_head,
-    row_blocks,
-)
+from longtail.methods.heads.base import HeadClassifier, LinearFormMixin, draw_seed, row_blocks
+from longtail.train.device import torch_device
 
 WITHOUT_SELECTION = 1.0  # gives unit rows
 
@@ -39,8 +38,9 @@ class TauParams(Group):
     grid_step: float = key(0.1, "step of the grid", above=0, high=10, unused=only_with(value="auto"))
     select_on: Literal["val", "test"] = key(
         "val",
-        "part that tau is selected on. Without val, a fifth of the training features is held out for it. `test` marks "
-        "the result as tuned on test",
+        "part that tau is selected on. Without val, a base head is fitted without each fifth of the training rows to "
+        "select tau on these, and the head of a trained backbone, whose training rows tell nothing, gets tau 1. `test` "
+        "marks the result as tuned on test",
         unused=only_with(value="auto"),
     )
 
@@ -51,16 +51,17 @@ class TauNorm(LinearFormMixin, HeadClassifier):
     Args:
         tau: a number >= 0, or "auto" to select from 0, grid_step, ..., grid_max.
         grid_max, grid_step: the grid.
-        head: None, a LinearHead, or a (weight, bias) pair. None fits a softmax head on the rows first. A cosine head
+        head: None, a LinearHead, or a (weight, bias) pair. None fits the base head on the rows first. A cosine head
             has unit rows, so no tau changes it.
-        random_state: seed of the training rows that are held out if there are no validation rows.
+        device: a torch device, for base heads.
+        random_state: seed of the folds if there are no validation rows.
 
     Attributes:
         tau_: the tau in use.
         tau_grid_: (T,).
         class_accuracy_: (T, C) in [0, 1] on the held-out rows; NaN for a class without rows.
         macro_: (T,), the mean of ``class_accuracy_`` over the classes present.
-        selected_on_: "val", "train_slice" or "fixed".
+        selected_on_: "val", "train_folds" or "fixed".
     """
 
     tau_: float
@@ -75,12 +76,14 @@ class TauNorm(LinearFormMixin, HeadClassifier):
         grid_max: float = 2.0,
         grid_step: float = 0.1,
         head: Any = None,
+        device: str = "cpu",
         random_state: Any = 0,
     ) -> None:
         self.tau = tau
         self.grid_max = grid_max
         self.grid_step = grid_step
         self.head = head
+        self.device = device
         self.random_state = random_state
 
     def fit(
@@ -88,34 +91,43 @@ class TauNorm(LinearFormMixin, HeadClassifier):
     ) -> Self:
         """X: (N, D) features; y: (N,) labels. X_val and y_val may lack classes of y.
 
-        tau "auto" is selected on X_val and y_val. Without them, floor(n_c / 5) training rows of each class are held
-        out. A given head may have been trained on these rows, so a new softmax head is fitted on the others to select
-        tau. The selected tau then applies to the given head, or to a head fitted on all rows. If every class has fewer
-        than 5 rows, nothing can be held out and tau is 1. A fixed tau is only measured, on X_val.
+        tau "auto" is selected on X_val and y_val. Without them, it is selected on five folds of the training rows if
+        the head is a base head, which can be fitted without each fold. The head of a trained backbone has fitted its
+        training rows, which say nothing about new ones, so tau is 1 then. A fixed tau is only measured, on X_val.
         """
         grid = self._grid()
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
         start = self._starting_head(self.head, X, y)
-        selected_on, judged = "val", start
+        judged: list[tuple[LinearHead, np.ndarray, np.ndarray]] = [] if val is None else [(start, *val)]
+        selected_on = "val"
         if self.tau != "auto":
             selected_on = "fixed"
         elif val is None:
-            held_out = fifth_of_each_class(y, draw_seed(self.random_state), "tau slice")
-            if held_out.any():
-                selected_on, val = "train_slice", (X[held_out], y[held_out])
-                judged = fit_linear_head(X[~held_out], y[~held_out], len(self.classes_))
-            else:
-                selected_on, grid = "fixed", np.array([WITHOUT_SELECTION])
+            judged = self._folds(start, X, y)
+            selected_on, grid = ("train_folds", grid) if judged else ("fixed", np.array([WITHOUT_SELECTION]))
         self.selected_on_, self.tau_grid_ = selected_on, grid
         self.class_accuracy_ = np.full((len(grid), len(self.classes_)), np.nan)
         self.macro_ = np.full(len(grid), np.nan)
-        if val is not None:
-            self.class_accuracy_ = class_accuracy_over_grid(judged, *val, grid)
-            self.macro_ = self.class_accuracy_[:, np.bincount(val[1], minlength=len(self.classes_)) > 0].mean(axis=1)
+        if judged:
+            hits = np.sum([hits_over_grid(head, rows, labels, grid) for head, rows, labels in judged], axis=0)
+            counts = np.bincount(np.concatenate([labels for *_, labels in judged]), minlength=len(self.classes_))
+            self.class_accuracy_ = np.where(counts > 0, hits / np.maximum(counts, 1), np.nan)
+            self.macro_ = self.class_accuracy_[:, counts > 0].mean(axis=1)
         best = 0 if selected_on == "fixed" else int(np.argmax(self.macro_ >= self.macro_.max() - 1e-12))
         self.tau_ = float(grid[best])
         return self._set_linear_form(start, tau_normalized(start, self.tau_), None)
+
+    def _folds(
+        self, start: LinearHead, X: np.ndarray, y: np.ndarray
+    ) -> list[tuple[LinearHead, np.ndarray, np.ndarray]]:
+        """Heads, and the rows and classes that they have not seen; none unless ``start`` can be fitted again."""
+        if not isinstance(start, StandardizedHead) or start.l2 is None:
+            return []
+        from longtail.methods.heads.softmax_solver import cross_fits
+
+        fits = cross_fits(X, y, start, draw_seed(self.random_state), torch_device(self.device, "tau"))
+        return [(head, X[held_out], y[held_out]) for held_out, head in fits]
 
     def _grid(self) -> np.ndarray:
         TauParams(value=self.tau, grid_max=self.grid_max, grid_step=self.grid_step)  # type: ignore[arg-type]  # checks them
@@ -138,8 +150,8 @@ def tau_normalized(head: LinearHead, tau: float) -> np.ndarray:
     return (weight / divisor[:, None]).astype(weight.dtype, copy=False)
 
 
-def class_accuracy_over_grid(head: LinearHead, X: np.ndarray, y: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """(T, C): accuracy of each class for each tau; NaN for classes without rows in y.
+def hits_over_grid(head: LinearHead, X: np.ndarray, y: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """(T, C): correct predictions of each class for each tau.
 
     x . W_tau[c] is x . W[c] times a factor that depends on the class only, so X W^T is computed once for the grid.
     """
@@ -147,15 +159,13 @@ def class_accuracy_over_grid(head: LinearHead, X: np.ndarray, y: np.ndarray, gri
     num_classes = len(weight)
     hits = np.zeros((len(grid), num_classes), dtype=np.int64)
     for rows in row_blocks(len(X), 2 * 8 * num_classes):
-        block = unit_rows(X[rows]) if head.unit_input else X[rows]
-        products = block @ weight.T
+        products = head.inputs(X[rows]) @ weight.T
         scaled = np.empty_like(products)
         for t, divisor in enumerate(divisors.astype(products.dtype)):
             np.divide(products, divisor, out=scaled)
             correct = scaled.argmax(axis=1) == y[rows]
             hits[t] += np.bincount(y[rows][correct], minlength=num_classes)
-    counts = np.bincount(y, minlength=num_classes)
-    return np.where(counts > 0, hits / np.maximum(counts, 1), np.nan)
+    return hits
 
 
 def _divisors(head: LinearHead, grid: np.ndarray) -> np.ndarray:

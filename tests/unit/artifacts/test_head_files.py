@@ -5,7 +5,7 @@ import pytest
 
 from longtail.artifacts.hdf5 import write_hdf5
 from longtail.artifacts.head_files import HeadFile, NetworkSize, read_head, write_head
-from longtail.core.head import ClassMeans, LinearHead
+from longtail.core.head import ClassMeans, LinearHead, StandardizedHead
 from tests.refusals import refused
 from tests.unit.artifacts.helpers import same
 
@@ -14,12 +14,14 @@ HEADS = [
     LinearHead(WEIGHT),
     LinearHead(WEIGHT, np.arange(3, dtype=np.float32), "unit"),
     LinearHead(WEIGHT, None, "cosine", 30.0),
+    StandardizedHead(WEIGHT, np.ones(3, np.float32), center=np.ones(2), spread=np.ones(2), l2=0.01, prior="uniform"),
+    StandardizedHead(WEIGHT, None, center=np.ones(2), spread=np.full(2, 3.0)),
     ClassMeans(WEIGHT, np.zeros(2)),
 ]
 
 
 @pytest.mark.parametrize("network", [None, NetworkSize("resnet8", 78_042, 12_500_000)])
-@pytest.mark.parametrize("head", HEADS, ids=["linear", "unit", "cosine", "ncm"])
+@pytest.mark.parametrize("head", HEADS, ids=["linear", "unit", "cosine", "base", "changed", "ncm"])
 def test_head_returns_what_was_written(tmp_path, head, network):
     content = HeadFile(
         method="tau",
@@ -48,7 +50,7 @@ def test_head_whose_bias_does_not_fit_is_refused(tmp_path):
     with refused(r"a\.h5 is unusable: a head's bias must be \(3,\).*got \(4,\)", "rebalance@crt"):
         read_head(tmp_path / "a.h5", "rebalance@crt")
     write_hdf5(tmp_path / "a.h5", arrays, attributes | {"kind": "quadratic"}, schema="longtail/head/2")
-    with refused("kind must be one of linear, cosine, unit, got 'quadratic'", "rebalance@crt"):
+    with refused("kind must be one of linear, cosine, unit, standardized, got 'quadratic'", "rebalance@crt"):
         read_head(tmp_path / "a.h5", "rebalance@crt")
 
 

@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from longtail.core.params import Group, key, only_with
+from longtail.core.params import Auto, Group, key, only_with
+
+LR, WEIGHT_DECAY, BATCH_SIZE = 0.2, 5e-4, 512  # of the released ImageNet-LT configurations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +23,40 @@ class HeadTrainingParams(Group):
         unused=only_with(mode="online"),
     )
     epochs: int = key(10, "passes over the training rows, with a cosine rate", low=1)
-    batch_size: int = key(64, "rows per step", low=1)
-    lr: float = key(0.2, "base learning rate", above=0)
+    batch_size: int | Auto = key("auto", "rows per step. auto: 512, at most an eighth of the rows", low=1)
+    lr: float | Auto = key("auto", "base learning rate", above=0, published="0.2")
     momentum: float = key(0.9, "momentum of SGD", low=0, high=1)
-    weight_decay: float = key(5e-4, "weight decay", low=0)
+    weight_decay: float | Auto = key("auto", "weight decay", low=0, published="5e-4")
     samples_per_class: int = key(4, "rows per turn of the class-aware sampler", low=1)
-    select: Literal["last", "best_val"] = key("last", "epoch kept. `best_val`: the first of highest accuracy on val")
+    select: Literal["auto", "last", "best_val"] = key(
+        "auto",
+        "epoch kept. `best_val`: the first of highest accuracy on val. auto: the first of highest mean class accuracy "
+        "on held-out rows, if any",
+        published="best on val",
+    )
+
+    def batch_rows(self, rows: int) -> int:
+        """Rows per step for ``rows`` training rows; more than those if a number says so."""
+        return max(1, min(BATCH_SIZE, rows // 8)) if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def released_lr(self) -> float:
+        """The rate; the released one if it is ``auto``."""
+        return LR if self.lr == "auto" else self.lr
+
+    @property
+    def released_weight_decay(self) -> float:
+        """The weight decay; the released one if it is ``auto``."""
+        return WEIGHT_DECAY if self.weight_decay == "auto" else self.weight_decay
 
 
-def selection_notes(params: HeadTrainingParams, epoch: int) -> dict[str, str | int | float | bool]:
-    """How a head was trained, and the 1-based epoch it is from."""
+def selection_notes(
+    params: HeadTrainingParams, epoch: int, selected_on: str = ""
+) -> dict[str, str | int | float | bool]:
+    """How a head was trained, the 1-based epoch it is from, and the rows that chose it."""
     notes: dict[str, str | int | float | bool] = {"mode": params.mode, "epoch": epoch, "select": params.select}
-    if params.select == "best_val":
-        notes["selected_on"] = "val"
+    if selected_on or params.select == "best_val":
+        notes["selected_on"] = selected_on or "val"
     return notes | ({"bn_mode": params.bn_mode} if params.mode == "online" else {})
 
 

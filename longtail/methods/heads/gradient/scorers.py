@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from longtail.core.head import LinearHead
+from longtail.train.device import to_device
+
 if TYPE_CHECKING:
     import torch
 
@@ -50,6 +53,12 @@ class LinearScorer:
         weight, bias = into
         weight.addmm_(logit_gradient.T, rows, alpha=factor)
         bias.add_(logit_gradient.sum(dim=0), alpha=factor)
+
+
+def linear_scorer(head: LinearHead, device: torch.device) -> LinearScorer:
+    """A trainable copy of the weight and bias of ``head``."""
+    assert head.bias is not None
+    return LinearScorer(to_device(head.weight.copy(), device), to_device(head.bias.copy(), device))
 
 
 class ScaleScorer:

@@ -32,7 +32,7 @@ class ClassBalancedSgd:
     """How cRT and LWS train: class-aware batches, SGD, a cosine schedule.
 
     Attributes:
-        params: epochs, batch size, rate and so on. A batch size above N becomes N, with a message.
+        params: epochs, batch size and so on. A batch size above N becomes N, with a message.
         device: a torch device.
         seed: seed of the sampler.
         progress: mode of the progress report.
@@ -55,7 +55,18 @@ class ClassBalancedSgd:
         return torch_device(self.device, self.method)
 
     def train(
-        self, scorer: Scorer, rows: torch.Tensor, y: np.ndarray, val: tuple[torch.Tensor, np.ndarray] | None
+        self,
+        scorer: Scorer,
+        rows: torch.Tensor,
+        y: np.ndarray,
+        val: tuple[torch.Tensor, np.ndarray] | None,
+        *,
+        lr: float,
+        weight_decay: float,
+        select: str,
+        epochs: int | None = None,
+        part: str = "",
+        judge_start: bool = False,
     ) -> Outcome:
         """Train the parameters of ``scorer`` in place.
 
@@ -64,6 +75,10 @@ class ClassBalancedSgd:
             rows: (N, K), on the device.
             y: (N,) int64 class positions.
             val: the same of the validation rows, or None.
+            lr, weight_decay, select: those of ``params``, or what the method puts in the place of ``auto``.
+            epochs: stop after this many epochs of the schedule; None trains all.
+            judge_start: whether the start counts as epoch 0 for ``select``.
+            part: ending of the checkpoint's name, for a method that trains several times.
 
         Raises:
             ConfigError: ``select: best_val`` without validation rows.
@@ -74,13 +89,12 @@ class ClassBalancedSgd:
         from longtail.train.loop import run
 
         params = self.params
-        if params.select == "best_val" and val is None:
+        if select == "best_val" and val is None:
             raise ConfigError(f"{self.method}.select must be last without X_val and y_val, got best_val")
-        batch_size = min(params.batch_size, len(y))
-        if batch_size < params.batch_size:
-            LOG.info(
-                f"{self.method}: batch_size {params.batch_size} is more than the {len(y)} rows; {batch_size} is used"
-            )
+        wanted = params.batch_rows(len(y))
+        batch_size = min(wanted, len(y))
+        if batch_size < wanted:
+            LOG.info(f"{self.method}: batch_size {wanted} is more than the {len(y)} rows; {batch_size} is used")
         sampler = create_sampler(
             "class_aware",
             y,
@@ -88,12 +102,13 @@ class ClassBalancedSgd:
             epochs=params.epochs,
             samples_per_class=params.samples_per_class,
         )
-        task = RowsTask(scorer, rows, y, val, sampler, params, batch_size)
+        task = RowsTask(scorer, rows, y, val, sampler, params, batch_size, lr, weight_decay, select)
         return run(
             task,
-            epochs=params.epochs,
-            label=self.method,
-            part=self.method,
+            epochs=params.epochs if epochs is None else epochs,
+            label=self.method + (f" ({part.replace('_', ' ')})" if part else ""),
+            part="_".join(filter(None, (self.method, part))),
             store=self.store or CheckpointStore(),
             progress=self.progress,
+            start=task.report if judge_start else None,
         )

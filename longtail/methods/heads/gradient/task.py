@@ -29,8 +29,10 @@ class RowsTask:
         y: (N,) int64 class positions.
         val: the same of the validation rows, or None.
         sampler: the order of the rows.
-        params: the rate, momentum, weight decay, epochs and selection.
+        params: momentum, and the epochs of the whole schedule.
         batch_size: B, at most N.
+        lr, weight_decay: of SGD.
+        select: ``last``, ``best_val`` (accuracy) or ``auto`` (mean class accuracy, if there are validation rows).
     """
 
     stopped = False
@@ -44,20 +46,24 @@ class RowsTask:
         sampler: Order,
         params: HeadTrainingParams,
         batch_size: int,
+        lr: float,
+        weight_decay: float,
+        select: str,
     ) -> None:
         self.steps = len(rows) // batch_size
         assert self.steps > 0, "batch_size must not exceed the number of rows"
         self._scorer, self._sampler, self._params, self._batch_size = scorer, sampler, params, batch_size
+        self._lr, self._weight_decay, self._select = lr, weight_decay, select
         self._rows, self._targets = rows, torch.from_numpy(y).to(rows.device)
         self._val = None if val is None else (val[0], torch.from_numpy(val[1]).to(rows.device))
         self._multiplier = create_schedule("cosine", epochs=params.epochs)
         self._velocity = [torch.zeros_like(p) for p in scorer.parameters]
         self._minus_one = rows.new_full((batch_size, 1), -1.0)
-        self._rate = params.lr
+        self._rate = lr
         self._order: tuple[Tensor, ...] = ()
 
     def start_epoch(self, epoch: int) -> None:
-        self._rate = self._params.lr * self._multiplier(epoch, 0.0)
+        self._rate = self._lr * self._multiplier(epoch, 0.0)
         order = torch.from_numpy(self._sampler.epoch(epoch, self.steps * self._batch_size)).to(self._rows.device)
         self._order = order.split(self._batch_size)
 
@@ -69,7 +75,7 @@ class RowsTask:
         loss = -log_p.gather(1, y).mean()
         gradient = log_p.exp_().scatter_add_(1, y, self._minus_one)  # of the sum over the batch
         for p, v in zip(scorer.parameters, self._velocity, strict=True):
-            v.mul_(params.momentum).add_(p, alpha=params.weight_decay)
+            v.mul_(params.momentum).add_(p, alpha=self._weight_decay)
         scorer.add_gradients(x, gradient, self._velocity, 1 / self._batch_size)
         for p, v in zip(scorer.parameters, self._velocity, strict=True):
             p.add_(v, alpha=-self._rate)
@@ -80,15 +86,23 @@ class RowsTask:
         return ~torch.stack([torch.isfinite(p).all() for p in self._scorer.parameters]).all()
 
     def end_epoch(self, epoch: int, means: Mapping[str, float]) -> EpochReport:
+        return self.report()
+
+    def report(self) -> EpochReport:
+        """The rate, and how the present weights do on the validation rows."""
         columns = {"lr": self._rate}
         if self._val is None:
             return EpochReport(columns)
-        columns["val_accuracy"] = self._accuracy(*self._val)
-        score = (columns["val_accuracy"],) if self._params.select == "best_val" else None
-        return EpochReport(columns, score, "val")
+        correct, counts = self._hits(*self._val)
+        columns["val_accuracy"] = float(correct.sum() / counts.sum())
+        if self._select == "best_val":
+            return EpochReport(columns, (columns["val_accuracy"],), "val")
+        present = counts > 0
+        columns["val_macro"] = float(np.mean(correct[present] / counts[present]))
+        return EpochReport(columns, (columns["val_macro"],) if self._select == "auto" else None, "val")
 
     def advise(self) -> str:
-        return f"lower {self._params.path}.lr, now {self._params.lr:g}, or check the scale of the features"
+        return f"lower {self._params.path}.lr, now {self._lr:g}, or check the scale of the features"
 
     def weights(self) -> dict[str, Tensor]:
         return {str(number): p for number, p in enumerate(self._scorer.parameters)}
@@ -107,9 +121,11 @@ class RowsTask:
             v.copy_(tensors[f"velocity.{number}"])
 
     @torch.no_grad()
-    def _accuracy(self, rows: Tensor, targets: Tensor) -> float:
-        correct = torch.zeros((), dtype=torch.int64, device=rows.device)
+    def _hits(self, rows: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Correct predictions and rows of each class, (C,) each."""
         num_classes = len(self._scorer.parameters[0])
+        correct = torch.zeros(num_classes, dtype=torch.int64, device=rows.device)
         for block in row_blocks(len(rows), 8 * (rows.shape[1] + num_classes)):
-            correct += (self._scorer.logits(rows[block]).argmax(dim=1) == targets[block]).sum()
-        return correct.item() / len(rows)
+            right = self._scorer.logits(rows[block]).argmax(dim=1) == targets[block]
+            correct += torch.bincount(targets[block][right], minlength=num_classes)
+        return correct.cpu().numpy(), torch.bincount(targets, minlength=num_classes).cpu().numpy()

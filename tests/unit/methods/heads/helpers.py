@@ -6,6 +6,7 @@ import torch
 from longtail.core.seeds import derive_seed
 from longtail.data.samplers import create_sampler
 
+RELEASED = {"lr": 0.2, "weight_decay": 5e-4, "select": "last"}  # of the official ImageNet-LT configuration
 W = np.array([[3.0, 4.0], [0.0, 2.0], [1.2, -0.5]])
 B = np.array([0.5, 0.0, -1.0])
 X = np.array([[0.2, 1.0], [1.0, 0.1], [0.1, 0.35], [1.0, -1.0]])

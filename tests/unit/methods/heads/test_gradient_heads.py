@@ -9,19 +9,24 @@ from longtail.core.errors import ConfigError, TrainingError
 from longtail.methods.heads import CRT, LWS
 from longtail.methods.heads.gradient.task import RowsTask
 from longtail.train.checkpointing import CheckpointStore
-from tests.unit.methods.heads.helpers import X, Y
+from tests.unit.methods.heads.helpers import RELEASED, X, Y
+
+
+def released(kind, **arguments):
+    """The head as its authors train it."""
+    return kind(**RELEASED | ({"trained_on": "fitted"} if kind is LWS else {}) | arguments)
 
 
 @pytest.mark.parametrize("kind", [CRT, LWS])
 def test_history_has_one_entry_per_epoch_and_the_last_rate_is_zero(kind, tail):
     rows, y, rows_test, y_test, _ = tail
-    plain = kind(epochs=5, batch_size=64).fit(rows, y)
+    plain = released(kind, epochs=5, batch_size=64).fit(rows, y)
     assert set(plain.history_) == {"epoch", "lr", "loss"}
     assert plain.history_["epoch"] == [1, 2, 3, 4, 5]
     assert plain.history_["lr"] == pytest.approx([0.180902, 0.130902, 0.069098, 0.019098, 0], abs=1e-6)
     assert plain.history_["lr"][-1] == 0.0
     assert plain.history_["loss"][-1] < plain.history_["loss"][0]
-    with_val = kind(epochs=5, batch_size=64).fit(rows, y, rows_test, y_test)
+    with_val = released(kind, epochs=5, batch_size=64).fit(rows, y, rows_test, y_test)
     assert with_val.history_["val_accuracy"][-1] == pytest.approx(with_val.score(rows_test, y_test))
     assert with_val.weight_.tobytes() == plain.weight_.tobytes()
 
@@ -30,21 +35,21 @@ def test_history_has_one_entry_per_epoch_and_the_last_rate_is_zero(kind, tail):
 def test_best_val_keeps_the_first_best_epoch(kind, tail):
     rows, y, rows_test, y_test, _ = tail
     many = y_test < 3  # balanced training gets worse on the head classes, so the best epoch is an early one
-    fitted = kind(epochs=6, batch_size=64, select="best_val").fit(rows, y, rows_test[many], y_test[many])
+    fitted = released(kind, epochs=6, batch_size=64, select="best_val").fit(rows, y, rows_test[many], y_test[many])
     accuracies = fitted.history_["val_accuracy"]
     assert fitted.selected_epoch_ == 1 + int(np.argmax(accuracies))
     assert fitted.score(rows_test[many], y_test[many]) == pytest.approx(max(accuracies))
     assert max(accuracies) > accuracies[-1]
-    assert kind(epochs=6, batch_size=64).fit(rows, y, rows_test, y_test).selected_epoch_ == 6
+    assert released(kind, epochs=6, batch_size=64).fit(rows, y, rows_test, y_test).selected_epoch_ == 6
 
 
 @pytest.mark.parametrize("kind", [CRT, LWS])
 def test_batch_size_above_the_rows_becomes_their_number_with_a_message(kind, caplog):
     rows, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
     with caplog.at_level(logging.INFO, logger="longtail.methods.heads"):
-        clipped = kind(epochs=2).fit(rows, y)
+        clipped = released(kind, epochs=2, batch_size=512).fit(rows, y)
     assert "batch_size 512 is more than the 30 rows; 30 is used" in caplog.text
-    assert clipped.weight_.tobytes() == kind(epochs=2, batch_size=30).fit(rows, y).weight_.tobytes()
+    assert clipped.weight_.tobytes() == released(kind, epochs=2, batch_size=30).fit(rows, y).weight_.tobytes()
 
 
 @pytest.mark.parametrize(("kind", "name"), [(CRT, "crt"), (LWS, "lws")])
@@ -53,14 +58,14 @@ def test_divergence_is_an_error_that_names_method_and_epoch(kind, name):
     with pytest.raises(
         TrainingError, match=rf"{name}: loss or weights are not finite in epoch 1 of 5 .*; lower {name}\.lr"
     ):
-        kind(epochs=5, batch_size=10, lr=1e38).fit(rows, y)
+        released(kind, epochs=5, batch_size=10, lr=1e38).fit(rows, y)
 
 
 @pytest.mark.parametrize("kind", [CRT, LWS])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_training_keeps_the_dtype_of_the_features(kind, dtype, tail):
     rows, y, *_ = tail
-    fitted = kind(epochs=2, batch_size=64).fit(rows.astype(dtype), y)
+    fitted = released(kind, epochs=2, batch_size=64).fit(rows.astype(dtype), y)
     assert fitted.weight_.dtype == fitted.bias_.dtype == fitted.scores(rows.astype(dtype)).dtype == dtype
 
 
@@ -75,7 +80,7 @@ def test_interrupted_training_ends_in_the_same_bits(kind, select, tail, tmp_path
     many = y_test < 3
 
     def fit(store=None):
-        model = kind(epochs=5, batch_size=64, select=select)
+        model = released(kind, epochs=5, batch_size=64, select=select)
         return model.fit(rows, y, rows_test[many], y_test[many], store=store)
 
     def interrupted(task, epoch):
@@ -100,7 +105,7 @@ def test_interrupted_training_ends_in_the_same_bits(kind, select, tail, tmp_path
 def test_features_are_left_untouched(kind, tail):
     rows, y, *_ = tail
     before = rows.tobytes()
-    kind(epochs=2, batch_size=64).fit(rows, y)
+    released(kind, epochs=2, batch_size=64).fit(rows, y)
     assert rows.tobytes() == before
 
 
@@ -111,8 +116,8 @@ def test_features_are_left_untouched(kind, tail):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be above 0, got -1"),
-        ({"weight_decay": float("nan")}, "weight_decay must be a finite number, got nan"),
-        ({"select": "best"}, "select must be one of last, best_val, got best"),
+        ({"momentum": float("nan")}, "momentum must be a finite number, got nan"),
+        ({"select": "best"}, "select must be one of auto, last, best_val, got best"),
         ({"select": "best_val"}, "select must be last without X_val and y_val, got best_val"),
     ],
 )
@@ -130,10 +135,10 @@ def test_unknown_device_is_refused(kind):
 @pytest.mark.parametrize("kind", [CRT, LWS])
 def test_finished_head_is_not_computed_again(kind, tail, tmp_path, monkeypatch):
     rows, y, *_ = tail
-    first = kind(epochs=2, batch_size=64).fit(rows, y, store=CheckpointStore(tmp_path))
+    first = released(kind, epochs=2, batch_size=64).fit(rows, y, store=CheckpointStore(tmp_path))
     assert [path.stem for path in tmp_path.iterdir()] == [kind.__name__.lower()]
     monkeypatch.setattr(RowsTask, "step", lambda *a: pytest.fail("a step was taken"))
-    again = kind(epochs=2, batch_size=64).fit(rows, y, store=CheckpointStore(tmp_path))
+    again = released(kind, epochs=2, batch_size=64).fit(rows, y, store=CheckpointStore(tmp_path))
     assert again.weight_.tobytes() == first.weight_.tobytes()
     assert again.history_ == first.history_
 
@@ -141,8 +146,8 @@ def test_finished_head_is_not_computed_again(kind, tail, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", [CRT, LWS])
 def test_a_single_epoch_trains_at_the_base_rate(kind, tail):
     rows, y, *_ = tail
-    head = kind(epochs=1, batch_size=64).fit(rows, y)
-    unmoved = kind(epochs=1, batch_size=64, lr=1e-30, weight_decay=0.0).fit(rows, y)
+    head = released(kind, epochs=1, batch_size=64).fit(rows, y)
+    unmoved = released(kind, epochs=1, batch_size=64, lr=1e-30, weight_decay=0.0).fit(rows, y)
     assert head.history_["lr"] == [0.2]
     assert np.abs(head.weight_ - unmoved.weight_).max() > 1e-2
 
@@ -158,4 +163,4 @@ def test_infinite_loss_of_one_step_is_an_error_although_the_weights_are_finite(k
     monkeypatch.setattr(RowsTask, "step", step)
     rows, y, *_ = tail
     with pytest.raises(TrainingError, match=rf"{name}: .*not finite in epoch 2 of 3 .*lower {name}\.lr"):
-        kind(epochs=3, batch_size=64).fit(rows, y)
+        released(kind, epochs=3, batch_size=64).fit(rows, y)

@@ -7,9 +7,8 @@ import pytest
 from sklearn.preprocessing import normalize
 
 from longtail.core.errors import ConfigError, DataError
-from longtail.methods.heads import LinearHead, TauNorm
-from longtail.methods.heads.base import fit_linear_head
-from longtail.methods.heads.tau import class_accuracy_over_grid, tau_normalized
+from longtail.methods.heads import Joint, LinearHead, TauNorm
+from longtail.methods.heads.tau import hits_over_grid, tau_normalized
 from tests.unit.methods.heads.helpers import B, W, X, Y, long_tail
 
 
@@ -81,10 +80,10 @@ def test_tau_curve_is_that_of_one_product_per_tau():
     head = LinearHead(stream.normal(size=(6, 5)) * np.linspace(0.2, 3, 6)[:, None])
     rows, y = stream.normal(size=(300, 5)), stream.integers(0, 6, 300)
     grid = np.arange(21) / 10
-    curve = class_accuracy_over_grid(head, rows, y, grid)
+    hits = hits_over_grid(head, rows, y, grid)
     for t, tau in enumerate(grid):
         correct = (rows @ tau_normalized(head, tau).T).argmax(axis=1) == y
-        np.testing.assert_allclose(curve[t], [correct[y == c].mean() for c in range(6)])
+        np.testing.assert_array_equal(hits[t], [correct[y == c].sum() for c in range(6)])
 
 
 def test_tau_macro_counts_only_the_classes_in_val():
@@ -103,30 +102,33 @@ def test_tau_is_chosen_by_macro_and_not_by_overall_accuracy():
     assert fitted.macro_[0] == 0.5
 
 
-def test_tau_without_val_never_scores_a_fitted_row(monkeypatch):
+def test_tau_without_val_is_judged_by_heads_that_have_not_seen_the_row(monkeypatch):
     rows, y, *_, counts = long_tail(0)
-    seen = {}
+    judged = []
 
-    def spy_fit(X, y, num_classes, original=fit_linear_head):
-        seen["fitted"] = (X, y)
-        return original(X, y, num_classes)
+    def spy(head, X, y, grid):
+        judged.append((head, X, y))
+        return hits_over_grid(head, X, y, grid)
 
-    def spy_score(head, X, y, grid):
-        seen["scored"] = (X, y)
-        return class_accuracy_over_grid(head, X, y, grid)
+    monkeypatch.setattr("longtail.methods.heads.tau.hits_over_grid", spy)
+    fitted = TauNorm().fit(rows, y)
+    assert fitted.selected_on_ == "train_folds"
+    np.testing.assert_array_equal(np.bincount(np.concatenate([labels for *_, labels in judged])), counts)
+    assert len({row.tobytes() for _, block, _ in judged for row in block}) == len(rows)
+    assert len({head.weight.tobytes() for head, *_ in judged}) == len(judged) == 5
+    start = Joint().fit(rows, y).head_
+    np.testing.assert_array_equal(fitted.head_.weight, tau_normalized(start, fitted.tau_))
 
-    monkeypatch.setattr("longtail.methods.heads.tau.fit_linear_head", spy_fit)
-    monkeypatch.setattr("longtail.methods.heads.tau.class_accuracy_over_grid", spy_score)
+
+def test_head_of_a_trained_backbone_gets_tau_1_without_val():
+    rows, y, *_ = long_tail(0)
     given = np.random.default_rng(1).normal(size=(10, 16))
     fitted = TauNorm(head=(given, None)).fit(rows, y)
-    assert fitted.selected_on_ == "train_slice"
-    np.testing.assert_array_equal(np.bincount(seen["scored"][1], minlength=10), counts // 5)
-    np.testing.assert_array_equal(np.bincount(seen["fitted"][1], minlength=10), counts - counts // 5)
-    assert not {row.tobytes() for row in seen["scored"][0]} & {row.tobytes() for row in seen["fitted"][0]}
-    np.testing.assert_array_equal(fitted.weight_, tau_normalized(LinearHead(given), fitted.tau_))
+    assert (fitted.tau_, fitted.selected_on_) == (1.0, "fixed")
+    np.testing.assert_array_equal(fitted.weight_, tau_normalized(LinearHead(given), 1.0))
 
 
-def test_tau_slice_follows_the_seed():
+def test_tau_folds_follow_the_seed():
     rows, y, *_ = long_tail(0)
     curves = [TauNorm(random_state=seed).fit(rows, y).class_accuracy_ for seed in (0, 0, 1)]
     np.testing.assert_array_equal(curves[0], curves[1])

@@ -1,0 +1,199 @@
+"""The base head: softmax regression on standardized features."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from longtail.core.errors import ConfigError, DataError
+from longtail.core.head import StandardizedHead
+from longtail.methods.heads import Joint, LogitAdjustment, SoftmaxRegression
+from longtail.methods.heads.softmax_solver import (
+    cross_fits,
+    folds,
+    out_of_fold_scores,
+    standardization,
+    within_budget,
+)
+from tests.unit.methods.heads.helpers import long_tail
+
+CPU = torch.device("cpu")
+
+
+def macro(head, rows, y):
+    predicted = head.predict(rows)
+    return np.mean([(predicted[y == c] == c).mean() for c in np.unique(y)])
+
+
+@pytest.mark.parametrize("l2", [0.3, 0.01])
+def test_head_minimizes_the_documented_loss(l2, tail):
+    rows, y, rows_test, *_ = tail
+    ours = SoftmaxRegression(l2=l2).fit(rows, y)
+    scaler = StandardScaler().fit(rows)
+    reference = LogisticRegression(C=1 / (l2 * len(y)), tol=1e-8, max_iter=2000).fit(scaler.transform(rows), y)
+    expected = reference.predict_proba(scaler.transform(rows_test))
+    np.testing.assert_allclose(ours.predict_proba(rows_test), expected, atol=0.01)
+
+
+def test_two_classes_have_the_loss_of_many(tail):
+    rows, y, *_ = tail
+    rows, y = rows[y < 2], y[y < 2]
+    head = SoftmaxRegression(l2=0.01).fit(rows, y).head_
+    weight, bias = (torch.tensor(a, requires_grad=True) for a in (head.weight, head.bias))
+    logits = torch.from_numpy(head.inputs(rows)) @ weight.T + bias
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y)) + 0.005 * weight.square().sum()
+    loss.backward()
+    assert weight.grad.abs().max() < 2e-3 and bias.grad.abs().max() < 2e-3
+
+
+def test_uniform_prior_is_the_head_trained_by_balanced_softmax(tail):
+    rows, y, *_, counts = tail
+    head = SoftmaxRegression(prior="uniform", l2=0.01).fit(rows, y).head_
+    weight, bias = (torch.tensor(a, requires_grad=True) for a in (head.weight, head.bias))
+    logits = torch.from_numpy(head.inputs(rows)) @ weight.T + bias + torch.from_numpy(np.log(counts / counts.sum()))
+    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(y)) + 0.005 * weight.square().sum()
+    loss.backward()
+    assert weight.grad.abs().max() < 2e-3 and bias.grad.abs().max() < 2e-3
+
+
+def test_logit_adjustment_of_either_prior_is_the_head_for_a_uniform_one(tail):
+    rows, y, rows_test, *_ = tail
+    heads = [SoftmaxRegression(prior=prior, l2=0.01).fit(rows, y).head_ for prior in ("train", "uniform")]
+    adjusted = [LogitAdjustment(head=head).fit(rows, y).scores(rows_test) for head in heads]
+    np.testing.assert_allclose(adjusted[0], adjusted[1], atol=1e-9)
+    np.testing.assert_allclose(adjusted[1], heads[1].scores(rows_test), atol=1e-9)
+
+
+def test_chosen_strength_has_the_best_macro_accuracy_of_the_path(tail):
+    rows, y, *_ = tail
+    fitted = SoftmaxRegression().fit(rows, y)
+    assert fitted.selected_on_ == "train_slice"
+    assert fitted.l2_ == fitted.l2_grid_[np.argmax(fitted.macro_)] == fitted.head_.l2
+    assert (np.diff(fitted.l2_grid_) < 0).all()
+
+
+def test_validation_rows_choose_the_strength(tail):
+    rows, y, rows_test, y_test, _ = tail
+    chosen = SoftmaxRegression(prior="uniform").fit(rows, y, rows_test, y_test)
+    assert chosen.selected_on_ == "val"
+    for l2 in (1.0, 1e-4):
+        other = SoftmaxRegression(prior="uniform", l2=l2).fit(rows, y)
+        assert macro(chosen, rows_test, y_test) >= macro(other, rows_test, y_test) - 0.01
+
+
+def test_all_rows_are_used_by_the_final_fit(tail):
+    rows, y, rows_test, *_ = tail
+    chosen = SoftmaxRegression().fit(rows, y)
+    refitted = SoftmaxRegression(l2=chosen.l2_).fit(rows, y)
+    np.testing.assert_allclose(chosen.scores(rows_test), refitted.scores(rows_test), atol=0.1)
+
+
+def test_nothing_is_chosen_where_no_class_has_two_rows():
+    fitted = SoftmaxRegression().fit(np.eye(3), [0, 1, 2])
+    assert (fitted.selected_on_, fitted.l2_) == ("fixed", 0.01)
+    assert fitted.predict(np.eye(3)).tolist() == [0, 1, 2]
+
+
+def test_feature_that_hardly_varies_has_no_say(tail):
+    rows, y, rows_test, *_ = tail
+    noise = np.random.default_rng(0).normal(size=(len(rows), 2)) * [0, 1e-9]
+    wide = np.hstack([rows, 1.0 + noise])
+    plain, more = SoftmaxRegression().fit(rows, y), SoftmaxRegression().fit(wide, y)
+    test = np.hstack([rows_test, np.full((len(rows_test), 2), 1.0 + 1e-6)])
+    np.testing.assert_allclose(more.scores(test), plain.scores(rows_test), atol=0.05)
+
+
+def test_constant_features_give_the_class_shares():
+    y = np.repeat([0, 1], [30, 10])
+    fitted = SoftmaxRegression().fit(np.ones((40, 3)), y)
+    np.testing.assert_allclose(fitted.predict_proba(np.ones((1, 3))), [[0.75, 0.25]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"l2": 0}, r"base_head\.l2 must be above 0, got 0"),
+        ({"l2": "strong"}, r"base_head\.l2 must be a finite number or auto, got strong"),
+        ({"prior": "test"}, r"base_head\.prior must be one of train, uniform, got test"),
+    ],
+)
+def test_values_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        SoftmaxRegression(**arguments).fit(np.eye(3), [0, 1, 1])
+
+
+def test_standardized_head_is_the_same_on_raw_features(tail):
+    rows, y, rows_test, *_ = tail
+    head = Joint().fit(rows, y).head_
+    assert isinstance(head, StandardizedHead)
+    np.testing.assert_allclose(head.on_raw().scores(rows_test), head.scores(rows_test), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"center": np.zeros(2)}, "center must be"),
+        ({"spread": np.zeros(3)}, "spread must be above 0"),
+        ({"spread": None}, "spread must be"),
+        ({"prior": "test"}, "prior must be one of"),
+    ],
+)
+def test_malformed_standardized_head_is_refused(changes, message):
+    with pytest.raises(DataError, match=message):
+        StandardizedHead(np.ones((2, 3)), **{"center": np.zeros(3), "spread": np.ones(3)} | changes)
+
+
+def test_standardization_is_exact_under_a_large_offset():
+    rows = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
+    center, spread = standardization(rows + np.float32(1000))
+    np.testing.assert_allclose(spread, rows.std(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(center, 1000 + rows.mean(axis=0), atol=1e-4)
+
+
+def test_folds_hold_out_each_row_once_and_never_a_whole_class():
+    y = np.repeat([0, 1, 2, 3], [1, 2, 7, 50])
+    fold = folds(y, 0, "test")
+    assert fold[0] == -1 and (fold[1:] >= 0).all()
+    for number in range(5):
+        assert set(y[fold != number]) == {0, 1, 2, 3}
+    assert np.bincount(fold[y == 3]).tolist() == [10] * 5
+
+
+def test_rows_within_a_budget_cut_large_classes_to_one_size():
+    y = np.repeat([0, 1, 2], [100, 30, 5])
+    kept = within_budget(y, 60, 0)
+    assert np.bincount(y[kept]).tolist() == [27, 27, 5]
+    assert within_budget(y, 135, 0).all()
+
+
+def test_strength_chosen_on_a_part_of_the_rows_is_near_that_of_all(tail, monkeypatch):
+    rows, y, *_ = tail
+    whole = SoftmaxRegression().fit(rows, y)
+    monkeypatch.setattr("longtail.methods.heads.softmax_solver.SELECTION_ROWS", 400)
+    part = SoftmaxRegression().fit(rows, y)
+    assert 0.05 < part.l2_ / whole.l2_ < 20
+    np.testing.assert_allclose(SoftmaxRegression(l2=part.l2_).fit(rows, y).scores(rows), part.scores(rows), atol=0.3)
+
+
+def test_fewer_principal_axes_choose_about_the_same(monkeypatch):
+    rows, y, rows_test, y_test, _ = long_tail(1)
+    whole = SoftmaxRegression(prior="uniform").fit(rows, y)
+    monkeypatch.setattr("longtail.methods.heads.softmax_solver.REDUCED", 10)
+    reduced = SoftmaxRegression(prior="uniform").fit(rows, y)
+    assert abs(macro(reduced, rows_test, y_test) - macro(whole, rows_test, y_test)) < 0.02
+
+
+def test_out_of_fold_scores_are_those_of_heads_that_have_not_seen_the_row(tail):
+    rows, y, *_ = tail
+    head = Joint().fit(rows, y).head_
+    scores = out_of_fold_scores(rows, y, head, 0, CPU)
+    seen = np.zeros(len(y), int)
+    for held_out, fitted in cross_fits(rows, y, head, 0, CPU):
+        seen += held_out
+        np.testing.assert_allclose(scores[held_out], fitted.scores(rows[held_out]))
+        again = SoftmaxRegression(l2=head.l2).fit(rows[~held_out], y[~held_out])
+        assert (fitted.scores(rows[held_out]).argmax(axis=1) == again.predict(rows[held_out])).mean() > 0.98
+    assert (seen == 1).all()
+    own = head.scores(rows)
+    assert (scores.argmax(axis=1) == y).mean() < (own.argmax(axis=1) == y).mean()

@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from benchmarks.common import machine
 from benchmarks.timing import alternate, ratios, spread, table
-from longtail.artifacts.features import read_features
 from longtail.core.seeds import derive_seed
 from longtail.data.samplers import create_sampler
 from longtail.methods.heads.base import LinearHead
@@ -304,6 +303,12 @@ class FileRows(Dataset):
         return torch.from_numpy(self._features[row]), int(self._labels[row])
 
 
+def read_whole(path: Path) -> np.ndarray:
+    """Return the features (N, D), read at once."""
+    with h5py.File(path, "r") as file:
+        return np.asarray(file["features"])
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rows", type=int, default=IMAGENET_LT["rows"])
@@ -354,7 +359,7 @@ def report(inputs: Inputs, repeats: int, threads: int) -> None:
             repeats,
             lambda: crt_epoch(inputs),
             lambda: direct_crt_epoch(inputs, memory, CyclicSampler(inputs.y, draws)),
-            lambda: crt_epoch(replace(inputs, X=read_features(path).features)),
+            lambda: crt_epoch(replace(inputs, X=read_whole(path))),
             lambda: direct_crt_epoch(inputs, FileRows(path), CyclicSampler(inputs.y, draws)),
         )
     for one, other in ((ours, ours_from_file), (direct, from_file)):

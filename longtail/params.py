@@ -125,15 +125,30 @@ def _check_together(params: Params) -> None:
     """Refuse contradictions between groups that would otherwise end a run hours later."""
     dataset, split, train = params.bound[DatasetParams], params.bound[SplitParams], params.bound["train"]
     assert isinstance(dataset, DatasetParams) and isinstance(split, SplitParams) and isinstance(train, TrainParams)
-    has_val = SOURCES.get(dataset.dataset).has_val(dataset)
+    source = SOURCES.get(dataset.dataset)
+    if not source.has_images:
+        _check_without_images(params, f"dataset: {dataset.dataset}, which has no images")
+    has_val = source.has_val(dataset)
     if has_val:
-        check_unset(split, f"dataset: {dataset.dataset}, which has validation images of its own", ["val_per_class"])
+        check_unset(split, f"dataset: {dataset.dataset}, which has a val part of its own", ["val_per_class"])
     if split.val_per_class == 0 and has_val is False:
         for name, group in params.bound.items():
-            if getattr(group, "select", None) == "best_val":
+            if getattr(group, "select", None) == "best_val" and getattr(group, "enabled", True):
                 raise ConfigError(
                     f"{name}.select must be last, got best_val: there are no validation images with val_per_class: 0"
                 )
     entry, own = train.entry, params.own["train"]
     if entry.check is not None:
         entry.check(train, own)
+
+
+def _check_without_images(params: Params, reason: str) -> None:
+    """Refuse what a dataset without images ignores. Other keys of a method that is switched off may stay."""
+    check_unset(params.bound[NormalizeParams], reason)
+    for name in ("pretrain", "train", *STAGE_METHODS.names()):
+        needs_images = name not in STAGE_METHODS or STAGE_METHODS.get(name).needs_images
+        if needs_images and getattr(params.bound[name], "enabled", True):
+            check_unset(params.bound[name], reason)
+    for name in HEADS.names():
+        if getattr(params.bound[name], "mode", "cached") == "online":
+            raise refuse(f"{name}.mode", f"cached with {reason}", "online")

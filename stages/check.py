@@ -58,6 +58,8 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
         modules += group.modules()
     if stage == "pretrain" and len(modules) > 1:
         modules.append("stages.pretrain_training")
+    if stage == "extract_features" and not _has_images(content):
+        modules.append("stages.own_features")
     if stage == "rebalance":
         modules.append(HEADS.module(argument))
         if content.get(argument, {}).get("mode") == "online":  # with the backbone's train policy
@@ -67,6 +69,13 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
         modules += [STAGE_METHODS.module(name) for name in STAGE_METHODS.available()]
         modules += [entry.tables for entry in STAGE_METHODS.entries().values()]
     return modules
+
+
+def _has_images(content: Mapping[str, Any]) -> bool:
+    from longtail.data.params import DatasetParams
+    from longtail.data.sources import SOURCES
+
+    return SOURCES.get(content.get("dataset", DatasetParams().dataset)).has_images
 
 
 def _groups_of(stage: str, argument: str, content: Mapping[str, Any]) -> list[Any]:

@@ -124,6 +124,7 @@ def check_file(content: Mapping[str, Any]) -> None:
     if _read_verdict() == verdict:
         return
     importlib.import_module("longtail.params").check_params(content)
+    importlib.import_module("stages.data_root").check_data_root(content)
     importlib.import_module("stages.backbone_size").check_backbone_size(content)
     with atomic_open(CHECKED) as file:
         file.write(json.dumps(verdict))

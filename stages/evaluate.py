@@ -9,6 +9,7 @@ import pandas as pd
 
 from longtail.artifacts.digest import Scalar
 from longtail.artifacts.head_files import HeadFile, read_head
+from longtail.artifacts.left_out import left_out_reason
 from longtail.artifacts.predictions import Predictions, read_predictions
 from longtail.artifacts.tables import read_csv, write_csv, write_json
 from longtail.core.errors import ArtifactError
@@ -83,21 +84,16 @@ def main() -> None:
 
 
 def read_tables() -> dict[str, Predictions]:
-    """All prediction tables, checked to be about the same images.
-
-    With third-party features, only the tables of methods that were run on them are used.
-    """
-    rows = table_rows()
-    found = {row: read_predictions(p, row.made_by) for row in rows if (p := PREDICTIONS / f"{row.name}.h5").is_file()}
-    foreign = {row: table for row, table in found.items() if not table.split_digest}
-    if foreign:
-        left_out = ", ".join(row.name for row in rows if row not in foreign)
-        print("third-party features" + (f": left out since not run on them: {left_out}" if left_out else ""))
-        found = foreign
+    """All prediction tables, checked to be about the same images. Prints which are left out, and why."""
     tables: dict[str, Predictions] = {}
-    for row in foreign or rows:
+    left_out: dict[str, list[str]] = {}
+    for row in table_rows():
         path = PREDICTIONS / f"{row.name}.h5"
-        table = found[row] if row in found else read_predictions(path, row.made_by)
+        reason = left_out_reason(path, row.made_by)
+        if reason is not None:
+            left_out.setdefault(reason, []).append(row.name)
+            continue
+        table = read_predictions(path, row.made_by)
         first = next(iter(tables.values()), table)
         if table.method != row.name:
             raise ArtifactError(path, f"holds the predictions of {table.method}", row.made_by)
@@ -110,6 +106,8 @@ def read_tables() -> dict[str, Predictions]:
         if not np.array_equal(table.train_counts, first.train_counts):
             raise _mismatch(path, row, "was made from other training rows", first)
         tables[row.name] = table
+    for reason, names in left_out.items():
+        print(f"left out: {', '.join(names)} ({reason})")
     return tables
 
 
@@ -148,12 +146,8 @@ def _require_same_split(path: Path, made_by: str, split_digest: str, table: Pred
 
 
 def read_class_counts(table: Predictions) -> pd.DataFrame:
-    """label, name, train, val and test of each class; for third-party features as far as the predictions tell."""
+    """label, name, train, val and test of each class."""
     test = np.bincount(table.label, minlength=table.num_classes)
-    if not table.split_digest:
-        label = np.arange(table.num_classes)
-        columns = {"label": label, "name": label.astype(str), "train": table.train_counts, "val": 0, "test": test}
-        return pd.DataFrame(columns)
     counts = read_csv(
         CLASS_COUNTS, made_by="subsample", columns=["label", "name", "train", "val", "test"], text=["name"]
     )

@@ -1,5 +1,6 @@
 """Features of all three split parts, and the stage-1 head: all that work on features needs, without torch."""
 
+import importlib
 import json
 
 from longtail.artifacts.feature_set import features_file
@@ -12,11 +13,15 @@ from longtail.models.stored import load_backbone
 from longtail.train.extract import outputs
 from stages.context import Context, run
 from stages.data import PreparedImages
+from stages.left_out import without_images
 from stages.paths import BACKBONE, FEATURES, HEAD
 
 
 def main() -> None:
     context = Context("extract_features")
+    if without_images():
+        importlib.import_module("stages.own_features").extract()
+        return
     device = context.device
     images = PreparedImages(context)
     backbone, head, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from longtail.artifacts.digest import Scalar, file_digest
-from longtail.artifacts.feature_set import FeatureSet, features_file
+from longtail.artifacts.feature_set import FeatureSet
 from longtail.artifacts.predictions import build_predictions, write_predictions
 from longtail.artifacts.tables import write_csv
 from longtail.augment.transforms import Transform, resolve_policy
@@ -20,7 +20,7 @@ from longtail.core.seeds import derive_seed
 from longtail.evaluation.picture_grid import GridRow, choose, picture_grid
 from longtail.methods.ipdpp.finetuning import SubsetSampler, label_log_probability
 from longtail.methods.ipdpp.params import IpdppParams
-from longtail.methods.ipdpp.selection_file import SelectionFile, subset_table, write_selection
+from longtail.methods.ipdpp.selection_file import SUBSET_COLUMNS, SelectionFile, subset_table, write_selection
 from longtail.methods.objectives.ce.objective import CrossEntropy
 from longtail.models.classifier import Classifier, LinearLayer
 from longtail.models.stored import load_backbone, save_backbone
@@ -32,6 +32,7 @@ from longtail.train.objective import TaskInfo
 from stages.context import Context, run
 from stages.data import PreparedImages
 from stages.features import read_feature_set
+from stages.left_out import CURVE, leave_out, without_images
 from stages.paths import BACKBONE, CURVES, IPDPP_IMAGES, IPDPP_MODEL, IPDPP_SELECTION, IPDPP_SUBSET, PREDICTIONS
 from stages.training import require_val, training_settings
 
@@ -65,11 +66,14 @@ class Finetuned:
 def main() -> None:
     context = Context("finetune_ipdpp")
     params = context.group(IpdppParams)
+    if reason := without_images() if params.enabled else "ipdpp.enabled: false":
+        outputs = [IPDPP_MODEL, IPDPP_SELECTION, *(PREDICTIONS / f"{name}.h5" for name in (CONTROL, METHOD))]
+        tables = {IPDPP_SUBSET: SUBSET_COLUMNS, CURVES / "finetune_ipdpp.tsv": (*CURVE, "method")}
+        leave_out(context, reason, outputs, tables)
+        picture_grid(IPDPP_IMAGES, [], f"left out: {reason}")
+        return
     device = context.device
     found = read_feature_set()
-    if found.train.foreign:
-        path = features_file(found.folder, "train")
-        raise ArtifactError(path, "is third-party, but IP-DPP finetuning needs images", "extract_features")
     images = PreparedImages(context)
     split = images.split
     backbone, _, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
@@ -115,7 +119,6 @@ def finetune(
     head = LinearLayer(found.train.features.shape[1], num_classes)
     encoder = nn.Identity() if params.freeze == "encoder" else backbone
     task = TaskInfo(num_classes, found.train_counts, found.train.features.shape[1], params.epochs, seed)
-    assert found.head is not None
     own_head = found.head
 
     @cache
@@ -210,7 +213,7 @@ def selection_file(params: IpdppParams, found: FeatureSet, finished: dict[str, F
 def _feature_parts(found: FeatureSet, device: torch.device) -> Parts:
     train, test = (FeatureRows(part.features, part.labels, device) for part in (found.train, found.test))
     val = found.val
-    return Parts(train, train, FeatureRows(val.features, val.labels, device) if val and len(val.labels) else None, test)
+    return Parts(train, train, FeatureRows(val.features, val.labels, device) if len(val.labels) else None, test)
 
 
 def _draw_options(config: IpdppParams, features: np.ndarray) -> dict:

@@ -7,7 +7,7 @@ import numpy as np
 from longtail.artifacts.digest import file_digest
 from longtail.artifacts.feature_set import FeatureSet
 from longtail.augment.transforms import Transform
-from longtail.core.errors import ArtifactError, ConfigError
+from longtail.core.errors import ArtifactError
 from longtail.methods.heads.crt import initial_head
 from longtail.methods.heads.gradient.online import train_online
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
@@ -21,8 +21,6 @@ from stages.paths import BACKBONE
 def fit(context: Context, method: str, params: HeadTrainingParams, features: FeatureSet, seed: int) -> dict[str, Any]:
     """Train the head; the fields of ``FittedHead``."""
     start = features.head
-    if start is None or features.train.foreign:
-        raise ConfigError(f"{method}.mode must be cached with third-party features, got online")
     if method == "crt":
         start = initial_head(features.train.num_classes, features.train.features.shape[1], seed, np.dtype(np.float32))
     device = context.device

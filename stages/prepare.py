@@ -2,7 +2,9 @@
 
 from longtail.data.params import DatasetParams
 from longtail.data.prepare import prepare
+from longtail.data.prepared_features import prepare_features
 from longtail.data.sources import SOURCES
+from longtail.data.sources.base import FeatureSource
 from stages.context import Context, run
 from stages.paths import PREPARED, RAW
 
@@ -10,8 +12,14 @@ from stages.paths import PREPARED, RAW
 def main() -> None:
     context = Context("prepare")
     params = context.top_level(DatasetParams)
+    source = SOURCES.get(params.dataset).load(params, RAW)
+    if isinstance(source, FeatureSource):
+        info = prepare_features(source, PREPARED, dataset=params.dataset)
+        rows, width = source.features.shape
+        print(f"{info.dataset}: {info.num_classes} classes, {rows} rows of {width} features")
+        return
     info = prepare(
-        SOURCES.get(params.dataset).load(params, RAW),
+        source,
         PREPARED,
         dataset=params.dataset,
         image_size=None if params.image_size == "auto" else params.image_size,

@@ -8,7 +8,7 @@ import torch
 from longtail.artifacts.tables import write_csv
 from longtail.core.params import bind
 from longtail.core.seeds import derive_seed
-from longtail.data.manifest import read_manifest
+from longtail.data.manifest import read_info
 from longtail.methods.objectives import OBJECTIVES
 from longtail.methods.objectives.params import TrainParams
 from longtail.methods.pretraining import METHODS
@@ -17,6 +17,7 @@ from longtail.models.factory import check_backbone, create_backbone
 from longtail.models.resnet import count_parameters
 from longtail.models.stored import save_backbone
 from stages.context import Context, run
+from stages.left_out import CURVE, leave_out
 from stages.paths import CURVES, PREPARED, PRETRAINED
 
 
@@ -25,7 +26,10 @@ def main() -> None:
     params = context.group(PretrainParams, METHODS)
     network = bind(TrainParams, context.content.get("train", {}), OBJECTIVES.available())
     name, size = network.backbone, None if network.width == "auto" else network.width
-    info = read_manifest(PREPARED).info
+    info = read_info(PREPARED)
+    if info.without_images:
+        leave_out(context, info.without_images, [PRETRAINED], {CURVES / "pretrain.tsv": CURVE})
+        return
     check_backbone(name, info.image_size, info.channels, size)
     _ = context.device  # set up threads and determinism before the first random number
     torch.manual_seed(derive_seed(context.seed, "pretrain"))

@@ -19,6 +19,7 @@ from longtail.train.network import train_network, training_curves
 from longtail.train.objective import TaskInfo
 from stages.context import Context, run
 from stages.data import PreparedImages
+from stages.left_out import CURVE, leave_out, without_images
 from stages.paths import BACKBONE, CURVES, PRETRAINED
 from stages.training import require_val, training_settings
 
@@ -27,6 +28,9 @@ def main() -> None:
     context = Context("train_backbone")
     params = context.group(TrainParams, OBJECTIVES)
     own = context.own(OBJECTIVES, params.objective, "train")
+    if reason := without_images():
+        leave_out(context, reason, [BACKBONE], {CURVES / "train_backbone.tsv": CURVE})
+        return
     device = context.device
     images = PreparedImages(context)
     info, split = images.info, images.split

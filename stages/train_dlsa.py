@@ -15,14 +15,19 @@ from longtail.methods.dlsa.stored import save_chain
 from longtail.train.checkpointing import CheckpointStore
 from stages.context import Context, run
 from stages.features import FeatureSet, read_feature_set
+from stages.left_out import leave_out
 from stages.paths import DLSA_MODEL, DLSA_ROUTING, PREDICTIONS
 
 
 def main() -> None:
     context = Context("train_dlsa")
     params = context.group(DlsaParams)
+    if not params.enabled:
+        outputs = [DLSA_MODEL, DLSA_ROUTING, *(PREDICTIONS / f"{name}.h5" for name in ("dlsa_control", "dlsa"))]
+        leave_out(context, "dlsa.enabled: false", outputs, {})
+        return
     found = read_feature_set()
-    given = vars(params) | {
+    given = {name: value for name, value in vars(params).items() if name != "enabled"} | {
         "head": found.head,
         "device": str(context.device),
         "progress": context.runtime.progress,
@@ -32,8 +37,6 @@ def main() -> None:
         store = CheckpointStore(scratch.folder, context.runtime.checkpoint_every)
         rows = [*found.rows("train"), *found.rows("val"), *found.rows("test")]
         control = DLSA(**given | {"depth": 0}).fit(*rows, store=store, name="dlsa_control")  # type: ignore[arg-type]
-        if found.rows("val")[0] is not None and control.start_ is not None:
-            given["head"] = control.start_  # where none was given, both start from the same head, fitted once
         dlsa = DLSA(**given).fit(*rows, store=store, name="dlsa")  # type: ignore[arg-type]
         write(found, control, dlsa)
         scratch.clear()

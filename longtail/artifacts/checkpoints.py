@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longtail.artifacts.atomic import atomic_path
+from longtail.artifacts.left_out import refuse_left_out
 from longtail.core.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def load_checkpoint(
             entry = (file.metadata() or {}).get(ENTRY)
             tensors = {name: _copy(file.get_tensor(name)) for name in sorted(file.keys())}
     except (SafetensorError, OSError) as error:
+        refuse_left_out(path, made_by)
         raise ArtifactError(path, f"is damaged or is not a checkpoint ({error})", made_by) from error
     if entry is None:
         raise ArtifactError(path, "was not written by longtail (its metadata has no digest)", made_by)

@@ -1,16 +1,14 @@
 """Feature files ``features_PART.h5``: pooled backbone outputs with their labels.
 
-The dataset names ``features`` and ``labels`` are those of DLSA's files. A file without our schema attribute is foreign:
-only its shapes, dtypes and finiteness are checked, and its labels may also be called ``label``.
+The dataset names ``features`` and ``labels`` are those of DLSA's files.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from longtail.artifacts.hdf5 import is_foreign, read_hdf5, write_hdf5
+from longtail.artifacts.hdf5 import has_trailer, read_hdf5, write_hdf5
 from longtail.core.errors import ArtifactError
 
 SCHEMA = "longtail/features/1"
@@ -27,25 +25,22 @@ class Features:
     Attributes:
         features: (N, D) float32, finite, after global average pooling, not normalized.
         labels: (N,) int64.
-        index: (N,) int64, rows of the dataset; 0..N-1 for a foreign file.
-        num_classes: C; for a foreign file the largest label + 1.
-        dataset: name of the dataset; empty for a foreign file.
-        split_digest, backbone_digest: the split and the backbone that the rows come from; empty for a foreign file.
-        transform: how the images were prepared, as JSON text; empty for a foreign file.
+        index: (N,) int64, rows of the dataset.
+        num_classes: C.
+        dataset: name of the dataset.
+        split_digest, backbone_digest: the split and the backbone that the rows come from. For a dataset that is
+            features, its prepared rows take the place of the backbone.
+        transform: how the images were prepared, as JSON text; empty for a dataset that is features.
     """
 
     features: np.ndarray
     labels: np.ndarray
     index: np.ndarray
     num_classes: int
-    dataset: str = ""
-    split_digest: str = ""
-    backbone_digest: str = ""
-    transform: str = ""
-
-    @property
-    def foreign(self) -> bool:
-        return not self.split_digest
+    dataset: str
+    split_digest: str
+    backbone_digest: str
+    transform: str
 
 
 def write_features(path: str | Path, content: Features) -> None:
@@ -56,15 +51,16 @@ def write_features(path: str | Path, content: Features) -> None:
 
 
 def read_features(path: str | Path) -> Features:
-    """Read a verified feature file of ours, or check and read a foreign one.
+    """Read a verified feature file.
 
     Raises:
         ArtifactError: the file is missing or damaged, has arrays of the wrong shape or dtype, or has a value that is
             not finite (the message names the row).
     """
     path = Path(path)
-    if path.is_file() and is_foreign(path, "features"):
-        return _read_foreign(path)
+    if path.is_file() and not has_trailer(path):
+        problem = "is truncated or was not written by longtail (features of your own are a dataset, dataset: features)"
+        raise ArtifactError(path, problem, STAGE)
     content = read_hdf5(path, schema=SCHEMA, made_by=STAGE)
     values = content.datasets | content.attributes
     missing = [name for name in (*_DATASETS, *_ATTRIBUTES) if name not in values]
@@ -72,25 +68,6 @@ def read_features(path: str | Path) -> Features:
         raise ArtifactError(path, f"lacks {', '.join(missing)}", STAGE)
     _check(path, content.datasets["features"], content.datasets["labels"])
     return Features(**{name: values[name] for name in (*_DATASETS, *_ATTRIBUTES)})  # type: ignore[arg-type]
-
-
-def _read_foreign(path: Path) -> Features:
-    try:
-        with h5py.File(path, "r") as file:
-            name = "labels" if "labels" in file else "label"
-            if name not in file:
-                raise ArtifactError(path, "has no dataset `labels` (or `label`)")
-            features, labels = np.asarray(file["features"]), np.asarray(file[name])
-    except (OSError, RuntimeError, TypeError) as error:
-        raise ArtifactError(path, f"is damaged ({error})") from error
-    if not np.issubdtype(features.dtype, np.floating) or not np.issubdtype(labels.dtype, np.integer):
-        raise ArtifactError(
-            path,
-            f"must have features that are floats and labels that are integers, got {features.dtype} and {labels.dtype}",
-        )
-    features, labels = features.astype(np.float32, copy=False), labels.reshape(-1).astype(np.int64)
-    _check(path, features, labels)
-    return Features(features, labels, np.arange(len(labels)), int(labels.max(initial=-1)) + 1)
 
 
 def _check(path: Path, features: np.ndarray, labels: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from longtail.artifacts.atomic import atomic_path
 from longtail.artifacts.digest import Scalar, file_digest
+from longtail.artifacts.left_out import refuse_left_out
 from longtail.core.errors import ArtifactError
 
 SCHEMA = "schema"
@@ -61,18 +62,8 @@ def has_trailer(path: Path) -> bool:
         return file.read(len(MARK)) == MARK
 
 
-def is_foreign(path: Path, dataset: str) -> bool:
-    """Whether a file is third-party HDF5: it has ``dataset``, but neither our schema nor our trailer."""
-    if has_trailer(path):
-        return False
-    try:
-        with h5py.File(path, "r") as file:
-            return SCHEMA not in file.attrs and dataset in file
-    except (OSError, RuntimeError, KeyError, ValueError):
-        return False  # perhaps a damaged file of ours: the verifying reader reports what is wrong
-
-
-def _is_complete(path: Path) -> bool:
+def is_complete(path: Path) -> bool:
+    """Whether a file is one of :func:`write_hdf5` and its bytes are unchanged."""
     digest, left = hashlib.sha256(), path.stat().st_size - _TRAILER_LENGTH
     with open(path, "rb") as file:
         while left > 0:
@@ -93,7 +84,8 @@ def read_hdf5(path: str | Path, *, schema: str, made_by: str) -> Hdf5Content:
     path = Path(path)
     if not path.is_file():
         raise ArtifactError(path, "is missing", made_by, missing=True)
-    if not _is_complete(path):
+    if not is_complete(path):
+        refuse_left_out(path, made_by)
         raise ArtifactError(path, "is damaged or truncated, or was not written by longtail", made_by)
     datasets: dict[str, np.ndarray] = {}
 

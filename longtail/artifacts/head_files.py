@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from longtail.artifacts.digest import Scalar
@@ -120,23 +119,3 @@ def _head(content: Hdf5Content) -> LinearHead | ClassMeans:
         center, spread, prior = datasets["center"], datasets["spread"], str(attributes["prior"])
         return StandardizedHead(weight, bias, center=center, spread=spread, l2=l2, prior=prior)
     return LinearHead(weight, bias, str(attributes["kind"]), float(attributes["scale"]))
-
-
-def read_foreign_head(path: str | Path) -> LinearHead:
-    """A linear float32 head from a third-party HDF5 file with the dataset ``weight`` and perhaps ``bias``.
-
-    Raises:
-        ArtifactError: the file is unreadable, has arrays of other shapes, or a value that is not finite.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            weight, bias = np.asarray(file["weight"]), np.asarray(file["bias"]) if "bias" in file else None
-    except (OSError, RuntimeError, TypeError, KeyError) as error:
-        raise ArtifactError(path, f"is damaged ({error})") from error
-    given = [weight] if bias is None else [weight, bias]
-    if not all(np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() for array in given):
-        raise ArtifactError(path, "must have a weight and bias of finite floats")
-    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
-        shapes = " and ".join(str(array.shape) for array in given)
-        raise ArtifactError(path, f"must have a weight (C, D) and a bias (C,), got {shapes}")
-    return LinearHead(weight.astype(np.float32), None if bias is None else bias.astype(np.float32))

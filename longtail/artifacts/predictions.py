@@ -30,7 +30,7 @@ class Predictions:
     ``likelihood``: False if softmax(scores) is not a model's likelihood (NCM, tau-normalization). Calibration
     measures are then those of an uncalibrated score.
     ``selected_on_test``: True if a hyperparameter was chosen on the test split.
-    ``split_digest``: the split that the rows belong to; empty for foreign features.
+    ``split_digest``: the split that the rows belong to.
     ``train_counts`` (C,) int64: training images of each class.
     """
 

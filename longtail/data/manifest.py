@@ -4,6 +4,8 @@
 - ``classes.csv`` has the class names in label order.
 - ``dataset.json`` has the fields of DatasetInfo.
 - ``images.h5`` has the pixels, if the dataset is held in memory.
+
+A dataset that is features has other files in place of images; see ``longtail.data.prepared_features``.
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from longtail.artifacts.tables import read_csv, read_json
 from longtail.core.errors import ArtifactError, DataError
 
 STAGE = "prepare"
+FEATURES = "features"  # the storage of a dataset without images
 IMAGES_SCHEMA = "longtail/images/1"
 MANIFEST_COLUMNS = ("index", "label", "part", "path", "sha256")
 _UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
@@ -36,9 +39,9 @@ class DatasetInfo:
 
     Attributes:
         dataset: the value of the parameter ``dataset``.
-        storage: ``memory`` (pixels in images.h5) or ``paths`` (files below data_root).
-        image_size: side of the square image that the network gets, in pixels.
-        channels: 1 or 3.
+        storage: ``memory`` (pixels in images.h5), ``paths`` (files below data_root) or ``features`` (no images).
+        image_size: side of the square image that the network gets, in pixels; 0 without images.
+        channels: 1 or 3; 0 without images.
         num_classes: C.
     """
 
@@ -47,6 +50,11 @@ class DatasetInfo:
     image_size: int
     channels: int
     num_classes: int
+
+    @property
+    def without_images(self) -> str:
+        """Why nothing that needs images can run; empty if the dataset has images."""
+        return f"dataset: {self.dataset} has no images" if self.storage == FEATURES else ""
 
 
 @dataclass(frozen=True)
@@ -61,9 +69,14 @@ class Manifest:
     sha256: np.ndarray
 
 
+def read_info(folder: Path) -> DatasetInfo:
+    """What kind of dataset it is."""
+    return DatasetInfo(**read_json(folder / "dataset.json", made_by=STAGE))
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check everything but the pixels."""
-    info = DatasetInfo(**read_json(folder / "dataset.json", made_by=STAGE))
+    info = read_info(folder)
     classes = read_csv(folder / "classes.csv", made_by=STAGE, columns=("label", "name"), text=("name",))
     table = read_csv(folder / "manifest.csv", made_by=STAGE, columns=MANIFEST_COLUMNS, text=MANIFEST_COLUMNS[2:])
     if not np.array_equal(table["index"], np.arange(len(table))) or len(classes) != info.num_classes:

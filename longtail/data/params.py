@@ -23,16 +23,23 @@ def _ignores_data_root(params: "DatasetParams") -> str:
     return "" if SOURCES.get(params.dataset).reads_data_root else f"dataset: {params.dataset}"
 
 
+def _without_images(params: "DatasetParams") -> str:
+    return "" if SOURCES.get(params.dataset).has_images else f"dataset: {params.dataset}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetParams(Group):
     """Which images, and in what form later stages see them."""
 
-    dataset: str = key("digits", "where the images come from", choices=SOURCES.available)
+    dataset: str = key(
+        "digits",
+        "where the images come from; `features`: rows of features in place of images",
+        choices=SOURCES.available,
+    )
     data_root: str | None = key(
         None,
-        "folder of the images; for CIFAR the folder of torchvision's archive (default `data/raw`). Make it "
-        "absolute, or "
-        "queued runs will not find it",
+        "folder of the images; for `features` the folder with `features_train.h5` and `features_test.h5`; for CIFAR "
+        "the folder of torchvision's archive (default `data/raw`). Make it absolute, or queued runs will not find it",
         unused=_ignores_data_root,
     )
     lists: ListParams = group(ListParams, unused=only_with(dataset="file_lists"))
@@ -42,25 +49,29 @@ class DatasetParams(Group):
         "and 224 from files",
         low=4,
         high=4096,
+        unused=_without_images,
     )
     storage: Literal["auto", "memory", "paths"] = key(
         "auto",
         "`memory`: one uint8 array; `paths`: files that loader workers decode. auto: memory if the median shorter "
         "side is "
         "at most 128 pixels and all images fit in 1 GiB",
+        unused=_without_images,
     )
     relabel: bool = key(
         False,
         "number the labels that occur 0 to C-1; without it, gaps are refused",
-        unused=only_with(dataset="file_lists"),
+        unused=only_with(dataset=("file_lists", "features")),
     )
 
     def modules(self) -> tuple[str, ...]:
         return (SOURCES.module(self.dataset),)
 
     def check(self) -> None:
-        if SOURCES.get(self.dataset).needs_data_root and self.data_root is None:
-            raise ConfigError(f"data_root must be the folder of the images with dataset: {self.dataset}, got null")
+        source = SOURCES.get(self.dataset)
+        if source.needs_data_root and self.data_root is None:
+            what = "images" if source.has_images else "features"
+            raise ConfigError(f"data_root must be the folder of the {what} with dataset: {self.dataset}, got null")
         if self.dataset == "file_lists":
             for name in ("train", "test"):
                 self.lists.require(name, getattr(self.lists, name) is not None, "a list file with dataset: file_lists")

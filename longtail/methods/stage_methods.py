@@ -47,9 +47,11 @@ class StageMethod:
     Attributes:
         stage: name of the stage, which writes a prediction table per row.
         rows: names of its rows, from first to last. The last is the method itself; any before it are its controls.
-        params: its group in params.yaml, which has the name of the package.
+        params: its group in params.yaml, which has the name of the package. Its first key, ``enabled``, switches the
+            method off: the stage then writes outputs that are left out, and the table has none of its rows.
         rank: place of its rows; they follow the heads.
         artifact: name of the file with what the method did, beside its model.
+        needs_images: whether features alone are not enough, so that it is left out for a dataset without images.
         tables: full name of a module with the functions of :class:`MethodTables`, which reads the artifact and makes
             plot tables and numbers of it.
     """
@@ -60,6 +62,7 @@ class StageMethod:
     rank: int
     artifact: str
     tables: str
+    needs_images: bool = False
 
     def load_tables(self) -> MethodTables:
         """Import the module ``tables``."""

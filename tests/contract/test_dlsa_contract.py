@@ -41,7 +41,7 @@ def test_parameters_are_the_settings_and_what_surrounds_them():
 
 def test_parameters_of_the_stage_are_the_settings_and_the_presets():
     keys = keys_of(DlsaParams)
-    assert set(keys) == {"preset", *(spec.name for spec in fields(Settings))}
+    assert set(keys) == {"enabled", "preset", *(spec.name for spec in fields(Settings))}
     assert tuple(keys["preset"].choices()) == PRESETS
 
 

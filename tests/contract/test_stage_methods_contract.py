@@ -23,6 +23,7 @@ FUNCTIONS = [name for name, value in vars(MethodTables).items() if inspect.isfun
 def test_group_has_the_name_of_the_package(name, entry):
     assert issubclass(entry.params, Group)
     assert entry.params.path == entry.params().path == name
+    assert entry.params().enabled is True, "a switch that is on by default"
 
 
 @EACH

@@ -1,4 +1,4 @@
-"""What the tests of several stages share: pictures, foreign features, refusals, and what stages wrote."""
+"""What the tests of several stages share: pictures, own features, refusals, and what stages wrote."""
 
 import hashlib
 import json
@@ -49,11 +49,19 @@ def refused(error: type[LongtailError], call, *words: str) -> str:
     return message
 
 
-def write_foreign(folder: Path, part: str, labels: np.ndarray, name: str = "labels", width: int = 6) -> None:
+def write_own(folder: Path, part: str, labels: np.ndarray, form: str = "h5", width: int = 6) -> None:
+    """One part of a dataset that is features, in one of its forms. The classes are a few deviations apart."""
     features = np.random.default_rng(len(labels)).normal(size=(len(labels), width)) + 2 * labels[:, None]
-    folder.mkdir(exist_ok=True)
-    with h5py.File(folder / f"features_{part}.h5", "w") as file:
-        file["features"], file[name] = features.astype(np.float32), labels
+    features = features.astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    if form == "h5":
+        with h5py.File(folder / f"features_{part}.h5", "w") as file:
+            file["features"], file["label"] = features, labels
+    elif form == "npz":
+        np.savez(folder / f"features_{part}.npz", X=features, y=labels)
+    else:
+        np.save(folder / f"features_{part}.npy", features)
+        np.save(folder / f"labels_{part}.npy", labels)
 
 
 def dlsa_bytes(folder: Path) -> dict[str, bytes]:

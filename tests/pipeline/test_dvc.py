@@ -5,8 +5,6 @@ import re
 import shutil
 import socket
 
-import h5py
-import numpy as np
 import yaml
 
 from tests.conftest import HEAD_NAMES, METHODS, write_params
@@ -154,35 +152,6 @@ def test_one_head_runs_just_what_it_needs(reproduced, clone):
 def test_dlsa_needs_no_head(reproduced):
     output = reproduced.dvc("repro", "--dry", "--force", "train_dlsa")
     assert stages_run(output) == [*ALL_STAGES[:5], "train_dlsa"]
-
-
-def test_foreign_features_in_place_of_ours_run_dlsa_and_a_table_of_its_own(reproduced):
-    """As their user types it; plain ``dvc repro`` then brings our own results back without running a stage."""
-    before = summary(reproduced)
-    try:
-        for part, name, counts in (("train", "label", [120, 40, 10]), ("test", "labels", [20, 20, 20])):
-            path = reproduced.folder / f"features/features_{part}.h5"
-            path.unlink()
-            labels = np.repeat([0, 1, 2], counts)
-            with h5py.File(path, "w") as file:
-                file["features"] = np.random.default_rng(len(labels)).normal(labels[:, None], 1, (len(labels), 6))
-                file[name] = labels
-        assert stages_run(reproduced.dvc("repro", "-s", "train_dlsa")) == ["train_dlsa"]
-        output = reproduced.dvc("repro", "-s", "evaluate")
-        assert stages_run(output) == ["evaluate"]
-        assert set(summary(reproduced)) == {"dlsa_control", "dlsa"}
-        assert f"left out since not run on them: {', '.join(HEAD_NAMES)}, ipdpp_uniform, ipdpp" in output
-        table = [line.split()[0] for line in output.splitlines() if line]
-        assert {"METHOD", "dlsa_control", "dlsa"} <= set(table) and not set(HEAD_NAMES) & set(table)
-        assert stages_run(reproduced.dvc("repro")) == []
-        assert summary(reproduced) == before
-        assert reproduced.call("git", "status", "--porcelain", "metrics", "dvc.lock") == ""
-    finally:
-        reproduced.call("git", "checkout", "-q", ".")
-        reproduced.dvc("checkout", "--force")
-    assert stages_run(reproduced.dvc("repro")) == []
-    assert reproduced.dvc("status").split() == ["check:", "always", "changed"]
-    assert reproduced.call("git", "status", "--porcelain") == ""
 
 
 def test_push_and_pull_give_a_second_clone_everything_without_running_a_stage(reproduced, clone, tmp_path):

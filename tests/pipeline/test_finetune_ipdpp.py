@@ -28,7 +28,7 @@ from longtail.train.extract import outputs
 from stages.data import read_split
 from stages.paths import PREPARED
 from tests.conftest import write_params
-from tests.pipeline.helpers import BEFORE, interrupt_save, known, refused, write_foreign, write_image
+from tests.pipeline.helpers import BEFORE, interrupt_save, known, refused, write_image
 
 CPU = torch.device("cpu")
 
@@ -246,12 +246,6 @@ def test_image_files_are_finetuned(tmp_path, stage, freeze):
     stored = draws(tmp_path)
     assert np.array_equal(stored.selected.sum(axis=1), [10, 10])
     assert len(read_predictions(Path("metrics/predictions/ipdpp.h5"), "x").label) == 9
-
-
-def test_foreign_features_are_refused_by_finetuning(trained, stage):
-    write_foreign(trained / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
-    write_foreign(trained / "features", "test", np.repeat([0, 1, 2], 5))
-    refused(ArtifactError, lambda: stage("finetune_ipdpp"), "features_train.h5", "third-party")
 
 
 def test_features_of_another_backbone_are_refused_by_finetuning(trained, stage):

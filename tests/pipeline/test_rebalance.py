@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -13,7 +12,7 @@ from longtail.artifacts.head_files import read_head
 from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import ArtifactError, ConfigError
 from tests.conftest import write_params
-from tests.pipeline.helpers import digests, interrupt_save, refused
+from tests.pipeline.helpers import digests, interrupt_save, refused, write_own
 
 
 @pytest.mark.parametrize("method", ["crt", "lws"])
@@ -74,16 +73,10 @@ def test_tau_selected_on_test_is_marked(tmp_path, pipeline, stage):
     assert json.loads(Path("metrics/selection.json").read_text())["tau"]["selected_on"] == "test"
 
 
-def test_nan_feature_is_refused_with_its_row(pipeline, stage):
+def test_features_of_others_among_the_outputs_are_refused_with_the_dataset_to_use(pipeline, stage):
     pipeline("extract_features")
-    with h5py.File("features/features_train.h5", "r+") as file:
-        features = file["features"][()]
-        features[17, 3] = np.nan
-        del file["features"]
-        file["features"] = features
-        for name in list(file.attrs):
-            del file.attrs[name]
-    refused(ArtifactError, lambda: stage("rebalance", "ncm"), "features_train.h5", "row 17")
+    write_own(Path("features"), "train", np.repeat([0, 1, 2], 5))
+    refused(ArtifactError, lambda: stage("rebalance", "ncm"), "features_train.h5", "dataset: features")
     assert not Path("models/heads/ncm.h5").exists()
 
 

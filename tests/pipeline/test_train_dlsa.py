@@ -22,7 +22,6 @@ from tests.pipeline.helpers import (
     read_metrics,
     record_saves,
     refused,
-    write_foreign,
 )
 
 DLSA_KINDS = {
@@ -212,9 +211,6 @@ def test_unfinished_dlsa_of_other_parameters_or_features_is_not_resumed(with_hea
     path = with_heads / "features/features_train.h5"
     ours = read_features(path)
     write_features(path, dataclasses.replace(ours, features=2 * ours.features))
-    stage("train_dlsa")
-    write_foreign(with_heads / "features", "train", np.repeat([0, 1, 2], [30, 20, 10]))
-    write_foreign(with_heads / "features", "test", np.repeat([0, 1, 2], 5))
     stage("train_dlsa")
     assert "resuming" not in capsys.readouterr().out
 

@@ -116,3 +116,15 @@ def test_every_stage_reaches_the_code_of_its_digest_and_takes_the_parameters_tha
             if not changes:
                 assert unused <= {"normalize"}, f"dvc.yaml lists {sorted(unused)} for {name} {argument}"
             assert name == "prepare" or "data_root" not in compared
+
+
+def test_code_of_own_features_counts_for_them_alone():
+    """A change of it re-runs no stage of a dataset of images."""
+    sources = Sources(None)
+    for dataset in SOURCES.available():
+        content = {"dataset": dataset, "data_root": "x", "lists": {"train": "a", "test": "b"}}
+        for name, stage in DAG.items():
+            for argument in stage.get("foreach", [""] if name != "check" else []):
+                known = sources.closure(entry_modules(name, argument, content))
+                expected = dataset == "features" and name == "extract_features"
+                assert ("stages.own_features" in known) == expected, (dataset, name)

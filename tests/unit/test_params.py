@@ -116,7 +116,10 @@ def test_unknown_key_without_a_near_one_gets_no_suggestion():
         ("train: {milestones: 5}", "train.milestones must be a list of whole numbers or auto, got 5"),
         ("train: {milestones: [1.5]}", "train.milestones must be a list of whole numbers or auto, got [1.5]"),
         ("seed: 2024-01-01", "seed must be a whole number, got 2024-01-01"),
-        ("dataset: mnist", "dataset must be one of cifar10, cifar100, digits, file_lists, image_folder, got mnist"),
+        (
+            "dataset: mnist",
+            "dataset must be one of cifar10, cifar100, digits, features, file_lists, image_folder, got mnist",
+        ),
         ("pretrain: {method: byol}", "pretrain.method must be one of none, bns, moco, rotation, got byol"),
         ("runtime: {progress: false}", "runtime.progress must be one of auto, bar, lines, off, got false"),
         ("seed: -1", "seed must be at least 0 and at most 9223372036854775807, got -1"),
@@ -420,7 +423,7 @@ def test_keys_left_out_keep_their_defaults():
 # DLSA, whose keys are `auto` unless they are given
 
 
-DLSA_KEYS = [name for name in keys_of(DlsaParams) if name != "preset"]
+DLSA_KEYS = [name for name in keys_of(DlsaParams) if name not in ("enabled", "preset")]
 
 
 def test_unknown_preset_is_refused_with_all_there_are():

@@ -178,8 +178,8 @@ def test_selection_on_val_is_allowed_where_the_source_has_val_or_may_have_it(gro
 def test_val_per_class_is_refused_where_the_lists_hold_val():
     message = refusal(LISTS, {"lists": {"val": "c"}, "val_per_class": 5})
     assert message == (
-        "val_per_class must be 10, its default, since it has no effect with dataset: file_lists, which has validation "
-        "images of its own, got 5"
+        "val_per_class must be 10, its default, since it has no effect with dataset: file_lists, which has a val part "
+        "of its own, got 5"
     )
 
 

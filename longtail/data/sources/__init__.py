@@ -22,13 +22,15 @@ class SourceEntry:
         load: (parameters, folder for downloads) -> all labeled images.
         needs_data_root: whether ``data_root`` must be given.
         reads_data_root: whether ``data_root`` has any effect.
+        has_images: whether it has images; otherwise ``load`` returns a ``FeatureSource``.
         image_shape: (side, channels) of the images, if the source has one of its own.
-        has_val: parameters -> whether the source has validation images of its own; None if only the images can tell.
+        has_val: parameters -> whether the source has a val part of its own; None if only its files can tell.
     """
 
     load: Callable[[DatasetParams, Path], Source]
     needs_data_root: bool = False
     reads_data_root: bool = True
+    has_images: bool = True
     image_shape: tuple[int, int] | None = None
     has_val: Callable[[DatasetParams], bool | None] = lambda params: False
 

@@ -1,12 +1,13 @@
 """The common form of every source of labeled images, before subsampling."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from longtail.core.errors import DataError
+from longtail.core.head import LinearHead
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,21 @@ class Source:
     images: np.ndarray | None = None
     root: Path | None = None
     paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSource(Source):
+    """N labeled rows of features in place of images.
+
+    Attributes:
+        features: (N, D) float32, finite.
+        head: a linear head on them, or None.
+        digests: SHA-256 of each file that was read, by its name.
+    """
+
+    features: np.ndarray
+    head: LinearHead | None = None
+    digests: dict[str, str] = field(default_factory=dict)
 
 
 def check_labels(labels: np.ndarray, class_names: Sequence[str], origin: str) -> None:

@@ -39,7 +39,7 @@ class RoutingFile:
     """The content of the file.
 
     Attributes:
-        depth, num_clusters, split_digest: L, K, and the split that the rows belong to (empty for foreign features).
+        depth, num_clusters, split_digest: L, K, and the split that the rows belong to.
         train_counts: (C,) int64.
         thresholds: (L,) float64.
         parts: ``train``, ``test`` and, where there is one, ``val``.

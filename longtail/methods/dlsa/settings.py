@@ -216,7 +216,9 @@ def _or_auto() -> list[tuple[str, Any, Any]]:
 
 
 def _check_contradictions(params: Any) -> None:
-    given = {name: value for name, value in vars(params).items() if name != "preset" and value != "auto"}
+    given = {
+        name: value for name, value in vars(params).items() if name not in ("enabled", "preset") and value != "auto"
+    }
     base = Settings(**PUBLISHED.get(params.preset, {}))
     if given.get("classifier", base.classifier) == "cosine":
         params.require(
@@ -229,6 +231,11 @@ def _check_contradictions(params: Any) -> None:
 DlsaParams: Any = make_dataclass(
     "DlsaParams",
     [
+        (
+            "enabled",
+            bool,
+            key(True, "false: no DLSA and no rows of it in the table; the other keys may stay as they are"),
+        ),
         (
             "preset",
             str,

@@ -23,6 +23,7 @@ METHOD = StageMethod(
     rank=20,
     artifact="ipdpp_selection.h5",
     tables="longtail.methods.ipdpp.tables",
+    needs_images=True,
 )
 
 _HOME = {

@@ -16,6 +16,9 @@ class IpdppParams(TrainingParams):
 
     path: ClassVar[str] = "ipdpp"
 
+    enabled: bool = key(
+        True, "false: no finetuning and no rows of it in the table; the other keys may stay as they are"
+    )
     sampler: Literal["ipdpp", "uniform_official", "feature_kdpp"] = key(
         "ipdpp",
         "how the subset is drawn. `uniform_official`: what the released code draws. `feature_kdpp` is not part of the "

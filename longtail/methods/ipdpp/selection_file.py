@@ -14,6 +14,7 @@ from longtail.artifacts.hdf5 import read_hdf5, write_hdf5
 from longtail.core.errors import ArtifactError
 
 SCHEMA = "longtail/selection/2"
+SUBSET_COLUMNS = ("round", "class", "index", "probability", "inclusion_probability")
 _PER_IMAGE = ("index", "label")
 _PER_ROUND = ("log_probability", "inclusion_probability")
 _DRAWS = ("selected", "control")
@@ -91,15 +92,14 @@ def subset_table(selection: SelectionFile) -> pd.DataFrame:
     Both probabilities have 9 significant digits.
     """
     rounds, images = np.nonzero(selection.selected)
-    table = pd.DataFrame(
-        {
-            "round": rounds,
-            "class": selection.label[images],
-            "index": selection.index[images],
-            "probability": _nine_digits(np.exp(selection.log_probability[rounds, images])),
-            "inclusion_probability": _nine_digits(selection.inclusion_probability[rounds, images]),
-        }
+    columns = (
+        rounds,
+        selection.label[images],
+        selection.index[images],
+        _nine_digits(np.exp(selection.log_probability[rounds, images])),
+        _nine_digits(selection.inclusion_probability[rounds, images]),
     )
+    table = pd.DataFrame(dict(zip(SUBSET_COLUMNS, columns, strict=True)))
     return table.sort_values(["round", "class", "index"], ignore_index=True)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 
@@ -29,12 +28,6 @@ def folder(tmp_path: Path) -> Path:
         write_features(features_file(tmp_path, name), part(labels))
     write_head(head_file(tmp_path), HEAD)
     return tmp_path
-
-
-def write_foreign(path: Path, **arrays: np.ndarray) -> None:
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
 
 
 def test_all_parts_the_head_and_the_size_of_the_network_are_read(folder):
@@ -92,17 +85,4 @@ def test_class_without_a_training_row_and_label_without_a_class_are_refused(fold
         read_feature_set(folder)
     write_features(features_file(folder, "train"), part([0, 2]))
     with refused(r"features_train\.h5 must have rows of every class 0 to 2, got none of class 1", "extract_features"):
-        read_feature_set(folder)
-
-
-def test_foreign_features_ignore_val_and_head_of_ours(folder):
-    for name in ("train", "test"):
-        write_foreign(features_file(folder, name), features=np.ones((3, 5)), labels=np.arange(3))
-    found = read_feature_set(folder)
-    assert (found.val, found.head, found.network, found.head_notes) == (None, None, None, {})
-    assert len(found.files) == 2
-    write_foreign(head_file(folder), weight=np.ones((3, 5)), bias=np.arange(3.0))
-    assert read_feature_set(folder).head.bias.tolist() == [0, 1, 2]
-    write_foreign(head_file(folder), weight=np.ones((2, 5)))
-    with refused(r"head\.h5 must have a weight \(3, 5\) .*, got \(2, 5\)$", None):
         read_feature_set(folder)

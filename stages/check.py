@@ -12,6 +12,7 @@ from longtail.artifacts.atomic import atomic_open
 from longtail.core.yaml import read_yaml
 from stages.context import check_file, fingerprint_file, run
 from stages.fingerprints import Sources
+from stages.own_files import own_files_digest
 from stages.paths import FINGERPRINTS, PARAMS
 
 DAG = Path("dvc.yaml")
@@ -25,7 +26,7 @@ def main() -> None:
     for stage, argument in stages_of(read_yaml(DAG)):
         path = fingerprint_file(stage, argument)
         with atomic_open(path) as file:
-            file.write(sources.digest(entry_modules(stage, argument, content)) + "\n")
+            file.write(fingerprint(sources, stage, argument, content) + "\n")
         written.add(path)
     for path in set(FINGERPRINTS.iterdir()) - written:  # of a stage that is no longer in dvc.yaml
         path.unlink(missing_ok=True)
@@ -41,6 +42,13 @@ def stages_of(dag: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             name = words[2].removeprefix("stages.")
             if name != "check":
                 yield name, " ".join(words[3:])
+
+
+def fingerprint(sources: Sources, stage: str, argument: str, content: Mapping[str, Any]) -> str:
+    """Digest of the code that a stage reaches for these parameters, and for ``prepare`` of the user's own files."""
+    code = sources.digest(entry_modules(stage, argument, content))
+    own_files = own_files_digest(content) if stage == "prepare" else ""
+    return f"{code} {own_files}".strip()
 
 
 def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list[str]:

@@ -138,10 +138,10 @@ def _read_verdict() -> Any:
 
 
 def stage_digest(stage: str, argument: str, content: Mapping[str, Any]) -> str:
-    """Digest of the code that a stage reaches for these parameters."""
+    """What ``check`` writes for a stage, computed for the code and files at hand."""
     check = importlib.import_module("stages.check")
     sources = Sources()
-    digest: str = sources.digest(check.entry_modules(stage, argument, content))
+    digest: str = check.fingerprint(sources, stage, argument, content)
     sources.save()
     return digest
 

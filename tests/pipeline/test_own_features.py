@@ -263,3 +263,10 @@ def test_dvc_runs_the_whole_dag_on_features_and_never_writes_to_them(tmp_path):
     assert stages_run(project.dvc("exp", "run", "-S", "dlsa.enabled=true")) == []
     assert summary(project) == first
     assert contents(own) == before
+
+    shutil.rmtree(own)  # other rows under the same names
+    write_own(own, "test", np.repeat(np.arange(3), [20, 20, 20]), form="npz")
+    write_own(own, "train", np.repeat(np.arange(3), [90, 30, 9]))
+    assert {"prepare", "extract_features", "evaluate"} <= set(stages_run(project.dvc("repro")))
+    shutil.rmtree(own)  # the results do not need them any more
+    assert stages_run(project.dvc("repro")) == []

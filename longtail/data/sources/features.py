@@ -304,6 +304,12 @@ def _stored_names(train: Part) -> list[str] | None:
         return [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
 
 
+def _files(params: "DatasetParams") -> list[Path]:
+    root = Path(str(params.data_root))
+    names = [f"{kind}_{part}.{suffix}" for kind in ("features", "labels") for part in PARTS for suffix in SUFFIXES]
+    return [path for name in (*names, "head.h5", "head.npz", "classes.txt") if (path := root / name).is_file()]
+
+
 def _has_val(params: "DatasetParams") -> bool | None:
     root = Path(str(params.data_root))
     return any((root / f"features_val.{suffix}").is_file() for suffix in SUFFIXES) if root.is_dir() else None
@@ -313,4 +319,4 @@ def _load(params: "DatasetParams", downloads: Path) -> FeatureSource:
     return load(Path(str(params.data_root)), params.relabel)
 
 
-SOURCE = SourceEntry(load=_load, needs_data_root=True, has_images=False, has_val=_has_val)
+SOURCE = SourceEntry(load=_load, needs_data_root=True, has_images=False, files=_files, has_val=_has_val)

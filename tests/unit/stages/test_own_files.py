@@ -1,0 +1,63 @@
+"""The content of the user's own files, which decides when ``prepare`` runs again."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from longtail.data.prepared_features import files_table
+from stages import own_files
+from stages.own_files import own_files_digest
+from stages.paths import PREPARED
+
+
+@pytest.fixture(autouse=True)
+def content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in ("features_train.h5", "features_test.npz"):
+        (own / name).write_text(name)
+    return {"dataset": "features", "data_root": str(own)}
+
+
+def test_digest_follows_names_and_content_but_not_times_or_other_files(content):
+    own, first = Path(content["data_root"]), own_files_digest(content)
+    assert len(first) == 64
+    os.utime(own / "features_train.h5", (1, 1))
+    (own / "notes.txt").write_text("not read")
+    assert own_files_digest(content) == first
+    (own / "features_train.h5").write_text("other rows")
+    changed = own_files_digest(content)
+    (own / "features_train.h5").rename(own / "features_train.npz")
+    assert len({first, changed, own_files_digest(content)}) == 3
+
+
+def test_file_is_read_once_for_each_change(content, monkeypatch):
+    read = []
+    monkeypatch.setattr(own_files, "file_digest", lambda path: read.append(path.name) or "0")
+    for _ in range(3):
+        own_files_digest(content)
+    assert sorted(read) == ["features_test.npz", "features_train.h5"]
+    own_files.CACHE.write_text("{")  # cut off
+    own_files_digest(content)
+    assert len(read) == 4
+
+
+def test_what_was_prepared_counts_where_the_files_are_gone(content):
+    before = own_files_digest(content)
+    own = Path(content["data_root"])
+    digests = {path.name: own_files._digest(path) for path in own.iterdir()}
+    PREPARED.mkdir(parents=True)
+    files_table(PREPARED).write_text("file,sha256\n" + "".join(f"{n},{d}\n" for n, d in sorted(digests.items())))
+    for path in own.iterdir():
+        path.unlink()
+    assert own_files_digest(content) == before
+    files_table(PREPARED).unlink()
+    assert own_files_digest(content) != before
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "image_folder"])
+def test_images_do_not_count(content, dataset):
+    given = {} if dataset == "digits" else {"data_root": content["data_root"]}
+    assert own_files_digest({"dataset": dataset, **given}) == ""

@@ -23,6 +23,7 @@ NETWORKS: tuple[tuple[str, int | None, int, str], ...] = (
     ("resnet110", None, 32, "CIFAR: Essence of long-tailed recognition"),
     ("resnet18", None, 32, "CIFAR-10: BNS"),
     ("resnet34", None, 32, "CIFAR: FSGL, CIFAR-100: BNS"),
+    ("resnet10", None, 224, "ImageNet-LT: Decoupling"),
     ("resnet50", None, 224, "ImageNet-LT: SSP, PaCo, DLSA"),
     ("resnet101", None, 224, "ImageNet-LT: Decoupling"),
     ("resnet152", None, 224, "ImageNet-LT, Places-LT: Decoupling, PaCo"),

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from longtail.core.errors import ConfigError
-from longtail.models.names import CIFAR_DEPTHS, RESNEXT152, STEM_DEPTHS, TIMM_PREFIX, check_name
+from longtail.models.names import CIFAR_DEPTHS, RESNET10, STEM_DEPTHS, TIMM_BUILT, TIMM_PREFIX, check_name
 from longtail.models.resnet import CifarResNet, StemResNet
 
 
@@ -31,7 +31,7 @@ def create_backbone(
     """Build a backbone with weights drawn from torch's global generator.
 
     Args:
-        name: a key of ``BACKBONES``, RESNEXT152, or a model of timm (``timm:NAME`` if both have the name, e.g.
+        name: a key of ``BACKBONES``, one of TIMM_BUILT, or a model of timm (``timm:NAME`` if both have the name, e.g.
             timm:resnet18).
         in_channels: 1 or 3.
         width: channels of the first stage; None for the usual 16 (resnet8 to 110) or 64 (resnet18, 34).
@@ -47,12 +47,16 @@ def create_backbone(
         return BACKBONES[name](in_channels, width)
     check_name(name, width)
     import timm
-    from timm.models.resnet import Bottleneck, ResNet
+    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
     model_name = name.removeprefix(TIMM_PREFIX)
-    if model_name == RESNEXT152:
-        layers, block = (3, 8, 36, 3), cast(Any, Bottleneck)  # timm annotates the class as one of its instances
-        model: Any = ResNet(block, layers, num_classes=0, in_chans=in_channels, cardinality=32, base_width=4)
+    if model_name in TIMM_BUILT:
+        basic, bottleneck = cast(Any, BasicBlock), cast(Any, Bottleneck)  # timm annotates a class as its instance
+        model: Any = (
+            ResNet(basic, (1, 1, 1, 1), num_classes=0, in_chans=in_channels)
+            if model_name == RESNET10
+            else ResNet(bottleneck, (3, 8, 36, 3), num_classes=0, in_chans=in_channels, cardinality=32, base_width=4)
+        )
     else:
         config = timm.get_pretrained_cfg(model_name)
         size: dict[str, Any] = (

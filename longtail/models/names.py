@@ -10,7 +10,10 @@ from longtail.core.params import refuse
 CIFAR_DEPTHS = (8, 20, 32, 44, 56, 110)
 STEM_DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
 OWN_NAMES = (*(f"resnet{depth}" for depth in CIFAR_DEPTHS), *STEM_DEPTHS)
-RESNEXT152 = "resnext152_32x4d"  # of Kang et al. 2020; built from timm's parts, which has no model of this name
+# Of Kang et al. 2020. They are built from timm's parts, since timm has no models of these names; its `resnet10t` has
+# another stem and other shortcuts.
+RESNET10, RESNEXT152 = "resnet10", "resnext152_32x4d"
+TIMM_BUILT = (RESNET10, RESNEXT152)
 TIMM_PREFIX = "timm:"
 
 _DEPRECATIONS = re.compile(rb"^register_model_deprecations\(.*?\}\)", re.MULTILINE | re.DOTALL)
@@ -24,7 +27,7 @@ def is_known_backbone(name: str) -> bool:
     if name in OWN_NAMES:
         return True
     name = name.removeprefix(TIMM_PREFIX)
-    return name == RESNEXT152 or _is_timm_model(name.partition(".")[0])
+    return name in TIMM_BUILT or _is_timm_model(name.partition(".")[0])
 
 
 @cache
@@ -53,7 +56,7 @@ def check_name(name: str, width: int | None = None) -> None:
     """
     if not is_known_backbone(name):
         raise refuse(
-            "train.backbone", f"one of {', '.join(OWN_NAMES)}, {RESNEXT152}, or the name of a timm model", name
+            "train.backbone", f"one of {', '.join((*OWN_NAMES, *TIMM_BUILT))}, or the name of a timm model", name
         )
     if width is not None and name not in OWN_NAMES:
         raise refuse("train.width", f"auto with train.backbone: {name}, a timm model of fixed width", width)

@@ -267,7 +267,7 @@ def test_bad_value_is_refused(content, expected):
         (
             "train: {backbone: resnet31}",
             "train.backbone must be one of resnet8, resnet20, resnet32, resnet44, resnet56, resnet110, "
-            "resnet18, resnet34, resnext152_32x4d, or the name of a timm model, got resnet31",
+            "resnet18, resnet34, resnet10, resnext152_32x4d, or the name of a timm model, got resnet31",
         ),
         (
             "train: {fsgl: {rho: 0.1}}",

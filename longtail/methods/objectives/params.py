@@ -72,7 +72,7 @@ class TrainParams(TrainingParams, WeightingParams):
     backbone: str = key(
         "resnet8",
         "`resnet8`, `20`, `32`, `44`, `56`, `110` (16-32-64 channels, parameter-free shortcut), `resnet18`, `resnet34` "
-        "(3 x 3 stem), any timm model (`resnet50`, `timm:resnet18`), or `resnext152_32x4d`",
+        "(3 x 3 stem), any timm model (`resnet50`, `timm:resnet18`), `resnet10`, or `resnext152_32x4d`",
     )
     width: int | Auto = key("auto", "channels of the first stage. auto: 16, or 64 for `resnet18` and `resnet34`", low=1)
     head: Literal["auto", "linear", "cosine"] = key(

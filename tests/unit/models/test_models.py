@@ -17,7 +17,7 @@ from longtail.core.head import LinearHead
 from longtail.core.params import show
 from longtail.models.classifier import Classifier, CosineLayer, LinearLayer, ScaledLayer, build_layer, create_head
 from longtail.models.factory import BACKBONES, check_backbone, create_backbone
-from longtail.models.names import OWN_NAMES, RESNEXT152, is_known_backbone
+from longtail.models.names import OWN_NAMES, TIMM_BUILT, is_known_backbone
 from longtail.models.resnet import CifarResNet, count_macs, count_parameters
 from longtail.models.stored import load_backbone, save_backbone
 from tests.refusals import refused
@@ -26,6 +26,7 @@ CIFAR_WITH_HEAD = {"resnet32": 464_154, "resnet44": 658_586, "resnet56": 853_018
 BLOCKS = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
 OTHERS = ("resnet26t", "mobilenetv3_small_050")  # of timm; the second has a layer behind its pool
 TRUNKS = {
+    "resnet10": (4_905_792, 12),
     "resnet50": (23_508_032, 53),
     "resnet101": (42_500_160, 104),
     "resnet152": (58_143_808, 155),
@@ -87,8 +88,9 @@ def test_stem_resnets_have_the_published_parameters(name, parameters, classes, w
 def test_timm_trunks_have_the_published_parameters_and_batch_norms(name):
     backbone = on_meta(name)
     assert (count_parameters(backbone), len(norms(backbone))) == TRUNKS[name]
-    assert backbone.num_features == 2048
-    assert backbone(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 2048)
+    width = 512 if name == "resnet10" else 2048
+    assert backbone.num_features == width
+    assert backbone(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, width)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +406,7 @@ def test_names_known_without_torch_are_those_of_our_registry_and_of_timm():
     from timm.models import _registry
 
     assert set(OWN_NAMES) == set(BACKBONES)
-    known = {*OWN_NAMES, *(f"timm:{name}" for name in OWN_NAMES[-2:]), RESNEXT152, "resnet50.a1_in1k"}
+    known = {*OWN_NAMES, *(f"timm:{name}" for name in OWN_NAMES[-2:]), *TIMM_BUILT, "resnet50.a1_in1k"}
     assert all(is_known_backbone(name) for name in known)
     assert [name for name in timm.list_models() if not is_known_backbone(name)] == []
     renamed = _registry._deprecated_models

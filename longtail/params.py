@@ -18,8 +18,10 @@ from longtail.methods.implementation import bind_own, own_groups
 from longtail.methods.objectives import OBJECTIVES
 from longtail.methods.objectives.params import TrainParams
 from longtail.methods.pretraining import METHODS as PRETRAINING
+from longtail.methods.pretraining import WEIGHTS
 from longtail.methods.pretraining.params import PretrainParams
 from longtail.methods.stage_methods import STAGE_METHODS
+from longtail.models.names import OWN_NAMES, STEM_DEPTHS, TIMM_BUILT
 from longtail.train.params import RuntimeParams
 
 TOP_LEVEL: tuple[type[Group], ...] = (DatasetParams, NormalizeParams, SplitParams, SeedParams)
@@ -137,6 +139,14 @@ def _check_together(params: Params) -> None:
                 raise ConfigError(
                     f"{name}.select must be last, got best_val: there are no validation images with val_per_class: 0"
                 )
+    if SOURCES.get(dataset.dataset).image_shape is not None:
+        check_unset(params.bound[NormalizeParams], f"dataset: {dataset.dataset}, whose images are in memory", ["crop"])
+    pretrain = params.bound["pretrain"]
+    assert isinstance(pretrain, PretrainParams)
+    if pretrain.method == WEIGHTS and pretrain.file is None and train.backbone in (*OWN_NAMES, *TIMM_BUILT):
+        remark = f"timm:{train.backbone} is timm's network" if train.backbone in STEM_DEPTHS else ""
+        expected = f"a file with train.backbone: {train.backbone}, which timm does not publish"
+        raise refuse("pretrain.weights", expected, pretrain.weights, remark)
     entry, own = train.entry, params.own["train"]
     if entry.check is not None:
         entry.check(train, own)

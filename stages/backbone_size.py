@@ -12,6 +12,7 @@ from longtail.data.params import DatasetParams
 from longtail.data.sources import SOURCES
 from longtail.methods.objectives import OBJECTIVES
 from longtail.methods.objectives.params import TrainParams
+from longtail.methods.pretraining import WEIGHTS
 from longtail.models.names import OWN_NAMES
 
 
@@ -28,6 +29,8 @@ def check_backbone_size(content: Mapping[str, Any]) -> None:
         return
     dataset = bind(DatasetParams, {name: value for name, value in content.items() if name in keys_of(DatasetParams)})
     side, channels = SOURCES.get(dataset.dataset).image_shape or (None, 3)
+    if content.get("pretrain", {}).get("method") == WEIGHTS:
+        side = None  # the model's own, which it takes
     size = side if dataset.image_size == "auto" else dataset.image_size
     if size is not None:
         from longtail.models.factory import check_backbone

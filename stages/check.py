@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from longtail.artifacts.atomic import atomic_open
+from longtail.core.errors import ConfigError
 from longtail.core.yaml import read_yaml
 from stages.context import check_file, fingerprint_file, run
 from stages.fingerprints import Sources
-from stages.own_files import own_files_digest
+from stages.own_files import known_digest, own_files_digest
 from stages.paths import FINGERPRINTS, PARAMS
 
 DAG = Path("dvc.yaml")
@@ -22,13 +23,14 @@ def main() -> None:
     content = read_yaml(PARAMS)
     check_file(content)
     sources = Sources()
-    written = set()
-    for stage, argument in stages_of(read_yaml(DAG)):
-        path = fingerprint_file(stage, argument)
+    digests = {
+        fingerprint_file(stage, argument): fingerprint(sources, stage, argument, content)
+        for stage, argument in stages_of(read_yaml(DAG))
+    }
+    for path, digest in digests.items():
         with atomic_open(path) as file:
-            file.write(fingerprint(sources, stage, argument, content) + "\n")
-        written.add(path)
-    for path in set(FINGERPRINTS.iterdir()) - written:  # of a stage that is no longer in dvc.yaml
+            file.write(digest + "\n")
+    for path in set(FINGERPRINTS.iterdir()) - digests.keys():  # of a stage that is no longer in dvc.yaml
         path.unlink(missing_ok=True)
     sources.save()
 
@@ -45,10 +47,27 @@ def stages_of(dag: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def fingerprint(sources: Sources, stage: str, argument: str, content: Mapping[str, Any]) -> str:
-    """Digest of the code that a stage reaches for these parameters, and for ``prepare`` of the user's own files."""
-    code = sources.digest(entry_modules(stage, argument, content))
-    own_files = own_files_digest(content) if stage == "prepare" else ""
-    return f"{code} {own_files}".strip()
+    """Digest of the code that a stage reaches for these parameters, and of what dvc.yaml cannot name.
+
+    For ``prepare`` these are the user's own files, and whether there are pretrained weights: no other method of
+    pretraining changes anything there. For ``pretrain`` it is the weights file.
+
+    Raises:
+        ConfigError: the weights file is missing.
+    """
+    from longtail.methods.pretraining import WEIGHTS
+
+    further = []
+    if stage == "prepare":
+        further = [own_files_digest(content)]
+        if content.get("pretrain", {}).get("method") == WEIGHTS:
+            further.append(WEIGHTS)
+    path = _weights_file(content) if stage == "pretrain" else None
+    if path is not None:
+        if not path.is_file():
+            raise ConfigError(f"pretrain.weights must be an existing file, got {path}")
+        further.append(known_digest(path))
+    return " ".join(filter(None, [sources.digest(entry_modules(stage, argument, content)), *further]))
 
 
 def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list[str]:
@@ -59,13 +78,15 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
     """
     from longtail.augment.policies import POLICIES
     from longtail.methods.heads import HEADS
+    from longtail.methods.pretraining import WEIGHTS
     from longtail.methods.stage_methods import STAGE_METHODS
 
     modules = [f"stages.{stage}"]
     for group in _groups_of(stage, argument, content):
         modules += group.modules()
     if stage == "pretrain" and len(modules) > 1:
-        modules.append("stages.pretrain_training")
+        chosen = content["pretrain"]["method"]
+        modules.append("stages.pretrain_weights" if chosen == WEIGHTS else "stages.pretrain_training")
     if stage == "extract_features" and not _has_images(content):
         modules.append("stages.own_features")
     if stage == "rebalance":
@@ -106,6 +127,14 @@ def _groups_of(stage: str, argument: str, content: Mapping[str, Any]) -> list[An
     if stage == "finetune_ipdpp":
         return [bind(IpdppParams, content.get("ipdpp", {}))]
     return []
+
+
+def _weights_file(content: Mapping[str, Any]) -> Path | None:
+    from longtail.core.params import bind
+    from longtail.methods.pretraining import METHODS
+    from longtail.methods.pretraining.params import PretrainParams
+
+    return bind(PretrainParams, content.get("pretrain", {}), METHODS.available()).file
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measure every method on the test split: summary, details, per-class table and plot tables."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def main() -> None:
     details = {name: select_keys(row, DETAIL_KEYS) for name, row in measures.items()}
     notes = {name: dict(head.notes) for name, head in heads.items()}
     network = heads["joint"].network if "joint" in heads else None
-    size = asdict(network) if network is not None else {}
+    size = network.known() if network is not None else {}
     every_table = list(tables.values())
     plots = {
         "accuracy_by_group": plot_tables.accuracy_by_group(summary),

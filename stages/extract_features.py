@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from typing import Any
 
 from longtail.artifacts.feature_set import features_file
 from longtail.artifacts.features import Features, write_features
@@ -54,11 +55,19 @@ def main() -> None:
             backbone=meta["name"],
             parameters=count_parameters(backbone) + head.size,
             macs=count_macs(backbone, meta["channels"], transform.image_size) + head.weight.size,
+            **origin_of(meta),
         ),
         notes={"epoch": meta["chosen_epoch"], "select": meta["select"]}
         | ({"selected_on": "val"} if meta["select"] == "best_val" else {}),
     )
     write_head(HEAD, stage1)
+
+
+def origin_of(meta: dict[str, Any]) -> dict[str, str]:
+    """Where pretrained weights come from, as fields of ``NetworkSize``; empty without them."""
+    weights = meta.get("weights") or {}
+    names = {"weights": "source", "trained_on": "trained_on", "license": "license"}
+    return {name: str(weights[key]) for name, key in names.items() if key in weights}
 
 
 if __name__ == "__main__":

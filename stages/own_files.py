@@ -27,7 +27,7 @@ def own_files_digest(content: Mapping[str, Any]) -> str:
     list_files = SOURCES.get(params.dataset).files
     if list_files is None:
         return ""
-    found = {path.name: _digest(path) for path in list_files(params)} or _recorded()
+    found = {path.name: known_digest(path) for path in list_files(params)} or _recorded()
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
@@ -39,7 +39,7 @@ def _recorded() -> dict[str, str]:
     return dict(zip(*(table[name] for name in FILES_COLUMNS), strict=True))
 
 
-def _digest(path: Path) -> str:
+def known_digest(path: Path) -> str:
     """The digest of a file, computed once for each size and time of change."""
     state = path.stat()
     key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {state.st_ino}"

@@ -5,6 +5,7 @@ from longtail.data.prepare import prepare
 from longtail.data.prepared_features import prepare_features
 from longtail.data.sources import SOURCES
 from longtail.data.sources.base import FeatureSource
+from longtail.methods.pretraining import WEIGHTS
 from stages.context import Context, run
 from stages.paths import PREPARED, RAW
 
@@ -18,6 +19,7 @@ def main() -> None:
         rows, width = source.features.shape
         print(f"{info.dataset}: {info.num_classes} classes, {rows} rows of {width} features")
         return
+    later = context.content.get("pretrain", {}).get("method") == WEIGHTS
     info = prepare(
         source,
         PREPARED,
@@ -26,8 +28,12 @@ def main() -> None:
         storage=params.storage,
         workers=context.runtime.workers,
         progress=context.runtime.progress,
+        resize_later=later,
     )
-    print(f"{info.dataset}: {info.num_classes} classes, {info.image_size} x {info.image_size} pixels, {info.storage}")
+    size = f"{info.image_size} x {info.image_size} pixels"
+    if later and info.storage == "paths":
+        size = "resized when they are read"
+    print(f"{info.dataset}: {info.num_classes} classes, {size}, {info.storage}")
 
 
 if __name__ == "__main__":

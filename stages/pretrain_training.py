@@ -37,8 +37,10 @@ def pretrain(
     images = PreparedImages(context)
     entry = METHODS.get(params.method)
     policy = resolve_policy(images.info, params.augment, "pretrain.augment", entry.augment)
-    normalize = context.top_level(NormalizeParams).normalize
-    transform = resolve_transform(images.info, policy, normalize, images.train_pixels, params.jitter_strength)
+    given = context.top_level(NormalizeParams)
+    transform = resolve_transform(
+        images.info, policy, given.normalize, images.train_pixels, params.jitter_strength, crop=given.crop
+    )
     labels = images.manifest.labels[images.split.train]
     seed = derive_seed(context.seed, "pretrain", params.method)
     task = TaskInfo(

@@ -1,20 +1,25 @@
 """Train the backbone and its head: ``models/backbone.safetensors`` and the training curves."""
 
+from typing import Any
+
 import numpy as np
 import torch
+from torch import nn
 
 from longtail.artifacts.tables import write_csv
 from longtail.augment.params import NormalizeParams
-from longtail.augment.transforms import Transform, resolve_policy, resolve_transform
-from longtail.core.errors import ArtifactError
+from longtail.augment.transforms import InputConfig, Transform, resolve_policy, resolve_transform
+from longtail.core.errors import ArtifactError, ConfigError
+from longtail.core.head import LinearHead
 from longtail.core.seeds import derive_seed, generator
 from longtail.data.samplers import EffectiveNumberSampler, Sampler, create_sampler
 from longtail.methods.ipdpp.controls import uniform
 from longtail.methods.objectives import OBJECTIVES
 from longtail.methods.objectives.params import TrainParams, create_objective
-from longtail.models.classifier import Classifier
+from longtail.models.classifier import Classifier, build_layer
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone, save_backbone
+from longtail.train.loop import Outcome
 from longtail.train.network import train_network, training_curves
 from longtail.train.objective import TaskInfo
 from stages.context import Context, run
@@ -35,8 +40,8 @@ def main() -> None:
     images = PreparedImages(context)
     info, split = images.info, images.split
     require_val(params, split.val)
-    transform = choose_transform(context, params, images)
-    backbone, _, origin, pretrained_digest = load_backbone(PRETRAINED, "pretrain")
+    backbone, given, origin, pretrained_digest = load_backbone(PRETRAINED, "pretrain")
+    transform = choose_transform(context, params, images, origin)
     if (origin["name"], origin["width"] or "auto") != (params.backbone, params.width):
         held = f"{origin['name']} of width {origin['width'] or 'auto'}"
         raise ArtifactError(PRETRAINED, f"must hold {params.backbone} of width {params.width}, got {held}", "pretrain")
@@ -56,8 +61,9 @@ def main() -> None:
         scale=params.scale,
     )
     objective = create_objective(task, params, own)
-    model = Classifier(backbone, objective.create_head())
-    size = {"parameters": count_parameters(model), "macs": count_macs(model, info.channels, info.image_size)}
+    head = objective.create_head()
+    model = Classifier(backbone, head if given is None else start_from(given, head, params))
+    size = {"parameters": count_parameters(model), "macs": count_macs(model, info.channels, transform.image_size)}
     fixed_statistics = params.frozen if params.bn_mode == "auto" else params.bn_mode == "eval"
     settings = training_settings(
         params,
@@ -70,16 +76,20 @@ def main() -> None:
         select=params.select,
     )
     with context.scratch([pretrained_digest, transform.to_meta(), *images.digests()]) as scratch:
-        outcome = train_network(
-            model,
-            objective,
-            images.open(index, transform),
-            images.open(split.val, transform) if len(split.val) else None,
-            create_image_sampler(params, labels, seed),
-            settings,
-            device,
-            scratch.folder,
-        )
+        if params.frozen and given is not None:
+            print(f"train_backbone: the head of {origin['weights']['source']} is kept, nothing is trained")
+            outcome = Outcome(history=[], epochs=0, chosen_epoch=0)
+        else:
+            outcome = train_network(
+                model,
+                objective,
+                images.open(index, transform),
+                images.open(split.val, transform) if len(split.val) else None,
+                create_image_sampler(params, labels, seed),
+                settings,
+                device,
+                scratch.folder,
+            )
         meta = {
             "name": origin["name"],
             "width": origin["width"],
@@ -89,15 +99,17 @@ def main() -> None:
             "split_digest": images.split_digest,
             "chosen_epoch": outcome.chosen_epoch,
             "select": params.select,
-        }
+        } | {name: origin[name] for name in ("input", "weights") if name in origin}
         save_backbone(BACKBONE, model.backbone, meta, model.head.export())  # type: ignore[operator]
         write_csv(CURVES / "train_backbone.tsv", training_curves(outcome.history), sep="\t")
         scratch.clear()
     context.write_cost(epochs=outcome.computed, **size)
 
 
-def choose_transform(context: Context, params: TrainParams, images: PreparedImages) -> Transform:
-    """Augmentation and normalization of the training images."""
+def choose_transform(
+    context: Context, params: TrainParams, images: PreparedImages, origin: dict[str, Any]
+) -> Transform:
+    """Augmentation, size and normalization of the training images. ``origin`` is the metadata of the pretrained."""
     info, entry = images.info, params.entry
     augment = "none" if params.frozen and params.augment == "auto" else params.augment
     policy = resolve_policy(info, augment, "train.augment")
@@ -105,8 +117,33 @@ def choose_transform(context: Context, params: TrainParams, images: PreparedImag
     automatic = params.second_augment == "auto"
     if entry.views > 1 and not (automatic and (params.frozen or not entry.second_augment)):
         second = resolve_policy(info, params.second_augment, "train.second_augment", entry.second_augment or "plain")
-    normalize = context.top_level(NormalizeParams).normalize
-    return resolve_transform(info, policy, normalize, images.train_pixels, params.jitter_strength, second)
+    chosen = context.top_level(NormalizeParams)
+    return resolve_transform(
+        info,
+        policy,
+        chosen.normalize,
+        images.train_pixels,
+        params.jitter_strength,
+        second,
+        crop=chosen.crop,
+        image_size=origin["image_size"],
+        source=InputConfig.from_meta(origin["input"]) if origin.get("input") else None,
+    )
+
+
+def start_from(given: LinearHead, head: nn.Module, params: TrainParams) -> nn.Module:
+    """The head of the weights (``pretrain.head: file``) in the place of the objective's initial head.
+
+    Raises:
+        ConfigError: the objective, which would train it, has a head of another kind.
+    """
+    layer = build_layer(given)
+    if type(layer) is not type(head) and not params.frozen:
+        raise ConfigError(
+            f"pretrain.head must be none with train.objective: {params.objective} and train.head: {params.head}, whose "
+            f"head is another than the {given.kind} one of the weights, got file"
+        )
+    return layer
 
 
 def draw_subset(train_index: np.ndarray, labels: np.ndarray, params: TrainParams, seed: int) -> np.ndarray:

@@ -54,7 +54,7 @@ def write_params(folder: Path, *changes: dict) -> None:
     method = next(
         (change["pretrain"]["method"] for change in reversed(changes) if "method" in change.get("pretrain", {})), "none"
     )
-    faster = [FAST_PRETRAINING] * (method != "none") + [SMALL_PROJECTOR] * (method == "bns")
+    faster = [FAST_PRETRAINING] * (method not in ("none", "weights")) + [SMALL_PROJECTOR] * (method == "bns")
     for change in [*faster, *changes]:
         params = merged(params, change)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

@@ -15,6 +15,7 @@ NCM = "ncm"
 _ATTRIBUTES = ("method", "kind", "split_digest", "backbone_digest")
 _VALUES = {NCM: ("centroids", "mean"), "standardized": ("weight", "center", "spread", "prior")}
 _NETWORK = ("backbone", "parameters", "macs")
+_ORIGIN = ("weights", "trained_on", "license")
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,20 @@ class NetworkSize:
         backbone: its name.
         parameters: values in the backbone and the head, without buffers.
         macs: multiply-accumulates per image.
+        weights, trained_on, license: where its pretrained weights come from, the images that they were trained on, and
+            their license; empty without pretrained weights.
     """
 
     backbone: str
     parameters: int
     macs: int
+    weights: str = ""
+    trained_on: str = ""
+    license: str = ""
+
+    def known(self) -> dict[str, Scalar]:
+        """All fields but the empty ones."""
+        return {name: value for name, value in asdict(self).items() if value != ""}
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ def write_head(path: str | Path, content: HeadFile) -> None:
             datasets |= {"center": head.center, "spread": head.spread}
             attributes |= {"prior": head.prior} | ({} if head.l2 is None else {"l2": head.l2})
     if content.network is not None:
-        attributes |= {f"network:{name}": value for name, value in asdict(content.network).items()}
+        attributes |= {f"network:{name}": value for name, value in content.network.known().items()}
     attributes |= {f"note:{name}": value for name, value in content.notes.items()}
     datasets |= {f"extra/{name}": array for name, array in content.extra.items()}
     write_hdf5(path, datasets, attributes, schema=SCHEMA)
@@ -89,7 +99,8 @@ def read_head(path: str | Path, made_by: str) -> HeadFile:
     content = read_hdf5(path, schema=SCHEMA, made_by=made_by)
     datasets, attributes = content.datasets, content.attributes
     arrays = _VALUES.get(str(attributes.get("kind")), ("scale", "weight"))
-    network = {name: attributes[f"network:{name}"] for name in _NETWORK if f"network:{name}" in attributes}
+    fields = (*_NETWORK, *_ORIGIN)
+    network = {name: attributes[f"network:{name}"] for name in fields if f"network:{name}" in attributes}
     missing = [name for name in (*_ATTRIBUTES, *arrays) if name not in attributes and name not in datasets]
     missing += [f"network:{name}" for name in _NETWORK if network and name not in network]
     if missing:

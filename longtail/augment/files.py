@@ -1,20 +1,27 @@
 """Torchvision transforms that the policies for files share. Each takes one uint8 image (channels, H, W)."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
+
+if TYPE_CHECKING:
+    from longtail.augment.transforms import Transform
 
 SMALLEST_CROP = 0.08  # area of a random crop, as a fraction of the image
 
 
-def center_crop(size: int) -> list[Any]:
-    """Resize the shorter side to 256/224 of ``size`` pixels and crop the center."""
-    return [v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)]
+def whole_image(transform: "Transform") -> list[Any]:
+    """Resize without augmentation: the center crop of ``crop_pct``, or the whole image as a square."""
+    size, mode = transform.image_size, InterpolationMode(transform.interpolation)
+    if transform.crop_pct is None:
+        return [v2.Resize((size, size), mode, antialias=True)]
+    return [v2.Resize(round(size / transform.crop_pct), mode, antialias=True), v2.CenterCrop(size)]
 
 
-def random_crop(size: int, smallest: float = SMALLEST_CROP, flip: bool = True) -> list[Any]:
+def random_crop(transform: "Transform", smallest: float = SMALLEST_CROP, flip: bool = True) -> list[Any]:
     """A random resized crop of at least ``smallest`` of the area, and a random mirror."""
-    crop = v2.RandomResizedCrop(size, scale=(smallest, 1.0), antialias=True)
+    mode = InterpolationMode(transform.interpolation)
+    crop = v2.RandomResizedCrop(transform.image_size, scale=(smallest, 1.0), interpolation=mode, antialias=True)
     return [crop, v2.RandomHorizontalFlip()] if flip else [crop]
 
 

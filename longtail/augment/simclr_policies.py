@@ -27,7 +27,7 @@ def simclr(flip: bool) -> tuple[Batch, Steps]:
 
         size = transform.image_size
         jitter = simclr_jitter(transform.jitter_strength)
-        return [*random_crop(size, flip=flip), jitter, v2.RandomGrayscale(0.2), blur(size)]
+        return [*random_crop(transform, flip=flip), jitter, v2.RandomGrayscale(0.2), blur(size)]
 
     return batch, steps
 
@@ -49,6 +49,6 @@ def moco(flip: bool) -> tuple[Batch, Steps]:
 
         size = transform.image_size
         jitter = simclr_jitter(MOCO_STRENGTH * transform.jitter_strength)
-        return [*random_crop(size, MOCO_CROP, flip), jitter, v2.RandomGrayscale(0.2), some_blur(size)]
+        return [*random_crop(transform, MOCO_CROP, flip), jitter, v2.RandomGrayscale(0.2), some_blur(size)]
 
     return batch, steps

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from longtail.augment.policies import POLICIES, memory_policies, path_policies
 from longtail.augment.styles import STYLES
@@ -21,11 +22,37 @@ from longtail.data.manifest import DatasetInfo
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+CROP_PCT = 0.875  # 224 of 256 pixels
 CONSTANTS = {
     "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inaturalist": ((0.466, 0.471, 0.380), (0.195, 0.194, 0.192)),
 }
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What a pretrained network expects of its images. Saved with its weights.
+
+    Attributes:
+        image_size: side in pixels.
+        mean, std: one value per channel, for pixel values in [0, 1].
+        interpolation: ``bilinear`` or ``bicubic``.
+        crop_pct: see ``Transform``.
+    """
+
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float | None
+
+    def to_meta(self) -> dict[str, Any]:
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any]) -> "InputConfig":
+        return cls(**meta | {"mean": tuple(meta["mean"]), "std": tuple(meta["std"])})
 
 
 @dataclass(frozen=True)
@@ -38,6 +65,9 @@ class Transform:
         image_size: side in pixels.
         jitter_strength: strength of the color jitter in sim and in the SimCLR and MoCo policies; 1 for other policies.
         second_policy: policy of all views after the first, or None to use the same one.
+        interpolation: how images are resized: ``bilinear`` or ``bicubic``.
+        crop_pct: share of the resized shorter side that the center crop of a file keeps; None resizes the whole image
+            to a square. Images in memory are squares already, so they are never cropped.
     """
 
     policy: str
@@ -46,9 +76,13 @@ class Transform:
     image_size: int
     jitter_strength: float = 1.0
     second_policy: str | None = None
+    interpolation: str = "bilinear"
+    crop_pct: float | None = CROP_PCT
 
     def to_meta(self) -> dict[str, Any]:
-        return asdict(self)
+        """All fields, without the later ones where they have their default, so that equal transforms are equal text."""
+        usual = {"interpolation": "bilinear", "crop_pct": CROP_PCT}
+        return {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Transform":
@@ -95,16 +129,24 @@ def resolve_transform(
     train_pixels: np.ndarray | None,
     jitter_strength: float = 1.0,
     second_policy: str | None = None,
+    *,
+    crop: str = "auto",
+    image_size: int | None = None,
+    source: InputConfig | None = None,
 ) -> Transform:
-    """Determine the normalization of a dataset.
+    """Determine the normalization of a dataset, and how its images are resized.
 
     Args:
         info: the prepared dataset.
         policy, second_policy: from ``resolve_policy``.
-        normalize: auto means the published constants for CIFAR and for image files, and the statistics of the training
-            images otherwise. none leaves values in [0, 1].
+        normalize: auto means the constants of ``source`` if there is one. Otherwise it means the published constants
+            for CIFAR and for image files, and the statistics of the training images for the rest. none leaves values
+            in [0, 1].
         train_pixels: (n, H, W, channels) uint8, the training images of a dataset in memory.
         jitter_strength: see ``Transform``.
+        crop: auto means the center crop of ``source``, or of CROP_PCT without one. none means the whole image.
+        image_size: side of the network's images in pixels; None for that of the prepared dataset.
+        source: what the pretrained network expects, if it says so.
 
     Raises:
         ConfigError: the constants do not suit the dataset.
@@ -112,10 +154,13 @@ def resolve_transform(
     in_memory = info.storage == "memory"
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    if normalize == "auto":
+    if normalize == "auto" and source is None:
         published = "cifar" if info.dataset in ("cifar10", "cifar100") else "imagenet"
         normalize = published if info.dataset.startswith("cifar") or not in_memory else "dataset"
-    if normalize == "none":
+    if normalize == "auto":
+        assert source is not None
+        mean, std = source.mean, source.std
+    elif normalize == "none":
         mean, std = (0.0,) * info.channels, (1.0,) * info.channels
     elif normalize == "dataset":
         if train_pixels is None:
@@ -128,7 +173,15 @@ def resolve_transform(
         )
     else:
         mean, std = CONSTANTS[normalize]
-    return Transform(policy, mean, std, info.image_size).with_policy(policy, jitter_strength, second_policy)
+    whole = Transform(
+        policy,
+        mean,
+        std,
+        image_size or info.image_size,
+        interpolation="bilinear" if source is None else source.interpolation,
+        crop_pct=None if crop == "none" else CROP_PCT if source is None else source.crop_pct,
+    )
+    return whole.with_policy(policy, jitter_strength, second_policy)
 
 
 def _statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -154,6 +207,20 @@ def normalizer(transform: Transform, device: torch.device) -> Callable[[Tensor],
     return lambda images: images.to(torch.float32).mul_(factor).sub_(offset)
 
 
+def resize_batch(images: Tensor, transform: Transform) -> Tensor:
+    """(B, channels, H, W) levels, 0 to 255, as (B, channels, S, S), antialiased and of the same dtype."""
+    size = (transform.image_size, transform.image_size)
+    if images.shape[2:] == size:
+        return images
+    native = images.dtype == torch.uint8 and images.device.type == "cpu"  # as torchvision does with files
+    levels = images if native else images.to(torch.float32)
+    resized = F.interpolate(levels, size, mode=transform.interpolation, antialias=True, align_corners=False)
+    if native:
+        return resized
+    resized.clamp_(0, 255)
+    return resized.round_().to(torch.uint8) if images.dtype == torch.uint8 else resized
+
+
 def augment_batch(
     images: Tensor, rows: Tensor, transform: Transform, generator: torch.Generator, view: int = 0
 ) -> Tensor:
@@ -169,14 +236,15 @@ def augment_batch(
 def path_transform(transform: Transform, train: bool, view: int = 0) -> Callable[["Image"], Tensor]:
     """Return the torchvision pipeline for one file and view: RGB picture -> (3, S, S) uint8.
 
-    Outside training, the shorter side is resized to 256/224 of S and the center is cropped.
+    Outside training, the shorter side is resized to S / ``crop_pct`` and the center is cropped, or the whole image is
+    resized to a square.
     """
     from torchvision.transforms import v2
 
-    from longtail.augment.files import center_crop
+    from longtail.augment.files import whole_image
 
     if not train:
-        return v2.Compose([v2.PILToTensor(), *center_crop(transform.image_size)])
+        return v2.Compose([v2.PILToTensor(), *whole_image(transform)])
     steps = POLICIES.get(transform.policy_of_view(view)).steps
     assert steps is not None, f"{transform.policy_of_view(view)} is a policy for images in memory"
     return v2.Compose([v2.PILToTensor(), *steps(transform)])

@@ -138,6 +138,10 @@ class Group:
         """Why no other key of the group has an effect, as ``key: value`` of the key to blame; empty if they do."""
         return ""
 
+    def unaffected(self) -> tuple[str, ...]:
+        """Keys that have an effect all the same where :meth:`inactive` gives a reason."""
+        return ()
+
     def full_name(self, name: str) -> str:
         """The full name of a key, for example ``crt.epochs``."""
         return f"{self.path}.{name}" if self.path else name
@@ -233,7 +237,8 @@ def check_given(owner: Group) -> None:
     defaults, inactive = vars(type(owner)()), owner.inactive()
     for name, spec in keys_of(type(owner)).items():
         value = getattr(owner, name)
-        reason = (spec.unused(owner) if spec.unused else "") or ("" if inactive.startswith(f"{name}: ") else inactive)
+        exempt = inactive.startswith(f"{name}: ") or name in owner.unaffected()
+        reason = (spec.unused(owner) if spec.unused else "") or ("" if exempt else inactive)
         for where, given, default in _given(owner.full_name(name), value, defaults[name]) if reason else ():
             cause = _absolute(owner, reason)
             raise refuse(where, f"{show(default)}, its default, since it has no effect with {cause}", given)

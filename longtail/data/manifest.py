@@ -40,7 +40,8 @@ class DatasetInfo:
     Attributes:
         dataset: the value of the parameter ``dataset``.
         storage: ``memory`` (pixels in images.h5), ``paths`` (files below data_root) or ``features`` (no images).
-        image_size: side of the square image that the network gets, in pixels; 0 without images.
+        image_size: side of the square image that the network gets, in pixels, unless its weights have another one; 0
+            without images.
         channels: 1 or 3; 0 without images.
         num_classes: C.
     """

@@ -45,17 +45,16 @@ class DatasetParams(Group):
     lists: ListParams = group(ListParams, unused=only_with(dataset="file_lists"))
     image_size: int | Auto = key(
         "auto",
-        "side in pixels. auto: the source's own if all images are squares of one size up to 64; otherwise 64 in memory "
-        "and 224 from files",
+        "side in pixels. auto: the model's with `pretrain.method: weights`; otherwise the source's own if all images "
+        "are squares of one size up to 64, or else 64 in memory and 224 from files",
         low=4,
         high=4096,
         unused=_without_images,
     )
     storage: Literal["auto", "memory", "paths"] = key(
         "auto",
-        "`memory`: one uint8 array; `paths`: files that loader workers decode. auto: memory if the median shorter "
-        "side is "
-        "at most 128 pixels and all images fit in 1 GiB",
+        "`memory`: one uint8 array; `paths`: files that loader workers decode. auto: paths with `pretrain.method: "
+        "weights`; otherwise memory if the median shorter side is at most 128 pixels and all images fit in 1 GiB",
         unused=_without_images,
     )
     relabel: bool = key(

@@ -28,7 +28,15 @@ T = TypeVar("T")
 
 
 def prepare(
-    source: Source, folder: Path, *, dataset: str, image_size: int | None, storage: str, workers: int, progress: str
+    source: Source,
+    folder: Path,
+    *,
+    dataset: str,
+    image_size: int | None,
+    storage: str,
+    workers: int,
+    progress: str,
+    resize_later: bool = False,
 ) -> DatasetInfo:
     """Write ``source`` in the common form to ``folder``.
 
@@ -43,6 +51,8 @@ def prepare(
             ``memory`` is given.
         workers: decoding threads.
         progress: mode of the progress report.
+        resize_later: images are resized where the network reads them, to a size that only later stages know. Then an
+            array keeps its size, and ``auto`` leaves files where they are.
 
     Raises:
         ConfigError: image_size makes an array too large.
@@ -54,7 +64,7 @@ def prepare(
     if source.images is not None:
         if storage == "paths":
             raise DataError(f"storage must be auto or memory for dataset: {dataset}, which is an array, got paths")
-        size = image_size or source.images.shape[1]
+        size = (None if resize_later else image_size) or source.images.shape[1]
         if size != source.images.shape[1]:
             if storage == "auto":
                 _check_memory(len(source.images), size, source.images.shape[3])
@@ -63,7 +73,7 @@ def prepare(
     else:
         assert source.root is not None
         digests, sizes = _survey(source.root, source.paths, workers, progress)
-        size, storage = _choose(sizes, image_size, storage)
+        size, storage = _choose(sizes, image_size, storage, resize_later)
         if storage == "memory":
             print(f"{len(sizes)} images are held in memory at {size} x {size} pixels (image_size)")
             pixels = _decode_all(source.root, source.paths, size, workers, progress)
@@ -91,9 +101,11 @@ def _survey(root: Path, paths: Sequence[str], workers: int, progress: str) -> tu
     return [digest for digest, _ in results], np.asarray([size for _, size in results])
 
 
-def _choose(sizes: np.ndarray, image_size: int | None, storage: str) -> tuple[int, str]:
+def _choose(sizes: np.ndarray, image_size: int | None, storage: str, resize_later: bool) -> tuple[int, str]:
     alike = bool((sizes == sizes[0, 0]).all()) and sizes[0, 0] <= SMALL_SIDE
     in_memory = image_size or (int(sizes[0, 0]) if alike else SMALL_SIDE)
+    if resize_later and storage != "memory":
+        return image_size or (int(sizes[0, 0]) if alike else PATH_SIDE), "paths"
     if storage == "auto":
         small = np.median(sizes.min(axis=1)) <= SMALL_MEDIAN
         storage = "memory" if small and len(sizes) * in_memory**2 * 3 <= MEMORY_BUDGET else "paths"

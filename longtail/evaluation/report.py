@@ -24,7 +24,8 @@ def format_table(
         summary: values of each method, in percent.
         uncalibrated: methods whose scores are not the logits of a likelihood.
         size: the ``backbone`` of all methods, and with its own head its ``parameters`` and its multiply-accumulates
-            per image (``macs``). Printed below the table if given.
+            per image (``macs``), and perhaps where its pretrained ``weights`` come from, what they were
+            ``trained_on`` and their ``license``. Printed below the table if given.
     """
     competing = {name: row for name, row in summary.items() if not row.get("selected_on_test")}
     best = {}
@@ -63,6 +64,10 @@ def format_table(
     if size:
         counts = f"{size['parameters']:,} parameters, {size['macs']:,} multiply-accumulates per image"
         text.append(f"{size['backbone']} with its head: {counts}")
+        if "weights" in size:
+            text.append(
+                f"pretrained weights: {size['weights']}; trained on {size['trained_on']}; license {size['license']}"
+            )
     if len(competing) < len(summary):
         text.append("* selected on the test split: optimistic, not compared for +")
     return "\n".join(text)

@@ -13,7 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from longtail.augment.transforms import Transform, augment_batch, normalizer, path_transform
+from longtail.augment.transforms import Transform, augment_batch, normalizer, path_transform, resize_batch
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.seeds import derive_seed
 from longtail.data.manifest import Manifest, decode, read_pixels, read_verified
@@ -56,7 +56,10 @@ class ImageSet(Protocol):
 
 
 class MemoryImages:
-    """Images as one uint8 tensor on the device: no workers, no copies from the host inside an epoch."""
+    """Images as one uint8 tensor on the device: no workers, no copies from the host inside an epoch.
+
+    Images of another size than the network's are resized one batch at a time, after their augmentation.
+    """
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, transform: Transform, device: torch.device) -> None:
         self.labels = labels
@@ -67,7 +70,7 @@ class MemoryImages:
 
     @property
     def pixels(self) -> int:
-        return self._images.shape[1] * self._images.shape[2]
+        return self._transform.image_size**2
 
     def train_batches(self, order: np.ndarray, batch_size: int, views: int, seed: int) -> Iterator[Batch]:
         order_on_device = torch.from_numpy(order).to(self._device)
@@ -86,7 +89,7 @@ class MemoryImages:
         # Convolutions on the CPU want plain order, tensor cores want channels last, which a gather already gave.
         channels_last = self._device.type == "cuda"
         order = torch.channels_last if channels_last else torch.contiguous_format
-        return self._normalize(images.contiguous(memory_format=order))
+        return self._normalize(resize_batch(images, self._transform).contiguous(memory_format=order))
 
 
 class FeatureRows:

@@ -138,8 +138,8 @@ def accuracy(model: nn.Module, images: ImageSet, device: torch.device) -> float:
 
 def training_curves(history: list[dict[str, float]]) -> pd.DataFrame:
     """A history as a table for people: epoch, lr, loss, then the other columns by name. Accuracies are in percent."""
-    table = pd.DataFrame(history)
     first = ["epoch", "lr", "loss"]
+    table = pd.DataFrame(history, columns=None if history else first)
     table = table[first + sorted(set(table.columns) - set(first))]
     in_percent = {name: (100 * table[name]).round(6) for name in table.columns if name.endswith("accuracy")}
     return table.assign(**in_percent)

@@ -120,7 +120,7 @@ def test_unknown_key_without_a_near_one_gets_no_suggestion():
             "dataset: mnist",
             "dataset must be one of cifar10, cifar100, digits, features, file_lists, image_folder, got mnist",
         ),
-        ("pretrain: {method: byol}", "pretrain.method must be one of none, bns, moco, rotation, got byol"),
+        ("pretrain: {method: byol}", "pretrain.method must be one of none, weights, bns, moco, rotation, got byol"),
         ("runtime: {progress: false}", "runtime.progress must be one of auto, bar, lines, off, got false"),
         ("seed: -1", "seed must be at least 0 and at most 9223372036854775807, got -1"),
         ("val_per_class: -1", "val_per_class must be at least 0, got -1"),
@@ -279,6 +279,36 @@ def test_bad_value_is_refused(content, expected):
             "none, got 0.7",
         ),
         (
+            "pretrain: {weights: a.pth}",
+            "pretrain.weights must be auto, its default, since it has no effect with pretrain.method: none, got a.pth",
+        ),
+        (
+            "pretrain: {method: moco, head: file}",
+            "pretrain.head must be none, its default, since it has no effect with pretrain.method: moco, got file",
+        ),
+        (
+            "pretrain: {method: weights, weights: a.pth, epochs: 7}",
+            "pretrain.epochs must be 200, its default, since it has no effect with pretrain.method: weights, got 7",
+        ),
+        (
+            "pretrain: {method: weights, weights: a.zip}",
+            "pretrain.weights must be auto or a file that ends in .safetensors, .pt, .pth, .bin, .pth.tar, got a.zip",
+        ),
+        (
+            "pretrain: {method: weights}",
+            "pretrain.weights must be a file with train.backbone: resnet8, which timm does not publish, got auto",
+        ),
+        (
+            "pretrain: {method: weights}\ntrain: {backbone: resnet18}",
+            "pretrain.weights must be a file with train.backbone: resnet18, which timm does not publish, got auto "
+            "(timm:resnet18 is timm's network)",
+        ),
+        (
+            "crop: none",
+            "crop must be auto, its default, since it has no effect with dataset: digits, whose images are in memory, "
+            "got none",
+        ),
+        (
             "pretrain: {epochs: 7}",
             "pretrain.epochs must be 200, its default, since it has no effect with pretrain.method: none, got 7",
         ),
@@ -382,6 +412,9 @@ def test_message_for_a_large_whole_number_shows_it_exactly(content):
         "train: {milestones: [10, 20], schedule: step}",
         "pretrain: {method: bns, bns: {temperature: 0.1, variant: paper}}",
         "pretrain: {method: bns, bns: {temperature: 0.3}}",
+        "pretrain: {method: weights, weights: '~/a b/$NAME.pth.tar', head: file}",
+        "pretrain: {method: weights}\ntrain: {backbone: resnet50}",
+        "dataset: image_folder\ndata_root: /x\ncrop: none",
         "train: {objective: paco, rule: resample}",
         "train: {objective: fsgl, head: cosine, fsgl: {gamma: 0}}",
         "train: {schedule: fsgl_imagenet, warmup_epochs: auto}",
@@ -392,6 +425,14 @@ def test_message_for_a_large_whole_number_shows_it_exactly(content):
 )
 def test_limits_themselves_are_allowed(content):
     check(content)
+
+
+def test_path_of_weights_may_have_a_home_and_variables(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("RUN", "7")
+    pretrain = check("pretrain: {method: weights, weights: '~/runs/$RUN/a.pth'}").bound["pretrain"]
+    assert str(pretrain.file) == "/home/me/runs/7/a.pth"
+    assert check("pretrain: {method: none}").bound["pretrain"].file is None
 
 
 def test_whole_floats_become_integers_and_whole_numbers_floats():

@@ -24,7 +24,7 @@ def steps(transform: "Transform") -> list[Any]:
 
     from longtail.augment.files import random_crop
 
-    return [*random_crop(transform.image_size), v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)]
+    return [*random_crop(transform), v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)]
 
 
 POLICY = PolicyEntry(batch, steps)

@@ -1,4 +1,4 @@
-"""No augmentation; a file is resized to 256/224 of the side and its center is cropped."""
+"""No augmentation; a file is resized, and its center is cropped."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,9 @@ def batch(images: "Tensor", rows: "Tensor", transform: "Transform", generator: "
 
 
 def steps(transform: "Transform") -> list[Any]:
-    from longtail.augment.files import center_crop
+    from longtail.augment.files import whole_image
 
-    return center_crop(transform.image_size)
+    return whole_image(transform)
 
 
 POLICY = PolicyEntry(batch, steps)

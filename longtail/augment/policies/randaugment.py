@@ -29,7 +29,7 @@ def steps(transform: "Transform") -> list[Any]:
 
     from longtail.augment.files import color_jitter, random_crop
 
-    return [*random_crop(transform.image_size), color_jitter(), v2.RandAugment(*ON_FILES)]
+    return [*random_crop(transform), color_jitter(), v2.RandAugment(*ON_FILES)]
 
 
 POLICY = PolicyEntry(batch, steps)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def steps(transform: "Transform") -> list[Any]:
     from longtail.augment.files import random_crop
 
-    return random_crop(transform.image_size)
+    return random_crop(transform)
 
 
 POLICY = PolicyEntry(steps=steps)

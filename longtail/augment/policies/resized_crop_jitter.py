@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def steps(transform: "Transform") -> list[Any]:
     from longtail.augment.files import color_jitter, random_crop
 
-    return [*random_crop(transform.image_size), color_jitter()]
+    return [*random_crop(transform), color_jitter()]
 
 
 POLICY = PolicyEntry(steps=steps)

@@ -27,7 +27,7 @@ def steps(transform: "Transform") -> list[Any]:
     from longtail.augment.files import color_jitter, random_crop, some_blur
 
     jitter = color_jitter(transform.jitter_strength)
-    return [*random_crop(transform.image_size), jitter, v2.RandomGrayscale(0.2), some_blur(transform.image_size)]
+    return [*random_crop(transform), jitter, v2.RandomGrayscale(0.2), some_blur(transform.image_size)]
 
 
 POLICY = PolicyEntry(batch, steps, jitters=True)

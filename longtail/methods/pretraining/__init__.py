@@ -19,4 +19,5 @@ class PretrainingEntry(Implemented):
     augment: str = "plain"
 
 
+NONE, WEIGHTS = "none", "weights"  # values of `pretrain.method` that train nothing
 METHODS: Registry[PretrainingEntry] = Registry("longtail.methods.pretraining", "PRETRAINING", "pretrain.method")

@@ -1,13 +1,16 @@
 """Parameters of pretraining."""
 
+import os
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from longtail.core.params import key
-from longtail.methods.pretraining import METHODS
+from longtail.core.params import key, only_with
+from longtail.methods.pretraining import METHODS, NONE, WEIGHTS
 from longtail.train.params import TrainingParams
 
-NONE = "none"
+AUTO = "auto"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".pth.tar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +21,21 @@ class PretrainParams(TrainingParams):
 
     method: str = key(
         NONE,
-        "`none`: seeded initial weights; `bns`: balanced negative sampling; `rotation`, `moco`: self-supervised, "
-        "without "
-        "labels",
-        choices=lambda: [NONE, *METHODS.available()],
+        "`none`: seeded initial weights; `weights`: those of a file or of timm; `bns`: balanced negative sampling; "
+        "`rotation`, `moco`: self-supervised, without labels",
+        choices=lambda: [NONE, WEIGHTS, *METHODS.available()],
+    )
+    weights: str = key(
+        AUTO,
+        "`auto`: the weights that timm publishes for `train.backbone`; or a file (`.safetensors`, `.pt`, `.pth`, "
+        "`.bin`, `.pth.tar`), with `~` and variables. Make its path absolute, or queued runs will not find it",
+        unused=only_with(method=WEIGHTS),
+    )
+    head: Literal["none", "file"] = key(
+        "none",
+        "`file`: the classifier of the weights, which must have the dataset's number of classes, is the head that "
+        "training starts from; with `train.frozen: true` it is kept, and nothing is trained",
+        unused=only_with(method=WEIGHTS),
     )
     fixed_order: bool = key(
         False,
@@ -31,10 +45,27 @@ class PretrainParams(TrainingParams):
     epochs: int = key(200, "passes over the training images", low=1, published="BNS 1000")
     batch_size: int = key(128, "images per step", low=2, published="BNS 512; CIFAR-10 1024")
 
+    @property
+    def file(self) -> Path | None:
+        """The file of the weights; None without one."""
+        if self.method != WEIGHTS or self.weights == AUTO:
+            return None
+        return Path(os.path.expandvars(self.weights)).expanduser()
+
     def modules(self) -> tuple[str, ...]:
         if self.method == NONE:
             return ()
+        if self.method == WEIGHTS:
+            return ("longtail.models.weights",)
         return METHODS.module(self.method), METHODS.get(self.method).module, *super().modules()
 
     def inactive(self) -> str:
-        return "method: none" if self.method == NONE else ""
+        return f"method: {self.method}" if self.method in (NONE, WEIGHTS) else ""
+
+    def unaffected(self) -> tuple[str, ...]:
+        return ("weights", "head")  # whose own rules decide
+
+    def check(self) -> None:
+        super().check()
+        known = self.weights == AUTO or self.weights.endswith(SUFFIXES)
+        self.require("weights", known, f"auto or a file that ends in {', '.join(SUFFIXES)}")

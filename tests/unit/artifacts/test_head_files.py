@@ -19,8 +19,10 @@ HEADS = [
     ClassMeans(WEIGHT, np.zeros(2)),
 ]
 
+NETWORKS = [None, NetworkSize("resnet8", 78_042, 12_500_000), NetworkSize("resnet50", 2, 3, "a.pth", "photos", "mit")]
 
-@pytest.mark.parametrize("network", [None, NetworkSize("resnet8", 78_042, 12_500_000)])
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("head", HEADS, ids=["linear", "unit", "cosine", "base", "changed", "ncm"])
 def test_head_returns_what_was_written(tmp_path, head, network):
     content = HeadFile(

@@ -1,10 +1,12 @@
 """Augmentation and normalization against torchvision, image by image."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from longtail.augment.autoaugment import autoaugment_batch, cutout_batch, randaugment_batch
@@ -14,10 +16,12 @@ from longtail.augment.simclr import draw_parameters, simclr_batch
 from longtail.augment.transforms import (
     CONSTANTS,
     STYLES,
+    InputConfig,
     Transform,
     augment_batch,
     normalizer,
     path_transform,
+    resize_batch,
     resolve_policy,
     resolve_transform,
 )
@@ -336,10 +340,56 @@ def test_constants_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("second", [None, "moco"])
 def test_transform_survives_json(second):
-    import json
-
     transform = Transform("crop", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 32, 1.5, second)
     assert Transform.from_meta(json.loads(json.dumps(transform.to_meta()))) == transform
+
+
+# Pretrained networks
+
+BICUBIC = InputConfig(24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), "bicubic", 0.9)
+
+
+@pytest.mark.parametrize(("dataset", "storage"), [("cifar10", "memory"), ("image_folder", "paths")])
+def test_pretrained_network_brings_its_normalization_size_and_crop(dataset, storage):
+    found = resolve_transform(info(dataset, storage), "none", "auto", None, source=BICUBIC, image_size=24)
+    assert (found.mean, found.std, found.image_size) == (BICUBIC.mean, BICUBIC.std, 24)
+    assert (found.interpolation, found.crop_pct) == ("bicubic", 0.9)
+    assert Transform.from_meta(json.loads(json.dumps(found.to_meta()))) == found
+    assert InputConfig.from_meta(json.loads(json.dumps(BICUBIC.to_meta()))) == BICUBIC
+
+
+def test_explicit_normalization_and_crop_win_over_those_of_the_pretrained_network():
+    found = resolve_transform(info(storage="paths"), "none", "imagenet", None, source=BICUBIC, crop="none")
+    assert (found.mean, found.std) == CONSTANTS["imagenet"]
+    assert found.crop_pct is None and found.interpolation == "bicubic"
+    assert resolve_transform(info(storage="paths"), "none", "auto", None, crop="none").crop_pct is None
+
+
+def test_stored_transform_of_an_untouched_network_is_the_text_that_it_was_before_there_were_others():
+    stored = resolve_transform(info(storage="paths"), "none", "auto", None).to_meta()
+    assert stored.keys() == {"policy", "mean", "std", "image_size", "jitter_strength", "second_policy"}
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("side", "size"), [(8, 28), (32, 128), (40, 24)])
+def test_images_in_memory_are_resized_as_pillow_and_torchvision_do(interpolation, side, size):
+    images = pixels(3, side, side, 3).permute(0, 3, 1, 2)
+    transform = Transform("none", (0.0,) * 3, (1.0,) * 3, size, interpolation=interpolation)
+    found = resize_batch(images, transform)
+    assert found.shape == (3, 3, size, size) and found.dtype == torch.uint8
+    torchvision = F.resize(images, [size, size], InterpolationMode(interpolation), antialias=True)
+    assert torch.equal(found, torchvision)
+    for image, resized in zip(images, found, strict=True):
+        picture = F.to_pil_image(image).resize((size, size), getattr(Image.Resampling, interpolation.upper()))
+        assert (F.pil_to_tensor(picture).int() - resized.int()).abs().max() <= 2
+    as_float = resize_batch(images.float(), transform)
+    assert as_float.dtype == torch.float32 and as_float.min() >= 0 and as_float.max() <= 255
+    assert (as_float - found).abs().mean() <= 0.5, "rounded once instead of after each direction"
+
+
+def test_images_of_the_networks_size_are_left_as_they_are():
+    images = pixels(2, 8, 8, 3).permute(0, 3, 1, 2)
+    assert resize_batch(images, Transform("none", (0.0,) * 3, (1.0,) * 3, 8, interpolation="bicubic")) is images
 
 
 # Files
@@ -358,6 +408,23 @@ def test_evaluation_of_files_resizes_the_shorter_side_to_256_and_cuts_the_center
     resized = F.resize(F.pil_to_tensor(smooth(*size)), [256], antialias=True)
     assert min(resized.shape[1:]) == 256
     assert torch.equal(found, F.center_crop(resized, [224, 224]))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("interpolation", "crop_pct"), [("bicubic", 0.95), ("bicubic", None), ("bilinear", 1.0)])
+def test_files_are_resized_and_cropped_as_the_transform_says(interpolation, crop_pct, train):
+    transform = Transform("none", *CONSTANTS["imagenet"], 96, interpolation=interpolation, crop_pct=crop_pct)
+    found = path_transform(transform, train)(smooth(300, 100))
+    size = [96, 96] if crop_pct is None else [round(96 / crop_pct)]
+    whole = F.resize(F.pil_to_tensor(smooth(300, 100)), size, InterpolationMode(interpolation), antialias=True)
+    assert torch.equal(found, F.center_crop(whole, [96, 96]))
+
+
+@pytest.mark.parametrize("policy", ["resized_crop", "moco", "randaugment", "autoaugment", "sim", "simclr"])
+def test_crops_of_files_take_the_interpolation_of_the_network(policy):
+    transform = Transform(policy, *CONSTANTS["imagenet"], 32, interpolation="bicubic")
+    crops = [step for step in path_transform(transform, True).transforms if isinstance(step, v2.RandomResizedCrop)]
+    assert [step.interpolation for step in crops] == [InterpolationMode.BICUBIC]
 
 
 def test_picture_of_exact_size_loses_only_its_border():

@@ -237,3 +237,27 @@ def test_real_archives_are_prepared_as_they_are(tmp_path, shared_data):
         info = run_prepare(source, tmp_path / "out")
         assert (info.storage, info.image_size) == ("memory", size)
         assert read_pixels(tmp_path / "out").shape == (len(source.paths), size, size, 3)
+
+
+# Resized later, by the network that reads them
+
+
+def test_files_that_are_resized_later_stay_files_and_an_array_keeps_its_size(tmp_path):
+    later = {"resize_later": True}
+    make_folder(tmp_path / "in", {"0.jpg": (30, 20), "1.jpg": (120, 90)})
+    source = image_folder.load(tmp_path / "in")
+    info = run_prepare(source, tmp_path / "out", **later)
+    assert (info.storage, info.image_size) == ("paths", 224) and not (tmp_path / "out/images.h5").exists()
+    assert run_prepare(source, tmp_path / "out2", image_size=96, **later).image_size == 96
+    given = run_prepare(source, tmp_path / "out3", image_size=32, storage="memory", **later)
+    assert (given.storage, given.image_size) == ("memory", 32)
+    array = Source(("a", "b"), np.arange(4) % 2, np.full(4, "train"), np.zeros((4, 8, 8, 1), np.uint8))
+    info = run_prepare(array, tmp_path / "out4", image_size=128, **later)
+    assert (info.storage, info.image_size) == ("memory", 8)
+    assert read_pixels(tmp_path / "out4").shape == (4, 8, 8, 1)
+
+
+def test_small_squares_that_are_resized_later_keep_their_size_as_the_networks(tmp_path):
+    make_folder(tmp_path / "in", {"0.png": (12, 12)})
+    info = run_prepare(image_folder.load(tmp_path / "in"), tmp_path / "out", resize_later=True)
+    assert (info.storage, info.image_size) == ("paths", 12)

@@ -44,6 +44,14 @@ def test_size_of_the_backbone_is_printed_below_the_table():
     assert line in found and [other for other in found if other != line] == without
 
 
+def test_origin_of_pretrained_weights_is_printed_below_the_table():
+    size = {"backbone": "resnet50", "parameters": 5, "macs": 7}
+    origin = {"weights": "timm/resnet50.a1_in1k", "trained_on": "ImageNet-1k (a1_in1k)", "license": "apache-2.0"}
+    line = "pretrained weights: timm/resnet50.a1_in1k; trained on ImageNet-1k (a1_in1k); license apache-2.0"
+    assert line in format_table(SUMMARY, size=size | origin).splitlines()
+    assert "pretrained weights" not in format_table(SUMMARY, size=size)
+
+
 def test_uncalibrated_methods_and_size_are_read_from_the_files_of_evaluate(tmp_path):
     details, selection = tmp_path / "details.json", tmp_path / "selection.json"
     assert read_uncalibrated(details) == set()

@@ -24,8 +24,10 @@ def test_batch_is_512_up_to_64_by_64_pixels_and_smaller_above(side, size):
 
 
 def test_image_sets_count_the_pixels_of_an_image():
-    pixels, labels = np.zeros((3, 8, 6, 3), np.uint8), np.zeros(3, np.int64)
-    assert MemoryImages(pixels, labels, Transform("none", (0.4,) * 3, (0.2,) * 3, 8), CPU).pixels == 48
+    pixels, labels = np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, np.int64)
+    for side in (8, 12):
+        transform = Transform("none", (0.4,) * 3, (0.2,) * 3, side)
+        assert MemoryImages(pixels, labels, transform, CPU).pixels == side**2
     rows = FeatureRows(np.zeros((3, 900), np.float32), labels, CPU)
     assert evaluation_batch(rows) == 512
 

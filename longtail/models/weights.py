@@ -1,0 +1,435 @@
+"""Pretrained weights for a backbone: from a file, or those that timm publishes for its model.
+
+Files are read safely. ``.safetensors`` hold arrays only. Of the others torch rebuilds tensors, plain containers and
+NumPy scalars and arrays, and refuses everything else, so no code of a file ever runs.
+"""
+
+import argparse
+import importlib
+import json
+import logging
+import pickle
+import re
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from longtail.artifacts.checkpoints import ENTRY
+from longtail.artifacts.digest import file_digest
+from longtail.augment.transforms import InputConfig
+from longtail.core.errors import ConfigError
+from longtail.core.head import LinearHead
+from longtail.models.key_names import Matched, collect, find_classifier, match, without_prefix
+from longtail.models.names import OWN_NAMES, TIMM_BUILT, TIMM_PREFIX
+
+LOG = logging.getLogger(__name__)
+KEY = "pretrain.weights"
+SHOWN = 3  # names that messages and metadata list
+COSINE_SCALE = 30.0  # of LDAM-DRW's cosine head, which keeps its scale in the loss
+# What the tag of a timm model calls its training images, with their names.
+DATASETS = {
+    "in1k": "ImageNet-1k",
+    "in12k": "ImageNet-12k",
+    "in21k": "ImageNet-21k",
+    "in22k": "ImageNet-22k",
+    "inat21": "iNaturalist 2021",
+    "laion": "LAION",
+    "openai": "OpenAI's image-text pairs",
+    "lvd142m": "LVD-142M",
+    "lvd1689m": "LVD-1689M",
+    "webli": "WebLI",
+    "datacomp": "DataComp",
+    "dfn": "DFN",
+    "yfcc": "YFCC",
+    "cc12m": "CC12M",
+    "merged2b": "Merged-2B",
+    "metaclip": "MetaCLIP",
+    "jft": "JFT-300M",
+    "ig1b": "Instagram-1B",
+    "swag": "Instagram",
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded into a backbone.
+
+    Attributes:
+        report: as JSON: ``source`` (name of the file, or the repository of the hub), ``sha256`` (None if unknown),
+            ``loaded`` (number of tensors), ``left_out`` (for each reason, how many entries and the first names),
+            ``initial`` (how many tensors of the backbone kept their initial values, and the first names), ``head``
+            (name of the classifier that was taken, or None), ``license`` and ``trained_on``.
+        head: the classifier, if it was asked for.
+    """
+
+    report: dict[str, Any]
+    head: LinearHead | None = None
+
+    def lines(self) -> list[str]:
+        """The report in a few lines for people."""
+        report = self.report
+        lines = [f"weights of {report['source']}: {report['loaded']} tensors loaded"]
+        for kind, found in report["left_out"].items():
+            lines.append(f"  left out, {kind}: {_count(found)}")
+        if report["initial"]["count"]:
+            lines.append(f"  NOT in the file, so at their initial values: {_count(report['initial'])}")
+        if report["head"]:
+            lines.append(f"  head: {report['head']}")
+        lines.append(f"  trained on: {report['trained_on']}; license: {report['license']}")
+        return lines
+
+
+def load_file(backbone: nn.Module, path: Path, head_shape: tuple[int, int] | None = None) -> Loaded:
+    """Load a file into a backbone, in place, in the backbone's dtype.
+
+    Args:
+        backbone: as ``create_backbone`` makes it.
+        path: ``.safetensors``, or what ``torch.save`` wrote.
+        head_shape: (C, D), to take the classifier of the file too; None to leave it out.
+
+    Raises:
+        ConfigError: the file cannot be read or holds anything but data, no tensor of it fits, a shape does not fit, or
+            it has no classifier of that shape.
+    """
+    content, metadata = read_file(path)
+    tensors, beside = collect(content)
+    found = _fit(backbone, tensors, path.name)
+    own = _own_metadata(metadata)
+    head = None
+    label = None
+    if head_shape is not None:
+        config = getattr(backbone, "pretrained_cfg", None) or {}
+        label, head = _head(tensors, found, head_shape, path.name, _names(config.get("classifier")), own)
+    unknown = f"unknown (given file {path.name})"
+    report = _report(backbone, found, found.left_out | beside, label)
+    known = own.get("weights") or {}
+    report |= {
+        "source": path.name,
+        "sha256": file_digest(path),
+        "license": metadata.get("license") or known.get("license") or unknown,
+        "trained_on": metadata.get("trained_on") or metadata.get("dataset") or known.get("trained_on") or unknown,
+    }
+    return Loaded(report, head)
+
+
+def load_published(
+    backbone: nn.Module, *, name: str, channels: int, image_size: int, head_shape: tuple[int, int] | None = None
+) -> Loaded:
+    """Load the weights that timm publishes for its model ``name``, from the hub's cache or its server.
+
+    Args:
+        backbone, name, channels, image_size: as ``create_backbone`` made it.
+        head_shape: as in :func:`load_file`.
+
+    Raises:
+        ConfigError: there are no published weights, they cannot be had without a network, or their classifier has
+            another shape.
+    """
+    import timm
+
+    config = _config_of(name)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise ConfigError(f"{KEY} must be a file with train.backbone: {name}, which has no published weights, got auto")
+    options: dict[str, Any] = {"img_size": image_size} if config.fixed_input_size else {}
+    if head_shape is None:
+        options["num_classes"] = 0
+    repository = config.hf_hub_id or str(config.url)
+    if (cached := _cached(config)) is not None:  # without asking the server
+        options["pretrained_cfg_overlay"] = {"file": str(cached)}
+    try:
+        if cached is None:
+            _require_server(config)
+        model = timm.create_model(name.removeprefix(TIMM_PREFIX), pretrained=True, in_chans=channels, **options)
+    except Exception as error:  # whatever timm, the hub and their network libraries raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        where = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+        raise ConfigError(
+            f"{KEY} must be a file where the published weights of {name} cannot be had, got auto; download "
+            f"{config.hf_hub_filename or 'model.safetensors'} of {where} to any folder and set {KEY} to its path "
+            f"({reason})"
+        ) from error
+    tensors = dict(model.state_dict())
+    found = _fit(backbone, tensors, repository)
+    label, head = None, None
+    if head_shape is not None:
+        label, head = _head(tensors, found, head_shape, repository, _names(config.classifier), {})
+    report = _report(backbone, found, found.left_out, label)
+    report |= {
+        "source": repository,
+        "sha256": None if (file := _cached(config)) is None else file_digest(file),
+        "license": config.license or "unknown",
+        "trained_on": trained_on(config.tag or ""),
+    }
+    return Loaded(report, head)
+
+
+def input_config(backbone: nn.Module, channels: int, image_size: int | None) -> InputConfig | None:
+    """What a timm model expects of its images; None for our own networks, which say nothing.
+
+    Args:
+        backbone: as ``create_backbone`` makes it. The tag in its name decides, or timm's default.
+        channels: 1 takes the mean of the colors.
+        image_size: side in pixels, or None for the model's own.
+    """
+    config: Mapping[str, Any] | None = getattr(backbone, "pretrained_cfg", None)
+    if not config or "input_size" not in config:
+        return None
+    mean, std = (tuple(map(float, config[key])) for key in ("mean", "std"))
+    if channels == 1:
+        mean, std = ((sum(values) / len(values),) for values in (mean, std))
+    interpolation = str(config.get("interpolation") or "bilinear")
+    return InputConfig(
+        image_size=image_size or int(config["input_size"][-1]),
+        mean=mean,
+        std=std,
+        interpolation=interpolation if interpolation == "bilinear" else "bicubic",
+        crop_pct=None if config.get("crop_mode") == "squash" else float(config.get("crop_pct") or 1.0),
+    )
+
+
+def own_size(name: str) -> int | None:
+    """The side in pixels that a timm model was trained at; None for our own networks."""
+    config = _config_of(name)
+    return None if config is None else int(config.input_size[-1])
+
+
+def trained_on(tag: str) -> str:
+    """The images that the tag of a timm model names, with the tag; ``unknown`` without one."""
+    if not tag:
+        return "unknown"
+    words = tag.split("_")
+    found = [full for short, full in DATASETS.items() if any(word.startswith(short) for word in words)]
+    return f"{', '.join(found)} ({tag})" if found else tag
+
+
+def read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """The content of a weights file, and the metadata of a ``.safetensors`` file.
+
+    Raises:
+        ConfigError: the file is missing or damaged, is no mapping, or holds anything but data.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{KEY} must be an existing file, got {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    with torch.serialization.safe_globals(_harmless()):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            found = re.search(r"(?:GLOBAL|global|type|class)\s+['`]?([A-Za-z_][\w.]*\.\w+)", str(error))
+            if found is None:
+                raise _damaged(path, str(error).partition("error: ")[2] or error) from error
+            raise ConfigError(
+                f"{KEY} must be a file of tensors, numbers and plain containers, but {path.name} holds {found[1]}, "
+                f"which could run code and was not loaded"
+            ) from error
+        except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _damaged(path, error) from error
+    if not isinstance(content, Mapping):
+        raise ConfigError(
+            f"{KEY} must be a file with a mapping of names to tensors, but {path.name} holds a {type(content).__name__}"
+        )
+    return content, {}
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception | str) -> ConfigError:
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return ConfigError(f"{KEY} must be a readable file, but {path.name} is damaged or has another format ({reason})")
+
+
+def _harmless() -> list[Any]:
+    """What may stand beside tensors: NumPy scalars and arrays, and the namespaces of argparse."""
+    multiarray = importlib.import_module("numpy._core.multiarray" if "numpy._core" in sys.modules else "numpy.core")
+    kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"}
+    named = [
+        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
+        for name in ("scalar", "_reconstruct")
+        for core in ("core", "_core")
+        if hasattr(multiarray, name)
+    ]
+    return [*named, np.dtype, np.ndarray, *sorted(kinds, key=str), argparse.Namespace]
+
+
+def _fit(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Matched:
+    """Load what matches. timm's own conversion of the model is tried where names or shapes do not."""
+    state = backbone.state_dict()
+    found = match(tensors, state)
+    wrong = _adapt(found, state)
+    convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
+    if convert is not None and (wrong or _missing(found, state)):
+        converted = _converted(convert, backbone, without_prefix(tensors, found.prefix))
+        if converted is not None:
+            other = match(converted, state)
+            still_wrong = _adapt(other, state)
+            if (len(still_wrong), -len(other.tensors)) < (len(wrong), -len(found.tensors)):
+                other.left_out = _left_out_of_file(tensors, found, other)
+                found, wrong = other, still_wrong
+    if not found.tensors:
+        ours, theirs = _shapes(state, state), _shapes(tensors, tensors)
+        raise ConfigError(
+            f"{KEY} must hold weights of train.backbone, but no name in {source} fits: the backbone has {ours}; the "
+            f"file has {theirs or 'no tensors'}"
+        )
+    if wrong:
+        ours = _shapes(state, wrong)
+        theirs = _shapes({found.origins[name]: found.tensors[name] for name in wrong}, map(found.origins.get, wrong))  # type: ignore[arg-type]
+        raise ConfigError(
+            f"{KEY} must hold tensors of the shapes of train.backbone, but {len(wrong)} of {source} have others: the "
+            f"backbone has {ours}; the file has {theirs}"
+        )
+    loaded = {name: tensor.detach().to(state[name].dtype) for name, tensor in found.tensors.items()}
+    backbone.load_state_dict(state | loaded)
+    return found
+
+
+def _left_out_of_file(tensors: Mapping[str, Tensor], found: Matched, converted: Matched) -> dict[str, str]:
+    """What a conversion left out, by the names of the file, which are not those of the conversion."""
+    used = {id(tensor) for tensor in converted.tensors.values()}
+    return {
+        name: kind
+        for name, kind in found.left_out.items()
+        if id(tensors[name]) not in used and (kind != "unknown" or name in converted.left_out)
+    }
+
+
+def _adapt(found: Matched, state: Mapping[str, Tensor]) -> list[str]:
+    """Names whose shapes differ, after kernels for colors were summed up for grayscale images."""
+    for name, tensor in found.tensors.items():
+        wanted = state[name].shape
+        if tensor.ndim == len(wanted) == 4 and (tensor.shape[1], wanted[1]) == (3, 1):
+            found.tensors[name] = tensor.float().sum(dim=1, keepdim=True)
+    return [name for name, tensor in found.tensors.items() if tensor.shape != state[name].shape]
+
+
+def _converted(convert: Any, backbone: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    try:
+        made = convert(tensors, backbone)
+    except Exception as error:  # noqa: BLE001 - a filter is written for a few files and fails on others in any way
+        LOG.debug(f"timm's conversion failed: {error}")
+        return None
+    return {str(name): tensor for name, tensor in made.items() if isinstance(tensor, Tensor)}
+
+
+def _missing(found: Matched, state: Mapping[str, Tensor]) -> list[str]:
+    """Tensors of the backbone that the file lacks; the counters of batch norm have no effect and do not count."""
+    return [name for name in state if name not in found.tensors and not name.endswith("num_batches_tracked")]
+
+
+def _head(
+    tensors: Mapping[str, Tensor],
+    found: Matched,
+    shape: tuple[int, int],
+    source: str,
+    names: Iterable[str],
+    own: Mapping[str, Any],
+) -> tuple[str, LinearHead]:
+    classifier = find_classifier(tensors, found, names)
+    needed = f"{shape} (classes, features)"
+    if classifier is None:
+        raise ConfigError(
+            f"pretrain.head must be none, since {source} has no classifier, which must be {needed}, got file"
+        )
+    label, weight, bias = classifier
+    weight = weight.detach().float()
+    if tuple(weight.shape) == shape:
+        vector = None if bias is None else bias.detach().float().numpy().copy()
+        kind, scale = str(own.get("head_kind", "linear")), float(own.get("head_scale", 1.0))
+        return label, LinearHead(weight.numpy().copy(), vector, kind, scale)
+    if tuple(weight.shape) == shape[::-1] and bias is None:  # the layer of LDAM-DRW: columns of any length, no bias
+        return label, LinearHead(weight.T.contiguous().numpy().copy(), None, "cosine", COSINE_SCALE)
+    raise ConfigError(
+        f"pretrain.head must be none, since the classifier {label} of {source} has the shape {tuple(weight.shape)} and "
+        f"the dataset and train.backbone need {needed}, got file"
+    )
+
+
+def _report(backbone: nn.Module, found: Matched, left_out: Mapping[str, str], head: str | None) -> dict[str, Any]:
+    beside = {name: kind for name, kind in left_out.items() if head is None or not _is_of(name, head)}
+    kinds = Counter(beside.values())
+    return {
+        "loaded": len(found.tensors),
+        "left_out": {kind: _first([name for name, other in beside.items() if other == kind]) for kind in sorted(kinds)},
+        "initial": _first(_missing(found, backbone.state_dict())),
+        "head": head,
+    }
+
+
+def _is_of(name: str, head: str) -> bool:
+    return name in (head, f"{head.removesuffix('weight')}bias")
+
+
+def _first(names: list[str]) -> dict[str, Any]:
+    return {"count": len(names), "first": names[:SHOWN]}
+
+
+def _count(found: Mapping[str, Any]) -> str:
+    names = ", ".join(found["first"])
+    return f"{found['count']} ({names}{', ...' if found['count'] > len(found['first']) else ''})"
+
+
+def _shapes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in list(names)[:SHOWN])
+
+
+def _names(classifier: Any) -> tuple[str, ...]:
+    """The names of a timm model's classifiers; a configuration has none, one or several."""
+    return () if not classifier else (classifier,) if isinstance(classifier, str) else tuple(classifier)
+
+
+def _own_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What this project recorded in a checkpoint of its own; empty for other files."""
+    text = metadata.get(ENTRY, "").partition(" ")[2]
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _config_of(name: str) -> Any:
+    """timm's ``PretrainedCfg`` of a backbone; None for networks that are not timm's."""
+    if name in OWN_NAMES or name in TIMM_BUILT:
+        return None
+    import timm
+
+    return timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
+
+
+def _cached(config: Any) -> Path | None:
+    """The published file in the hub's cache; None if it is not there under a usual name."""
+    if not config.hf_hub_id:
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    for filename in (config.hf_hub_filename, "model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin"):
+        if filename and isinstance(path := try_to_load_from_cache(config.hf_hub_id, filename), str):
+            return Path(path)
+    return None
+
+
+def _require_server(config: Any) -> None:
+    """Fail at once if the server has no address, which the hub would try for most of a minute."""
+    from huggingface_hub import constants
+
+    if not getproxies():
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT if config.hf_hub_id else str(config.url)).hostname, 443)

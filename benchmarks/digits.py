@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.common import METHODS, machine, run_pipeline
 
 COLUMNS = ("all", "many", "medium", "few", "macro", "ece")
-BNS = ["pretrain.method=bns", "train.frozen=true"]
+BNS = ["pretrain.method=bns", "train.trainable=head"]
 ON_BNS = {"joint": "linear probe on BNS", "ipdpp_uniform": "ipdpp_uniform on BNS", "ipdpp": "ipdpp on BNS"}
 
 

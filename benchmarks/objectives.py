@@ -39,7 +39,8 @@ def cases(objectives: list[str], rules: list[str], mixes: list[str], starts: lis
             found[name if rule == "none" else f"{name}, {rule}"] = [f"train.objective={name}", f"train.rule={rule}"]
     found |= {f"ce, {mix}": [f"train.mix={mix}"] for mix in mixes}
     found |= {f"ce from {start}": [f"pretrain.method={start}"] for start in starts}
-    return found | {f"linear probe on {start}": [f"pretrain.method={start}", "train.frozen=true"] for start in starts}
+    probe = "train.trainable=head"
+    return found | {f"linear probe on {start}": [f"pretrain.method={start}", probe] for start in starts}
 
 
 def run(folder: Path, settings: list[str]) -> list[float]:

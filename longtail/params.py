@@ -13,7 +13,6 @@ from longtail.data.params import DatasetParams, SplitParams
 from longtail.data.sources import SOURCES
 from longtail.evaluation.shots import Shots
 from longtail.methods.heads import HEADS
-from longtail.methods.heads.softmax_regression import BaseHeadParams
 from longtail.methods.implementation import bind_own, own_groups
 from longtail.methods.objectives import OBJECTIVES
 from longtail.methods.objectives.params import TrainParams
@@ -25,7 +24,7 @@ from longtail.models.names import OWN_NAMES, STEM_DEPTHS, TIMM_BUILT
 from longtail.train.params import RuntimeParams
 
 TOP_LEVEL: tuple[type[Group], ...] = (DatasetParams, NormalizeParams, SplitParams, SeedParams)
-NAMED: tuple[type[Group], ...] = (Shots, PretrainParams, TrainParams, BaseHeadParams, RuntimeParams)
+NAMED: tuple[type[Group], ...] = (Shots, PretrainParams, TrainParams, RuntimeParams)
 # Groups that hold one further group per registered method with parameters of its own.
 EXTENDED: dict[str, Registry[Any]] = {"pretrain": PRETRAINING, "train": OBJECTIVES}
 
@@ -147,6 +146,10 @@ def _check_together(params: Params) -> None:
         remark = f"timm:{train.backbone} is timm's network" if train.backbone in STEM_DEPTHS else ""
         expected = f"a file with train.backbone: {train.backbone}, which timm does not publish"
         raise refuse("pretrain.weights", expected, pretrain.weights, remark)
+    if source.has_images:
+        own_head = "pretrain.head: file" if pretrain.head == "file" else "" if train.frozen else "train.frozen: false"
+        if own_head:
+            check_unset(params.bound["joint"], f"{own_head}, where the head is not fitted on features")
     entry, own = train.entry, params.own["train"]
     if entry.check is not None:
         entry.check(train, own)

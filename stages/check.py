@@ -89,6 +89,8 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
         modules.append("stages.pretrain_weights" if chosen == WEIGHTS else "stages.pretrain_training")
     if stage == "extract_features" and not _has_images(content):
         modules.append("stages.own_features")
+    if stage == "extract_features" and content.get("train", {}).get("frozen"):
+        modules.append("stages.base_head")
     if stage == "rebalance":
         modules.append(HEADS.module(argument))
         if content.get(argument, {}).get("mode") == "online":  # with the backbone's train policy

@@ -4,14 +4,18 @@ import importlib
 import json
 from typing import Any
 
-from longtail.artifacts.feature_set import features_file
+import numpy as np
+
+from longtail.artifacts.digest import Scalar
+from longtail.artifacts.feature_set import PARTS, features_file
 from longtail.artifacts.features import Features, write_features
 from longtail.artifacts.head_files import HeadFile, NetworkSize, write_head
 from longtail.augment.transforms import Transform
 from longtail.core.errors import ArtifactError
+from longtail.core.seeds import derive_seed
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone
-from longtail.train.extract import outputs
+from longtail.train.extract import outputs, view_outputs
 from stages.context import Context, run
 from stages.data import PreparedImages
 from stages.left_out import without_images
@@ -21,22 +25,28 @@ from stages.paths import BACKBONE, FEATURES, HEAD
 def main() -> None:
     context = Context("extract_features")
     if without_images():
-        importlib.import_module("stages.own_features").extract()
+        importlib.import_module("stages.own_features").extract(context)
         return
     device = context.device
     images = PreparedImages(context)
     backbone, head, meta, backbone_digest = load_backbone(BACKBONE, "train_backbone")
     if meta["split_digest"] != images.split_digest:
         raise ArtifactError(BACKBONE, "was trained on another split", "train_backbone")
-    if head is None:
+    if head is None and not meta.get("frozen"):
         raise ArtifactError(BACKBONE, "has no head", "train_backbone")
     transform = Transform.from_meta(meta["transform"])
     backbone.to(device)
-    for part in ("train", "val", "test"):
+    width, progress = int(backbone.num_features), context.runtime.progress  # type: ignore[arg-type]
+    found: dict[str, Features] = {}
+    for part in PARTS:
         index = getattr(images.split, part)
         rows = images.open(index, transform)
-        content = Features(
-            features=outputs(backbone, rows, backbone.num_features, f"features of {part}", context.runtime.progress),  # type: ignore[arg-type]
+        views = [
+            view_outputs(backbone, rows, width, derive_seed(0, "views", view), f"view {view + 1} of train", progress)
+            for view in range(meta.get("views", 0) if part == "train" else 0)
+        ]
+        found[part] = Features(
+            features=outputs(backbone, rows, width, f"features of {part}", progress),
             labels=images.manifest.labels[index],
             index=index,
             num_classes=images.info.num_classes,
@@ -44,8 +54,15 @@ def main() -> None:
             split_digest=images.split_digest,
             backbone_digest=backbone_digest,
             transform=json.dumps(meta["transform"], sort_keys=True),
+            views=np.stack(views) if views else None,
         )
-        write_features(features_file(FEATURES, part), content)
+        write_features(features_file(FEATURES, part), found[part])
+    notes: dict[str, Scalar] = {}
+    if head is None:
+        head, notes = importlib.import_module("stages.base_head").fit(found["train"], found["val"], device)
+    elif not meta.get("frozen"):
+        notes = {"epoch": meta["chosen_epoch"], "select": meta["select"]}
+        notes |= {"selected_on": "val"} if meta["select"] == "best_val" else {}
     stage1 = HeadFile(
         method="stage1",
         head=head,
@@ -57,8 +74,7 @@ def main() -> None:
             macs=count_macs(backbone, meta["channels"], transform.image_size) + head.weight.size,
             **origin_of(meta),
         ),
-        notes={"epoch": meta["chosen_epoch"], "select": meta["select"]}
-        | ({"selected_on": "val"} if meta["select"] == "best_val" else {}),
+        notes=notes,
     )
     write_head(HEAD, stage1)
 

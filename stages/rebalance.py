@@ -102,7 +102,7 @@ def fit(context: Context, entry: HeadEntry, params: Group, features: FeatureSet,
         with context.scratch([file_digest(path) for path in features.files]) as scratch:
             estimator.fit(*rows, store=CheckpointStore(scratch.folder, context.runtime.checkpoint_every))
             scratch.clear()
-    notes = dict(features.head_notes) if entry.is_stage1 else entry.notes(estimator, params)
+    notes = (dict(features.head_notes) if entry.is_stage1 else {}) | entry.notes(estimator, params)
     scores = estimator.scores(features.test.features)
     return FittedHead(estimator.head_, scores, entry.arrays(estimator, params), notes)
 

@@ -19,7 +19,6 @@ from longtail.methods.objectives.params import TrainParams, create_objective
 from longtail.models.classifier import Classifier, build_layer
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone, save_backbone
-from longtail.train.loop import Outcome
 from longtail.train.network import train_network, training_curves
 from longtail.train.objective import TaskInfo
 from stages.context import Context, run
@@ -47,6 +46,10 @@ def main() -> None:
         raise ArtifactError(PRETRAINED, f"must hold {params.backbone} of width {params.width}, got {held}", "pretrain")
     if origin["channels"] != info.channels or origin.get("split_digest", images.split_digest) != images.split_digest:
         raise ArtifactError(PRETRAINED, "belongs to other images or another split", "pretrain")
+    if params.frozen:
+        keep_frozen(backbone, given, describe(origin, transform, images), params.views)
+        context.write_cost(parameters=count_parameters(backbone))
+        return
     seed = derive_seed(context.seed, "train_backbone")
     index = draw_subset(split.train, images.manifest.labels, params, seed)
     labels = images.manifest.labels[index]
@@ -64,46 +67,51 @@ def main() -> None:
     head = objective.create_head()
     model = Classifier(backbone, head if given is None else start_from(given, head, params))
     size = {"parameters": count_parameters(model), "macs": count_macs(model, info.channels, transform.image_size)}
-    fixed_statistics = params.frozen if params.bn_mode == "auto" else params.bn_mode == "eval"
+    fixed_statistics = params.trainable != "all" if params.bn_mode == "auto" else params.bn_mode == "eval"
     settings = training_settings(
         params,
         context.runtime,
         seed,
         "train_backbone",
-        drop_last=not params.frozen if params.drop_last == "auto" else params.drop_last,
-        frozen=params.frozen,
+        drop_last=not params.trains_head_only if params.drop_last == "auto" else params.drop_last,
+        trainable=params.trainable,
+        backbone_lr_factor=params.backbone_lr_factor,
         bn_mode="eval" if fixed_statistics else "train",
         select=params.select,
     )
     with context.scratch([pretrained_digest, transform.to_meta(), *images.digests()]) as scratch:
-        if params.frozen and given is not None:
-            print(f"train_backbone: the head of {origin['weights']['source']} is kept, nothing is trained")
-            outcome = Outcome(history=[], epochs=0, chosen_epoch=0)
-        else:
-            outcome = train_network(
-                model,
-                objective,
-                images.open(index, transform),
-                images.open(split.val, transform) if len(split.val) else None,
-                create_image_sampler(params, labels, seed),
-                settings,
-                device,
-                scratch.folder,
-            )
-        meta = {
-            "name": origin["name"],
-            "width": origin["width"],
-            "channels": origin["channels"],
-            "image_size": origin["image_size"],
-            "transform": transform.to_meta(),
-            "split_digest": images.split_digest,
-            "chosen_epoch": outcome.chosen_epoch,
-            "select": params.select,
-        } | {name: origin[name] for name in ("input", "weights") if name in origin}
+        outcome = train_network(
+            model,
+            objective,
+            images.open(index, transform),
+            images.open(split.val, transform) if len(split.val) else None,
+            create_image_sampler(params, labels, seed),
+            settings,
+            device,
+            scratch.folder,
+        )
+        chosen = {"chosen_epoch": outcome.chosen_epoch, "select": params.select}
+        meta = describe(origin, transform, images) | chosen
         save_backbone(BACKBONE, model.backbone, meta, model.head.export())  # type: ignore[operator]
         write_csv(CURVES / "train_backbone.tsv", training_curves(outcome.history), sep="\t")
         scratch.clear()
     context.write_cost(epochs=outcome.computed, **size)
+
+
+def describe(origin: dict[str, Any], transform: Transform, images: PreparedImages) -> dict[str, Any]:
+    """What is stored with the backbone: how it is built, what it sees, and where its weights come from."""
+    kept = ("name", "width", "channels", "image_size", "input", "weights")
+    known = {name: origin[name] for name in kept if name in origin}
+    return known | {"transform": transform.to_meta(), "split_digest": images.split_digest}
+
+
+def keep_frozen(backbone: nn.Module, given: LinearHead | None, meta: dict[str, Any], views: int) -> None:
+    """Write the backbone as it is, with the head of its weights if there is one, and curves without rows."""
+    head = f"the head of {meta['weights']['source']} is kept" if given else "extract_features fits the head"
+    print(f"train_backbone: frozen, nothing is trained; {head}")
+    frozen = {"chosen_epoch": 0, "select": "last", "frozen": True, "views": views}
+    save_backbone(BACKBONE, backbone, meta | frozen, given)
+    write_csv(CURVES / "train_backbone.tsv", training_curves([]), sep="\t")
 
 
 def choose_transform(
@@ -111,11 +119,12 @@ def choose_transform(
 ) -> Transform:
     """Augmentation, size and normalization of the training images. ``origin`` is the metadata of the pretrained."""
     info, entry = images.info, params.entry
-    augment = "none" if params.frozen and params.augment == "auto" else params.augment
+    plain = params.trains_head_only or (params.frozen and not params.views)
+    augment = "none" if plain and params.augment == "auto" else params.augment
     policy = resolve_policy(info, augment, "train.augment")
     second = None  # the policy of the first view
     automatic = params.second_augment == "auto"
-    if entry.views > 1 and not (automatic and (params.frozen or not entry.second_augment)):
+    if entry.views > 1 and not (automatic and (params.trains_head_only or not entry.second_augment)):
         second = resolve_policy(info, params.second_augment, "train.second_augment", entry.second_augment or "plain")
     chosen = context.top_level(NormalizeParams)
     return resolve_transform(
@@ -138,7 +147,7 @@ def start_from(given: LinearHead, head: nn.Module, params: TrainParams) -> nn.Mo
         ConfigError: the objective, which would train it, has a head of another kind.
     """
     layer = build_layer(given)
-    if type(layer) is not type(head) and not params.frozen:
+    if type(layer) is not type(head):
         raise ConfigError(
             f"pretrain.head must be none with train.objective: {params.objective} and train.head: {params.head}, whose "
             f"head is another than the {given.kind} one of the weights, got file"
@@ -149,10 +158,14 @@ def start_from(given: LinearHead, head: nn.Module, params: TrainParams) -> nn.Mo
 def draw_subset(train_index: np.ndarray, labels: np.ndarray, params: TrainParams, seed: int) -> np.ndarray:
     """The rows of the dataset to train on: all, or up to ``per_class`` of each class, drawn uniformly.
 
-    ``auto`` is ten times the smallest class for a frozen backbone, all otherwise.
+    ``auto`` is ten times the smallest class if only the head is trained, all otherwise.
     """
     counts = np.bincount(labels[train_index])
-    size = (10 * int(counts.min()) if params.frozen else "all") if params.per_class == "auto" else params.per_class
+    size = (
+        (10 * int(counts.min()) if params.trains_head_only else "all")
+        if params.per_class == "auto"
+        else params.per_class
+    )
     if size == "all":
         return train_index
     members = np.split(train_index[np.argsort(labels[train_index], kind="stable")], np.cumsum(counts)[:-1])

@@ -31,6 +31,7 @@ class Features:
         split_digest, backbone_digest: the split and the backbone that the rows come from. For a dataset that is
             features, its prepared rows take the place of the backbone.
         transform: how the images were prepared, as JSON text; empty for a dataset that is features.
+        views: (k, N, D) float32, features of k augmented views of the same images, or None.
     """
 
     features: np.ndarray
@@ -41,12 +42,23 @@ class Features:
     split_digest: str
     backbone_digest: str
     transform: str
+    views: np.ndarray | None = None
+
+    def with_views(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows ((k + 1) N, D) and labels of the images and all their views."""
+        if self.views is None:
+            return self.features, self.labels
+        return np.concatenate([self.features, *self.views]), np.tile(self.labels, len(self.views) + 1)
 
 
 def write_features(path: str | Path, content: Features) -> None:
     """Write a feature file. Raises ArtifactError for a value that is not finite."""
     _check_finite(content.features, path)
     datasets = {name: getattr(content, name) for name in _DATASETS}
+    if content.views is not None:
+        for view in content.views:
+            _check_finite(view, path)
+        datasets["views"] = content.views
     write_hdf5(path, datasets, {name: getattr(content, name) for name in _ATTRIBUTES}, schema=SCHEMA)
 
 
@@ -67,7 +79,8 @@ def read_features(path: str | Path) -> Features:
     if missing:
         raise ArtifactError(path, f"lacks {', '.join(missing)}", STAGE)
     _check(path, content.datasets["features"], content.datasets["labels"])
-    return Features(**{name: values[name] for name in (*_DATASETS, *_ATTRIBUTES)})  # type: ignore[arg-type]
+    names = [*_DATASETS, *_ATTRIBUTES, *(["views"] if "views" in values else [])]
+    return Features(**{name: values[name] for name in names})  # type: ignore[arg-type]
 
 
 def _check(path: Path, features: np.ndarray, labels: np.ndarray) -> None:

@@ -63,7 +63,8 @@ def create_head(kind: str, num_features: int, num_classes: int, scale: float = 1
 
 
 def build_layer(head: LinearHead) -> nn.Module:
-    """A trainable float32 layer that gives the scores of ``head``, whose kind must be ``linear`` or ``cosine``."""
+    """A trainable float32 layer that gives the scores of ``head``, which must not act on x / ||x|| with a bias."""
+    head = head.on_raw()
     assert head.kind != "unit", "no layer of this kind"
     layer = create_head(head.kind, head.weight.shape[1], head.weight.shape[0], head.scale)
     weight, bias = (torch.from_numpy(head.weight).float(), None) if head.kind == "cosine" else _tensors(head)
@@ -79,7 +80,8 @@ def _to_head(weight: Tensor, bias: Tensor | None, kind: str, scale: float = 1.0)
 
 
 def _tensors(head: LinearHead) -> tuple[Tensor, Tensor | None]:
-    """Effective weight and bias as float32 copies."""
+    """Effective weight and bias, on x or x / ||x||, as float32 copies."""
+    head = head.on_raw()
     weight = torch.from_numpy(head.effective_weight()).float().clone()
     return weight, None if head.bias is None else torch.from_numpy(head.bias).float().clone()
 

@@ -49,3 +49,18 @@ def outputs(module: nn.Module, images: ImageSet, width: int, label: str, progres
             start += len(pixels)
             report.advance(len(pixels))
     return rows
+
+
+@torch.no_grad()
+def view_outputs(module: nn.Module, images: ImageSet, width: int, seed: int, label: str, progress: str) -> np.ndarray:
+    """The module's outputs for one augmented view of each image: (n, width) float32, in the order of ``images``.
+
+    seed: of the augmentation. Otherwise like ``outputs``.
+    """
+    rows = np.empty((len(images.labels), width), np.float32)
+    order = np.arange(len(rows))
+    with evaluating(module), Progress(len(rows), label, progress) as report:
+        for batch in images.train_batches(order, evaluation_batch(images), 1, seed):
+            rows[batch.rows.cpu().numpy()] = module(batch.views[0]).float().cpu().numpy()
+            report.advance(len(batch.rows))
+    return rows

@@ -20,6 +20,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.seeds import derive_seed
 from longtail.data.samplers import Order, Sampler
 from longtail.models.classifier import Classifier
+from longtail.models.trainable import set_trainable
 from longtail.train.batches import Batch, ImageSet
 from longtail.train.checkpointing import CheckpointStore, add_prefix, strip_prefix
 from longtail.train.extract import evaluating, evaluation_batch
@@ -38,7 +39,8 @@ class TrainingSettings:
 
     Attributes:
         schedule: (0-based epoch, fraction of it) -> multiplier of ``lr``.
-        frozen: train the head only.
+        trainable: what is trained of the backbone, see ``longtail.models.trainable``.
+        backbone_lr_factor: factor of ``lr`` for the backbone.
         bn_mode: ``eval`` fixes the batch-norm statistics of the backbone.
         label: what the progress report calls the run.
         part: name of its checkpoint.
@@ -53,7 +55,8 @@ class TrainingSettings:
     seed: int
     optimizer: str = "sgd"
     drop_last: bool = True
-    frozen: bool = False
+    trainable: str = "all"
+    backbone_lr_factor: float = 1.0
     bn_mode: str = "train"
     select: str = "last"
     precision: str = "float32"
@@ -145,10 +148,10 @@ def training_curves(history: list[dict[str, float]]) -> pd.DataFrame:
     return table.assign(**in_percent)
 
 
-def set_mode(model: Classifier, frozen: bool, bn_mode: str) -> None:
+def set_mode(model: Classifier, trainable: str, bn_mode: str) -> None:
     """Train mode, with fixed batch-norm statistics in the backbone if ``bn_mode`` is ``eval``."""
     model.train()
-    model.backbone.requires_grad_(not frozen)
+    set_trainable(model.backbone, trainable)
     if bn_mode == "eval":
         model.backbone.eval()
 
@@ -191,7 +194,7 @@ class _NetworkTask:
             model.to(memory_format=torch.channels_last)
         objective.to(device)
         objective.attach(model)
-        set_mode(model, settings.frozen, settings.bn_mode)
+        set_mode(model, settings.trainable, settings.bn_mode)
         if settings.batch_size == 1 and any(isinstance(m, _BatchNorm) and m.training for m in model.modules()):
             raise ConfigError(
                 f"{settings.label}: batch_size must be at least 2, got 1, since batch normalization uses the statistics"
@@ -203,6 +206,7 @@ class _NetworkTask:
             lr=settings.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            slower=None if settings.backbone_lr_factor == 1 else (model.backbone, settings.backbone_lr_factor),
         )
         self._partner = objective.partner_sampler(images.labels)
         if settings.compile:
@@ -224,7 +228,7 @@ class _NetworkTask:
         batch = next(self._batches)
         self._rate = settings.lr * settings.schedule(epoch, step / self.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
+            group["lr"] = self._rate * group.get("lr_factor", 1.0)
         torch.manual_seed(derive_seed(settings.seed, "step", epoch, step))
         position = Position(epoch, settings.epochs, step, self.steps)
         loss, logs = self._objective.step(self._model, batch, position, self._update)

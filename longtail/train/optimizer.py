@@ -1,6 +1,7 @@
 """Optimizers by name, for the trained parameters of some modules."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,13 @@ ADAMW_BETAS = (0.9, 0.95)
 
 
 def create_optimizer(
-    name: str, modules: Sequence[nn.Module], *, lr: float, momentum: float, weight_decay: float
+    name: str,
+    modules: Sequence[nn.Module],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    slower: tuple[nn.Module, float] | None = None,
 ) -> torch.optim.Optimizer:
     """A fused optimizer. It can skip its steps on the device once a loss is not finite.
 
@@ -24,17 +31,35 @@ def create_optimizer(
         lr: base learning rate.
         momentum: of ``sgd``; ``adamw`` ignores it.
         weight_decay: weight decay.
+        slower: one of ``modules``, and the factor of the rate that the groups of its parameters keep as ``lr_factor``.
 
     Raises:
         ConfigError: another name.
     """
+    if name not in OPTIMIZERS:
+        raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
     trained = [[p for p in module.parameters() if p.requires_grad] for module in modules]
     if name == "sgd":
-        groups = [{"params": parameters} for parameters in trained if parameters]
+        groups: list[dict[str, Any]] = [{"params": parameters} for parameters in trained if parameters]
+    else:
+        every = [parameter for parameters in trained for parameter in parameters]
+        by_decay = ([p for p in every if p.ndim > 1], weight_decay), ([p for p in every if p.ndim <= 1], 0.0)
+        groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in by_decay if parameters]
+    if slower is not None:
+        groups = _with_factor(groups, *slower)
+    if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
-    if name != "adamw":
-        raise ConfigError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
-    every = [parameter for parameters in trained for parameter in parameters]
-    by_decay = ([p for p in every if p.ndim > 1], weight_decay), ([p for p in every if p.ndim <= 1], 0.0)
-    decayed = [{"params": parameters, "weight_decay": decay} for parameters, decay in by_decay if parameters]
-    return torch.optim.AdamW(decayed, lr=lr, betas=ADAMW_BETAS, fused=True)
+    return torch.optim.AdamW(groups, lr=lr, betas=ADAMW_BETAS, fused=True)
+
+
+def _with_factor(groups: list[dict[str, Any]], module: nn.Module, factor: float) -> list[dict[str, Any]]:
+    """The groups, each split in the parameters of ``module``, with ``lr_factor``, and the others."""
+    slow = {id(parameter) for parameter in module.parameters()}
+    split: list[dict[str, Any]] = []
+    for group in groups:
+        parts = [p for p in group["params"] if id(p) in slow], [p for p in group["params"] if id(p) not in slow]
+        if parts[0]:
+            split.append(group | {"params": parts[0], "lr_factor": factor})
+        if parts[1]:
+            split.append(group | {"params": parts[1]})
+    return split

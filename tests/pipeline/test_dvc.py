@@ -77,7 +77,7 @@ def test_changed_ipdpp_runs_finetuning_and_evaluate_and_going_back_runs_nothing(
 def test_pretraining_and_its_linear_probe_by_name(reproduced):
     before = summary(reproduced)
     short = ["-S", "pretrain.epochs=2", "-S", "pretrain.warmup_epochs=0", "-S", "pretrain.bns.projector_hidden=32"]
-    method = ["-S", "pretrain.method=bns", "-S", "train.frozen=true"]
+    method = ["-S", "pretrain.method=bns", "-S", "train.trainable=head"]
     output = reproduced.dvc("exp", "run", *method, *short, "rebalance@joint")
     assert stages_run(output) == ["pretrain", "train_backbone", "extract_features", "rebalance@joint"]
     assert "train.per_class: at most 10 images per class, 70 of 304 images" in output

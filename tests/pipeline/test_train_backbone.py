@@ -218,11 +218,11 @@ def test_strength_of_the_jitter_matters_to_simclr_and_is_refused_elsewhere(tmp_p
 
 
 def test_probe_sees_plain_images_and_every_one_of_them_by_default(tmp_path, stage):
-    pretrained(stage, tmp_path, {"train": {"frozen": True, "epochs": 30, "batch_size": 64}})
+    pretrained(stage, tmp_path, {"train": {"trainable": "head", "epochs": 30, "batch_size": 64}})
     stage("train_backbone")
     assert load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")[1]["transform"]["policy"] == "none"
     dropping = Path("models/backbone.safetensors").read_bytes()
-    write_params(tmp_path, BNS, {"train": {"frozen": True, "epochs": 30, "batch_size": 64, "drop_last": True}})
+    write_params(tmp_path, BNS, {"train": {"trainable": "head", "epochs": 30, "batch_size": 64, "drop_last": True}})
     stage("train_backbone")
     assert Path("models/backbone.safetensors").read_bytes() != dropping
 
@@ -241,13 +241,13 @@ def test_pretrained_weights_of_another_split_or_other_channels_are_refused(tmp_p
 
 
 def test_linear_probe_leaves_the_pretrained_backbone_as_it_is_with_its_statistics(tmp_path, stage, capsys):
-    pretrained(stage, tmp_path, {"train": {"frozen": True}})
+    pretrained(stage, tmp_path, {"train": {"trainable": "head"}})
     stage("train_backbone")
     assert "train.per_class: at most 10 images per class, 70 of 304 images" in capsys.readouterr().out
     before = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[0]
     after = load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")[0]
     assert all(torch.equal(before[name], after[name]) for name in before)
-    write_params(tmp_path, BNS, {"train": {"frozen": True, "bn_mode": "train"}})
+    write_params(tmp_path, BNS, {"train": {"trainable": "head", "bn_mode": "train"}})
     stage("train_backbone")
     drifted = load_checkpoint(Path("models/backbone.safetensors"), "train_backbone")[0]
     moved = {name for name in before if not torch.equal(before[name], drifted[name])}
@@ -258,8 +258,8 @@ def test_linear_probe_leaves_the_pretrained_backbone_as_it_is_with_its_statistic
     ("train", "used"),
     [
         ({}, 304),
-        ({"frozen": True}, 70),
-        ({"frozen": True, "per_class": "all"}, 304),
+        ({"trainable": "head"}, 70),
+        ({"trainable": "head", "per_class": "all"}, 304),
         ({"per_class": 3}, 27),
         ({"per_class": 1000}, 304),
     ],
@@ -278,7 +278,7 @@ def test_per_class_trains_on_a_balanced_subset(tmp_path, stage, monkeypatch, tra
     for name in BEFORE[:4]:
         stage(name)
     counts = np.bincount(read_manifest(PREPARED).labels[read_split()[0].train])
-    size = train.get("per_class", 10 if train.get("frozen") else "all")
+    size = train.get("per_class", 10 if train.get("trainable") else "all")
     expected = counts if size == "all" else np.minimum(counts, size)
     assert np.array_equal(np.bincount(seen[0]), expected) and len(seen[0]) == used
 
@@ -295,7 +295,7 @@ def test_probe_is_trained_on_the_published_number_of_images(counts, size, total)
 
     labels = np.repeat(np.arange(len(counts)), counts)
     shuffled = np.random.default_rng(0).permutation(len(labels))
-    config = TrainParams(frozen=True, per_class=size)
+    config = TrainParams(trainable="head", per_class=size)
     chosen = draw_subset(shuffled, labels, config, seed=0)
     assert len(chosen) == len(set(chosen)) == total
     assert np.array_equal(np.bincount(labels[chosen]), np.minimum(counts, size))

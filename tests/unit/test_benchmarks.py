@@ -235,7 +235,7 @@ def test_objectives_benchmark_asks_for_what_each_row_says() -> None:
         "fsgl, resample": ["train.objective=fsgl", "train.rule=resample"],
         "ce, cutmix": ["train.mix=cutmix"],
         "ce from moco": ["pretrain.method=moco"],
-        "linear probe on moco": ["pretrain.method=moco", "train.frozen=true"],
+        "linear probe on moco": ["pretrain.method=moco", "train.trainable=head"],
     }
 
 

@@ -12,39 +12,19 @@ strong to weak regularization, each fit starting from the last one, and ends whe
 best. The chosen value is then used on all rows.
 """
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from longtail.core.errors import DataError
 from longtail.core.head import StandardizedHead
-from longtail.core.params import Auto, Group, key
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, draw_seed
+from longtail.methods.heads.joint import JointParams
 from longtail.train.device import torch_device
 
 L2_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
 WITHOUT_SELECTION = 0.01
 PATIENCE = 2  # values of the path without a new best
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseHeadParams(Group):
-    """The softmax regression that is the stage-1 head of a frozen backbone and of `dataset: features`."""
-
-    path: ClassVar[str] = "base_head"
-
-    prior: Literal["train", "uniform"] = key(
-        "train",
-        "`train`: the head expects the class shares of the training images; `uniform`: all classes count the same "
-        "(balanced softmax)",
-    )
-    l2: float | Auto = key(
-        "auto",
-        f"L2 strength. auto: chosen from {L2_GRID[0]:g} to {L2_GRID[-1]:g} by mean class accuracy on val or, without "
-        "it, on held-out training rows",
-        above=0,
-    )
 
 
 class SoftmaxRegression(LikelihoodMixin, LinearFormMixin, HeadClassifier):
@@ -86,7 +66,7 @@ class SoftmaxRegression(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         Without them, a fifth of the rows is held out, or five times a fifth each if there are few. Of a class with one
         row, none is. If no class has two rows, nothing can be held out and the L2 strength is 0.01.
         """
-        BaseHeadParams(prior=self.prior, l2=self.l2)  # type: ignore[arg-type]  # checks the values
+        JointParams(prior=self.prior, l2=self.l2)  # type: ignore[arg-type]  # checks the values
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
         num_classes = len(self.classes_)
@@ -94,7 +74,7 @@ class SoftmaxRegression(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             raise DataError("a linear head needs at least 2 classes, y holds only one class")
         from longtail.methods.heads.softmax_solver import PrincipalRows, choose_l2
 
-        rows = PrincipalRows(X, y, num_classes, torch_device(self.device, "base_head"))
+        rows = PrincipalRows(X, y, num_classes, torch_device(self.device, "joint"))
         start = None
         if self.l2 == "auto":
             chosen = choose_l2(rows, val, draw_seed(self.random_state), L2_GRID, PATIENCE)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from longtail.core.params import Auto, Group, key, keys_of, only_with
+from longtail.core.params import Auto, Group, key, keys_of, not_with, only_with
 from longtail.methods.objectives import OBJECTIVES, ObjectiveEntry
 from longtail.models.names import check_name
 from longtail.train.params import TrainingParams, augment_choices, policy_modules
@@ -79,9 +79,31 @@ class TrainParams(TrainingParams, WeightingParams):
         "auto", "`linear`, or `cosine`: scale * cos(x, w) without bias. auto: `cosine` for `ldam`"
     )
     scale: float = key(30.0, "scale of the cosine head", above=0, unused=_without_cosine)
-    frozen: bool = key(False, "train the head only (linear probing)")
+    frozen: bool = key(
+        False,
+        "true: no training. Every image goes through the backbone once, and the base head (`joint`) is fitted on the "
+        "features",
+    )
+    views: int = key(
+        0,
+        "augmented views of each training image that the base head is fitted on beside the image itself",
+        low=0,
+        high=100,
+        unused=only_with(frozen=True),
+    )
+    trainable: Literal["all", "head", "last_stage", "norm", "bias"] = key(
+        "all",
+        "what is trained beside the head: `all`; nothing (`head`, linear probing on augmented images); the last stage "
+        "of the backbone; its normalization layers; its biases",
+        published="BNS head; Decoupling on Places-LT last_stage",
+    )
+    backbone_lr_factor: float = key(
+        1.0, "factor of `lr` for the weights of the backbone", above=0, high=100, unused=not_with(trainable="head")
+    )
     bn_mode: Literal["auto", "train", "eval"] = key(
-        "auto", "batch-norm statistics of the backbone: `train`, or `eval` (fixed). auto: `eval` if frozen"
+        "auto",
+        "batch-norm statistics of the backbone: `train`, or `eval` (fixed). auto: `train` with `trainable: all`, "
+        "otherwise `eval`",
     )
     sampler: Literal["instance", "class_aware", "square_root", "progressive"] = key(
         "instance", "how images are drawn; `class_aware` takes `samples_per_class` images per turn of a class"
@@ -90,15 +112,13 @@ class TrainParams(TrainingParams, WeightingParams):
     per_class: int | Literal["auto", "all"] = key(
         "auto",
         "train on at most this many images per class, drawn uniformly, or on `all`. auto: ten times the smallest "
-        "class if "
-        "frozen, otherwise all",
+        "class with `trainable: head`, otherwise all",
         low=1,
     )
     second_augment: str = key(
         "auto",
         "policy of the second view. auto: `sim` for `paco` (digits: `moco_noflip`), the first view's for `fsgl` and "
-        "for a "
-        "frozen backbone",
+        "with `trainable: head`",
         choices=augment_choices,
         unused=_sees_one_view,
     )
@@ -110,6 +130,11 @@ class TrainParams(TrainingParams, WeightingParams):
     ] = key("cosine", "as `pretrain.schedule`")
     warmup_epochs: int | Auto = key(0, "linear warm-up: epoch t of w runs at t/w. auto: a tenth of the epochs", low=0)
     select: Literal["last", "best_val"] = key("last", "epoch kept. `best_val`: the first of highest accuracy on val")
+
+    @property
+    def trains_head_only(self) -> bool:
+        """Whether the backbone keeps its weights while the head is trained."""
+        return self.trainable == "head"
 
     @property
     def entry(self) -> ObjectiveEntry:
@@ -125,6 +150,13 @@ class TrainParams(TrainingParams, WeightingParams):
     def head_kind(self) -> str:
         """``linear`` or ``cosine``; ``auto`` is the objective's."""
         return self.entry.head if self.head == "auto" else self.head
+
+    def inactive(self) -> str:
+        return "frozen: true" if self.frozen else ""
+
+    def unaffected(self) -> tuple[str, ...]:
+        augmented = ("augment", "jitter_strength") if self.views else ()
+        return ("backbone", "width", "views", *augmented)
 
     def policies(self) -> list[str]:
         return [self.augment, *([self.second_augment] if self.entry.views > 1 else [])]

@@ -266,7 +266,7 @@ def test_training_lowers_the_loss_and_learns(tmp_path):
 
 
 def test_frozen_backbone_keeps_every_weight_and_buffer(tmp_path):
-    model, _, _ = run(tmp_path, frozen=True, bn_mode="eval")
+    model, _, _ = run(tmp_path, trainable="head", bn_mode="eval")
     start = fresh(CrossEntropy, 6)[0]
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensor, start.backbone.state_dict()[name]), name
@@ -274,7 +274,7 @@ def test_frozen_backbone_keeps_every_weight_and_buffer(tmp_path):
 
 
 def test_frozen_backbone_in_train_mode_drifts_in_its_statistics_alone(tmp_path):
-    model, _, _ = run(tmp_path, frozen=True, bn_mode="train")
+    model, _, _ = run(tmp_path, trainable="head", bn_mode="train")
     start = fresh(CrossEntropy, 6)[0].backbone.state_dict()
     moved = {name for name, tensor in model.backbone.state_dict().items() if not torch.equal(tensor, start[name])}
     assert moved == {name for name in start if "running" in name or "num_batches" in name}
@@ -402,7 +402,7 @@ def test_single_image_batches_are_refused_while_batch_norm_takes_their_statistic
         ConfigError, match=r"training: batch_size must be at least 2, got 1, .* bn_mode: eval fixes them"
     ):
         run(tmp_path, batch_size=1)
-    _, _, outcome = run(tmp_path, epochs=1, batch_size=1, frozen=True, bn_mode="eval")
+    _, _, outcome = run(tmp_path, epochs=1, batch_size=1, trainable="head", bn_mode="eval")
     assert np.isfinite(outcome.history[0]["loss"])
 
 

@@ -45,3 +45,18 @@ def test_adamw_follows_its_equations_and_decays_matrices_alone():
 def test_unknown_optimizer_is_refused_with_the_allowed_ones():
     with pytest.raises(ConfigError, match="optimizer must be one of sgd, adamw, got 'adam'"):
         create_optimizer("adam", [torch.nn.Linear(2, 2)], lr=0.1, momentum=0.9, weight_decay=0.0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_slower_module_keeps_its_factor_in_groups_of_its_own(name):
+    backbone, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizer = create_optimizer(
+        name, [backbone, head], lr=0.1, momentum=0.9, weight_decay=0.5, slower=(backbone, 0.25)
+    )
+    factors = {id(p): group.get("lr_factor") for group in optimizer.param_groups for p in group["params"]}
+    assert {factors[id(p)] for p in backbone.parameters()} == {0.25}
+    assert {factors[id(p)] for p in head.parameters()} == {None}
+    assert len(factors) == 4
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays[id(backbone.weight)] == 0.5
+    assert decays[id(backbone.bias)] == (0.5 if name == "sgd" else 0.0)

@@ -67,7 +67,7 @@ def train_online(
         weight_decay=params.released_weight_decay,
         schedule=create_schedule("cosine", epochs=params.epochs),
         seed=seed,
-        frozen=True,
+        trainable="head",
         bn_mode=params.bn_mode,
         select="last" if params.select == "auto" else params.select,
         compile=runtime.compile,

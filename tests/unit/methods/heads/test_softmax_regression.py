@@ -113,9 +113,9 @@ def test_constant_features_give_the_class_shares():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"l2": 0}, r"base_head\.l2 must be above 0, got 0"),
-        ({"l2": "strong"}, r"base_head\.l2 must be a finite number or auto, got strong"),
-        ({"prior": "test"}, r"base_head\.prior must be one of train, uniform, got test"),
+        ({"l2": 0}, r"joint\.l2 must be above 0, got 0"),
+        ({"l2": "strong"}, r"joint\.l2 must be a finite number or auto, got strong"),
+        ({"prior": "test"}, r"joint\.prior must be one of train, uniform, got test"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, message):
@@ -197,3 +197,17 @@ def test_out_of_fold_scores_are_those_of_heads_that_have_not_seen_the_row(tail):
     assert (seen == 1).all()
     own = head.scores(rows)
     assert (scores.argmax(axis=1) == y).mean() < (own.argmax(axis=1) == y).mean()
+
+
+def test_joint_takes_prior_and_strength_of_a_base_head_and_refuses_them_otherwise(tail):
+    rows, y, rows_test, *_ = tail
+    base = SoftmaxRegression().fit(rows, y)
+    uniform = Joint(head=base.head_, prior="uniform").fit(rows, y)
+    np.testing.assert_allclose(
+        uniform.scores(rows_test), LogitAdjustment(head=base.head_).fit(rows, y).scores(rows_test)
+    )
+    stronger = Joint(head=base.head_, l2=0.5).fit(rows, y)
+    np.testing.assert_array_equal(stronger.weight_, SoftmaxRegression(l2=0.5).fit(rows, y).weight_)
+    assert Joint(head=base.head_).fit(rows, y).head_ is base.head_
+    with pytest.raises(ConfigError, match=r"joint\.l2 must be auto with a head that is no base head, got 0\.5"):
+        Joint(head=(base.weight_, base.bias_), l2=0.5).fit(rows, y)

@@ -1,0 +1,64 @@
+"""Which weights of a backbone are trained."""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from longtail.core.errors import ConfigError
+
+TRAINABLE = ("all", "head", "last_stage", "norm", "bias")
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
+
+def set_trainable(backbone: nn.Module, trainable: str) -> None:
+    """Let the chosen weights of ``backbone`` require a gradient, and no others.
+
+    Args:
+        backbone: one of ``create_backbone``.
+        trainable: one of these:
+
+            - ``all``: every weight.
+            - ``head``: none, since the head is no part of the backbone.
+            - ``last_stage``: the last stage and what follows it.
+            - ``norm``: scales and shifts of the normalization layers.
+            - ``bias``: all biases, those of normalization layers included.
+
+    Raises:
+        ConfigError: the backbone has no such weights.
+    """
+    backbone.requires_grad_(False)
+    chosen = _chosen(backbone, trainable)
+    if not chosen and trainable != "head":
+        raise ConfigError(f"train.trainable must be all or head for this backbone, which has no {trainable}")
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+
+
+def _chosen(backbone: nn.Module, trainable: str) -> list[nn.Parameter]:
+    named = dict(backbone.named_parameters())
+    if trainable == "all":
+        return list(named.values())
+    if trainable == "last_stage":
+        return [named[name] for name in _last_stage(backbone)]
+    if trainable == "norm":
+        return [p for module in backbone.modules() if isinstance(module, NORMS) for p in module.parameters(False)]
+    return [parameter for name, parameter in named.items() if trainable == "bias" and name.endswith("bias")]
+
+
+def _last_stage(backbone: nn.Module) -> list[str]:
+    """Names of the weights of the last stage and of what follows it."""
+    matcher: Any = getattr(backbone, "group_matcher", None)  # of timm's models
+    if matcher is None:
+        stages = backbone.stages
+        assert isinstance(stages, nn.Sequential)
+        return [f"stages.{len(stages) - 1}.{name}" for name, _ in stages[-1].named_parameters()]
+    from timm.models import group_parameters
+
+    groups = group_parameters(backbone, matcher(coarse=True))
+    chosen: list[str] = []
+    for layer in sorted(groups, reverse=True):
+        chosen += groups[layer]
+        if any(part.isdigit() for name in groups[layer] for part in name.split(".")):  # a numbered stage
+            break
+    return chosen

@@ -15,7 +15,7 @@ from longtail.core.errors import ArtifactError
 from longtail.core.seeds import derive_seed
 from longtail.models.resnet import count_macs, count_parameters
 from longtail.models.stored import load_backbone
-from longtail.train.extract import outputs, view_outputs
+from longtail.train.extract import FeatureExtractor
 from stages.context import Context, run
 from stages.data import PreparedImages
 from stages.left_out import without_images
@@ -35,18 +35,17 @@ def main() -> None:
     if head is None and not meta.get("frozen"):
         raise ArtifactError(BACKBONE, "has no head", "train_backbone")
     transform = Transform.from_meta(meta["transform"])
-    backbone.to(device)
-    width, progress = int(backbone.num_features), context.runtime.progress  # type: ignore[arg-type]
+    extractor = FeatureExtractor(backbone, meta["channels"], device, context.runtime.progress)
     found: dict[str, Features] = {}
     for part in PARTS:
         index = getattr(images.split, part)
         rows = images.open(index, transform)
         views = [
-            view_outputs(backbone, rows, width, derive_seed(0, "views", view), f"view {view + 1} of train", progress)
+            extractor.view(rows, derive_seed(0, "views", view), f"view {view + 1} of {part}")
             for view in range(meta.get("views", 0) if part == "train" else 0)
         ]
         found[part] = Features(
-            features=outputs(backbone, rows, width, f"features of {part}", progress),
+            features=extractor.features(rows, f"features of {part}"),
             labels=images.manifest.labels[index],
             index=index,
             num_classes=images.info.num_classes,

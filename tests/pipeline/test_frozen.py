@@ -13,7 +13,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.head import StandardizedHead
 from longtail.methods.heads import Joint, SoftmaxRegression
 from longtail.models.stored import load_backbone
-from longtail.train.extract import outputs
+from longtail.train.extract import FeatureExtractor
 from tests.conftest import write_params
 from tests.pipeline.helpers import BEFORE, refused
 from tests.pipeline.test_pretrained_weights import given, write_weights
@@ -33,11 +33,11 @@ def test_frozen_backbone_sees_every_image_once_and_gets_the_base_head(tmp_path, 
     write_params(tmp_path, given(tmp_path / "a.pth"), FROZEN)
     seen = []
 
-    def count(module, images, *rest):
+    def count(extractor, images, *rest, original=FeatureExtractor.features):
         seen.append(len(images.labels))
-        return outputs(module, images, *rest)
+        return original(extractor, images, *rest)
 
-    monkeypatch.setattr("stages.extract_features.outputs", count)
+    monkeypatch.setattr(FeatureExtractor, "features", count)
     up_to_features(stage)
     parts = {part: read_features(f"features/features_{part}.h5") for part in ("train", "val", "test")}
     assert seen == [len(part.labels) for part in parts.values()]

@@ -10,7 +10,7 @@ from longtail.augment.transforms import Transform
 from longtail.models.classifier import Classifier
 from longtail.models.factory import create_backbone
 from longtail.train.batches import FeatureRows, MemoryImages, PathImages
-from longtail.train.extract import evaluating, evaluation_batch, outputs
+from longtail.train.extract import FeatureExtractor, evaluating, evaluation_batch, outputs
 from longtail.train.network import accuracy
 
 CPU = torch.device("cpu")
@@ -79,3 +79,31 @@ def test_features_and_accuracy_are_computed_in_such_batches_and_do_not_depend_on
     np.testing.assert_allclose(outputs(backbone, data, 16, "features", "off"), features, rtol=1e-5, atol=1e-6)
     assert accuracy(model, data, CPU) == right
     assert sizes == [7, 7]
+
+
+@pytest.mark.parametrize("side", [8, 80])
+def test_features_are_those_of_the_plain_order_and_large_images_come_in_small_batches(side):
+    torch.manual_seed(0)
+    backbone = create_backbone("resnet8", in_channels=3).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (90, side, side, 3), np.uint8)
+    images = MemoryImages(pixels, np.zeros(90, np.int64), Transform("none", (0.4,) * 3, (0.2,) * 3, side), CPU)
+    expected = outputs(backbone, images, 64, "features", "off")
+    sizes = []
+    backbone.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = FeatureExtractor(backbone, 3, CPU, "off").features(images, "features")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert sizes == ([90] if side == 8 else [81, 9])
+
+
+def test_views_differ_by_their_seed_and_keep_the_order():
+    backbone = create_backbone("resnet8", in_channels=3).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    images, plain = (
+        MemoryImages(pixels, np.zeros(20, np.int64), Transform(policy, (0.4,) * 3, (0.2,) * 3, 8), CPU)
+        for policy in ("crop_flip", "none")
+    )
+    extractor = FeatureExtractor(backbone, 3, CPU, "off")
+    one, again, other = (extractor.view(images, seed, "view") for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other)
+    np.testing.assert_allclose(extractor.view(plain, 0, "view"), extractor.features(plain, "features"), atol=1e-5)

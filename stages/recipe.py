@@ -74,8 +74,14 @@ def with_defaults(changes: dict[str, Any]) -> dict[str, Any]:
     return start
 
 
-def apply(name: str, path: Path, show: bool = False) -> list[str]:
+def apply(name: str, path: Path, show: bool = False, further: dict[str, Any] | None = None) -> list[str]:
     """Apply a recipe to the params.yaml at ``path``. Returns the changes as lines ``key: old -> new``.
+
+    Args:
+        name: the recipe.
+        path: params.yaml.
+        show: change nothing.
+        further: an overlay on the recipe.
 
     Raises:
         ConfigError: params.yaml is missing or not valid before or after the change. The file is not changed.
@@ -86,7 +92,9 @@ def apply(name: str, path: Path, show: bool = False) -> list[str]:
     before = dict(flat(parse_yaml(text)))
     yaml = YAML()
     document = yaml.load(text)
-    overlay(document, with_defaults(recipe["params"]))
+    changes = with_defaults(recipe["params"])
+    overlay(changes, further or {})
+    overlay(document, changes)
     stream = io.StringIO()
     yaml.dump(document, stream)
     changed = parse_yaml(stream.getvalue())

@@ -40,8 +40,9 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         changes["train"] = {"backbone": options.backbone}
     if options.image_size is not None:
         changes["image_size"] = options.image_size
-    if read_yaml(PARAMS).get("runtime", {}).get("threads", RuntimeParams().threads) == RuntimeParams().threads:
-        changes["runtime"] = {"threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1}
+    usual = RuntimeParams().threads
+    if read_yaml(PARAMS).get("runtime", {}).get("threads", usual) == usual:  # one core is left to decode images
+        changes["runtime"] = {"threads": max(usual, (os.cpu_count() or 1) - 1)}
     for assignment in options.set:
         name, equals, value = assignment.partition("=")
         if not (name and equals):

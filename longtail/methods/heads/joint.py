@@ -17,10 +17,8 @@ from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearF
 
 
 @dataclass(frozen=True, kw_only=True)
-class JointParams(Group):
-    """The stage-1 head. The keys are those of the base head; the head of a trained backbone is used as it is."""
-
-    path: ClassVar[str] = "joint"
+class BaseHeadParams(Group):
+    """Keys of the base head."""
 
     prior: Literal["train", "uniform"] = key(
         "train",
@@ -32,6 +30,13 @@ class JointParams(Group):
         "L2 strength. auto: the one of best mean class accuracy on val or, without it, on held-out training rows",
         above=0,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointParams(BaseHeadParams):
+    """The stage-1 head. The keys are those of the base head; the head of a trained backbone is used as it is."""
+
+    path: ClassVar[str] = "joint"
 
 
 class Joint(LikelihoodMixin, LinearFormMixin, HeadClassifier):

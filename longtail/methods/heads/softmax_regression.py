@@ -1,7 +1,8 @@
 """The base head: softmax regression on standardized features, with its L2 strength chosen on held-out rows.
 
 Loss: mean cross-entropy + l2 / 2 ||W||^2 on features of mean 0 and standard deviation 1; the bias is not penalized. It
-is what ``joint`` is for features without a trained head, and where tau, LWS, logit adjustment and DLSA start then.
+is what ``joint`` is for features without a trained head, and where tau, LWS, logit adjustment and DLSA start then. The
+row ``softmax_regression`` is fitted on the features of any backbone, by default for a uniform prior.
 
 Because the bias is free, minimizing the balanced softmax (cross-entropy on logits + log prior; Ren et al. 2020) gives
 the same W, and a bias that is smaller by the log prior. So ``prior: uniform`` is one subtraction after the same fit,
@@ -12,14 +13,17 @@ strong to weak regularization, each fit starting from the last one, and ends whe
 best. The chosen value is then used on all rows.
 """
 
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from longtail.core.errors import DataError
 from longtail.core.head import StandardizedHead
+from longtail.core.params import key
+from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, draw_seed
-from longtail.methods.heads.joint import JointParams
+from longtail.methods.heads.joint import BaseHeadParams, JointParams
 from longtail.train.device import torch_device
 
 L2_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
@@ -86,3 +90,21 @@ class SoftmaxRegression(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         head = rows.fit(self.l2_, start)
         self.linear_head_ = self.head_ = head.with_prior(self.prior, np.bincount(y) / len(y))
         return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxRegressionParams(BaseHeadParams):
+    """The base head, fitted on the features of any backbone."""
+
+    path: ClassVar[str] = "softmax_regression"
+
+    prior: Literal["train", "uniform"] = key("uniform", "as `joint.prior`")
+
+
+HEAD = HeadEntry(
+    estimator=SoftmaxRegression,
+    params=SoftmaxRegressionParams,
+    rank=55,
+    notes=lambda head, params: {"prior": head.head_.prior, "l2": head.l2_, "selected_on": head.selected_on_},
+    arrays=lambda head, params: {"curve/l2": head.l2_grid_, "curve/macro": head.macro_},
+)

@@ -3,12 +3,18 @@
 import copy
 import re
 import shutil
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
+import torch
 
 from longtail.core.errors import ConfigError
 from longtail.core.yaml import parse_yaml, read_yaml
+from longtail.models.factory import create_backbone
+from longtail.models.trainable import set_trainable
 from longtail.params import check_params
 from stages import recipe
 from tests.imports import ROOT
@@ -23,6 +29,11 @@ def params(tmp_path, monkeypatch) -> Path:
 
 def values(path: Path) -> dict:
     return dict(recipe.flat(parse_yaml(path.read_text())))
+
+
+@cache
+def laid_over_defaults(name: str) -> dict[str, Any]:
+    return recipe.with_defaults(recipe.read_recipe(name)["params"])
 
 
 @pytest.mark.parametrize("name", recipe.names())
@@ -53,15 +64,125 @@ def test_nothing_of_another_recipe_is_left(name):
     shipped = parse_yaml((ROOT / "params.yaml").read_text())
     changes = recipe.read_recipe(name)["params"]
     alone = copy.deepcopy(shipped)
-    recipe.overlay(alone, recipe.with_defaults(changes))
+    recipe.overlay(alone, laid_over_defaults(name))
     for other in recipe.names():
         both = copy.deepcopy(shipped) | {"seed": 7}
         both["runtime"]["workers"] = 1
-        recipe.overlay(both, recipe.with_defaults(recipe.read_recipe(other)["params"]))
-        recipe.overlay(both, recipe.with_defaults(changes))
+        recipe.overlay(both, laid_over_defaults(other))
+        recipe.overlay(both, laid_over_defaults(name))
         compared = set(alone) - {"seed", "runtime"} if "dataset" in changes else set(changes)
         assert {key: both[key] for key in compared} == {key: alone[key] for key in compared}, other
         assert (both["seed"], both["runtime"]["workers"]) == (7, 1)
+
+
+# What Kang et al. 2020 and Cui et al. 2021 published, with the keys on which the recipes of one paper differ.
+PLACES = {
+    "lists.train": "Places_LT_train.txt",
+    "lists.val": "Places_LT_val.txt",
+    "lists.test": "Places_LT_test.txt",
+    "normalize": "imagenet",
+    "train.backbone": "resnet152.tv_in1k",
+    "pretrain.method": "weights",
+    "pretrain.weights": "auto",
+    "train.trainable": "last_stage",
+    "train.bn_mode": "train",
+}
+INATURALIST = {
+    "lists.train": "iNaturalist18_train.txt",
+    "lists.val": None,
+    "lists.test": "iNaturalist18_val.txt",
+    "normalize": "inaturalist",
+    "val_per_class": 0,
+    "train.backbone": "resnet50",
+    "pretrain.method": "none",
+    "train.trainable": "all",
+}
+PACO = {
+    "train.paco.temperature": 0.2,
+    "train.paco.alpha": 0.05,
+    "train.paco.queue": 8192,
+    "train.paco.dim": 128,
+    "train.lr": 0.02,
+    "train.batch_size": 128,
+    "train.second_augment": "sim",
+}
+PUBLISHED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "imagenet_lt_decoupling_resnet10": (
+        {"train.backbone": "resnet10", "train.epochs": 90, "train.batch_size": 512, "train.lr": 0.2},
+        ["joint 34.8", "ncm 35.5", "crt 41.8", "tau 40.6", "lws 41.4"],
+    ),
+    "places_lt_decoupling": (
+        PLACES
+        | {"train.epochs": 30, "train.augment": "resized_crop_jitter", "tau.value": "auto", "tau.select_on": "val"}
+        | {f"{head}.batch_size": 256 for head in ("train", "crt", "lws")}
+        | {f"{head}.lr": 0.1 for head in ("train", "crt", "lws")}
+        | {f"{head}.weight_decay": 5e-4 for head in ("train", "crt", "lws")}
+        | {"crt.epochs": 10, "lws.epochs": 5},
+        ["joint 30.2", "ncm 36.4", "crt 36.7", "tau 37.9", "lws 37.6"],
+    ),
+    "places_lt_paco": (
+        PLACES
+        | PACO
+        | {"train.epochs": 30, "train.warmup_epochs": 5, "train.weight_decay": 5e-4, "train.augment": "sim"},
+        ["joint: 41.2"],
+    ),
+    "inaturalist18_decoupling": (
+        INATURALIST
+        | {"train.epochs": 90, "train.augment": "resized_crop", "tau.value": 0.3146}
+        | {f"{head}.batch_size": 512 for head in ("train", "crt", "lws")}
+        | {f"{head}.lr": 0.2 for head in ("train", "crt", "lws")}
+        | {f"{head}.weight_decay": 1e-4 for head in ("train", "crt", "lws")}
+        | {"crt.epochs": 30, "lws.epochs": 5},
+        ["joint 61.7", "ncm 58.2", "crt 65.2", "tau 65.6", "lws 65.9"],
+    ),
+    "inaturalist18_paco": (
+        INATURALIST
+        | PACO
+        | {"train.epochs": 400, "train.warmup_epochs": 10, "train.weight_decay": 1e-4, "train.augment": "randaugment"},
+        ["joint: 73.2"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_recipe_has_the_published_settings_and_aims_at_the_published_numbers(name):
+    settings, numbers = PUBLISHED[name]
+    after = dict(recipe.flat(laid_over_defaults(name)))
+    assert {key: after[key] for key in settings} == settings
+    assert (after["imb_type"], after["shots.many_above"], after["shots.few_below"]) == ("natural", 100, 20)
+    for head in ("crt", "lws") if "decoupling" in name else ():
+        assert [after[f"{head}.{key}"] for key in ("mode", "bn_mode", "samples_per_class")] == ["online", "train", 4]
+    for number in numbers:
+        assert number in recipe.read_recipe(name)["aim"]
+
+
+@pytest.mark.parametrize(
+    ("features", "name"),
+    [
+        ("imagenet_lt_paco", "imagenet_lt_dlsa_paco"),
+        ("places_lt_paco", "places_lt_dlsa_paco"),
+        ("places_lt_decoupling", "places_lt_dlsa_ce"),
+        ("inaturalist18_paco", "inaturalist18_dlsa_paco"),
+    ],
+)
+def test_recipe_of_dlsa_goes_over_the_one_of_its_features(features, name):
+    both = copy.deepcopy(laid_over_defaults(features))
+    recipe.overlay(both, laid_over_defaults(name))
+    check_params(both)
+    before = dict(recipe.flat(laid_over_defaults(features)))
+    assert dict(recipe.flat(both)) == before | {"dlsa.preset": name.replace("_dlsa", "")}
+    assert f"recipe {features} " in recipe.read_recipe(name)["aim"]
+
+
+def test_places_starts_from_torchvision_weights_and_trains_the_last_stage():
+    with torch.device("meta"):
+        backbone = create_backbone(PLACES["train.backbone"], in_channels=3, image_size=224)
+    set_trainable(backbone, PLACES["train.trainable"])
+    trained = {name.split(".")[0] for name, weight in backbone.named_parameters() if weight.requires_grad}
+    assert trained == {"layer4"}
+    origin = timm.get_pretrained_cfg(PLACES["train.backbone"])
+    assert origin is not None and "pytorch/vision" in origin.origin_url
+    assert (origin.mean, origin.std, origin.crop_pct) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.875)
 
 
 def test_recipe_on_edited_params_gives_the_published_setting_and_keeps_seed_and_runtime(params):

@@ -1,9 +1,11 @@
 """Frozen backbones: one pass over the images, the base head, and what is trained if only a part is."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from longtail.artifacts.features import read_features
@@ -14,7 +16,9 @@ from longtail.core.head import StandardizedHead
 from longtail.methods.heads import Joint, SoftmaxRegression
 from longtail.models.stored import load_backbone
 from longtail.train.extract import FeatureExtractor
-from tests.conftest import write_params
+from stages import recipe
+from tests.conftest import HEAD_NAMES, write_params
+from tests.imports import ROOT
 from tests.pipeline.helpers import BEFORE, refused
 from tests.pipeline.test_pretrained_weights import given, write_weights
 
@@ -133,3 +137,27 @@ def test_backbone_trains_at_its_own_rate(tmp_path, stage):
         torch.allclose(tensor, state[name], rtol=0, atol=1e-12) for name, tensor in backbone.state_dict().items()
     )
     assert head is not None and np.abs(head.weight).max() > 0.2
+
+
+def test_recipe_for_own_images_gives_the_whole_table(tmp_path, image_root, pipeline, capsys):
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "a.pth")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    further = {
+        "data_root": str(image_root),
+        "image_size": 32,
+        "pretrain": {"weights": str(tmp_path / "a.pth")},
+        "train": {"backbone": "test_resnet"},
+        "runtime": {"progress": "off", "workers": 0},
+    }
+    recipe.apply("own_images_pretrained", tmp_path / "params.yaml", further=further)
+    pipeline()
+    output = capsys.readouterr().out
+    assert "left out: dlsa.enabled: false" in output and "left out: ipdpp.enabled: false" in output
+    summary = read_json(Path("metrics/summary.json"), made_by="evaluate")
+    assert set(summary) == set(HEAD_NAMES)
+    train, val = (read_features(f"features/features_{part}.h5") for part in ("train", "val"))
+    assert (len(train.labels), len(val.labels)) == (44, 0)  # natural counts, nothing held out for good
+    selection = read_json(Path("metrics/selection.json"), made_by="evaluate")
+    assert selection["joint"]["selected_on"] == "train_slice"
+    assert selection["crt"]["selected_on"] == "train_slice"

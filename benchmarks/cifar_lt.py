@@ -250,7 +250,7 @@ def report(
     if not smoke and aim:
         print(f"\nPublished, {aim}.")
         print("These images are JPEG copies of the original pixels, which can cost a little accuracy.")
-    print(f"\ntau chosen on held-out training rows: {', '.join(format(run['tau'], 'g') for run in runs)}\n")
+    print(f"\ntau: {', '.join(format(run['tau'], 'g') for run in runs)}\n")
     size = runs[0]["cost"]["train_backbone"]
     stage = "pretrain" if bns_epochs else "train_backbone"
     images = runs[0]["images"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -28,6 +29,7 @@ from benchmarks import (
     fsgl,
     ipdpp,
     objectives,
+    real_features,
     simclr,
 )
 from benchmarks.common import METHODS, write_params
@@ -396,3 +398,31 @@ def test_dpp_benchmark_times_both_samplers_and_leaves_dppy_out_where_it_overflow
     rows = rows_of(capsys.readouterr().out, "N")
     assert [row[:2] for row in rows] == [["60", "5"], ["1,200", "5"], ["1,200", "600"]]
     assert [row[4] == "-" for row in rows] == [False, False, True]
+
+
+def test_real_features_reports_every_method_over_seeds_and_goes_on_where_it_stopped(
+    archive, tmp_path, monkeypatch, capsys, in_process
+):
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "a.pth")
+    calls = []
+
+    def run_stage(folder, *command):
+        calls.append(command)
+        common.run_stage(folder, *command)
+        return {"seconds": 2.0, "MiB": 100.0}
+
+    monkeypatch.setattr(real_features, "run_stage", run_stage)
+    command = ["--archive", str(archive), "--weights", str(tmp_path / "a.pth"), "--folder", str(tmp_path / "work")]
+    command += ["--seeds", "0", "1", "--smoke"]
+    command += ["--set", "train.backbone=test_resnet", "image_size=32", "dlsa.epochs=2", "dlsa.flow_epochs=1"]
+    command += ["runtime.progress=off", "runtime.workers=0"]
+    real_features.main(command)
+    output = capsys.readouterr().out
+    rows = rows_of(output, "method")
+    assert [row[0] for row in rows] == [*HEADS.names(), "dlsa_control", "dlsa"]
+    assert all("±" in row[1] and "100" in row[-1] for row in rows)
+    assert calls.count(("extract_features",)) == 1 and calls.count(("rebalance", "lws")) == 2
+    calls.clear()
+    real_features.main(command)
+    assert calls == [] and capsys.readouterr().out == output

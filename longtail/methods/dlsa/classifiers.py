@@ -70,6 +70,8 @@ class RouteHead(nn.Module):
     def forward(self, x: Tensor, z: Tensor, r: Tensor, route: Tensor | None = None) -> Tensor:
         """(B, C) logits. x: (B, d); z: (B, d), ignored where ``z`` is none; r: (B, C) cluster priors; route: (B,)
         1-based, needed where the head serves more than one."""
+        if x is z and self._adds_up:
+            return self._product(x, r)
         logits = self.first(x)
         for name, branch in self.second.items():
             inputs = [*([] if self.z == "none" else [z]), *([r] if int(name) <= self.depth else [])]
@@ -79,3 +81,16 @@ class RouteHead(nn.Module):
                 correction = torch.where((route == int(name))[:, None], correction, 0)
             logits = logits + correction
         return logits
+
+    @property
+    def _adds_up(self) -> bool:
+        """Whether both branches are linear and serve the same rows, so that their weights on one input add up."""
+        return self.z == "features" and len(self.routes) == 1 and isinstance(self.first, LinearBranch)
+
+    def _product(self, x: Tensor, r: Tensor) -> Tensor:
+        """The same logits with one product of x instead of two, if z is x."""
+        (second,) = self.second.values()
+        width = self.first.in_features
+        assert isinstance(second, LinearBranch)
+        logits = functional.linear(x, self.first.weight + second.weight[:, :width], self.first.bias + second.bias)
+        return logits + r @ second.weight[:, width:].T if self.routes[0] <= self.depth else logits

@@ -10,11 +10,17 @@ Deviation: the log-scale a may be bounded softly to (-c, c) by a <- c tanh(a / c
 Shapes: x and u are (..., B, d); every leading index is a batch of its own, with batch-norm statistics of its own.
 """
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from longtail.core.errors import DataError
+
+BLOCKED_WIDTH = 512
+BLOCKS = 8
 
 
 def degree_masks(width: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,16 +38,84 @@ def degree_masks(width: int, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class MaskedLinear(nn.Linear):
-    """A linear layer whose weight (out, in) counts only where ``mask`` holds."""
+    """A linear layer whose weight (out, in) counts only where ``mask`` holds.
+
+    The masks of a MADE block are triangular up to the order of the units. From ``BLOCKED_WIDTH`` inputs on, blocks of
+    outputs are therefore multiplied only with the inputs that they see, which saves up to half of the arithmetic.
+    """
 
     mask: Tensor
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask, persistent=False)
+        self._blocks = _blocks(mask) if mask.shape[1] >= BLOCKED_WIDTH else []
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.weight * self.mask, self.bias)
+        weight = self.weight * self.mask
+        if not self._blocks:
+            return functional.linear(x, weight, self.bias)
+        product: Tensor = _BlockProduct.apply(x.flatten(0, -2), weight, self._blocks)
+        return product.unflatten(0, x.shape[:-1]) + self.bias
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Outputs ``rows`` of a masked layer, the range ``columns`` of inputs that they see, and whether they also see the
+    last input: a hidden unit of degree 0, which stands apart from the others of low degree.
+    """
+
+    rows: slice
+    columns: slice
+    last: bool
+
+
+def _blocks(mask: Tensor) -> list[_Block]:
+    """The blocks of a (out, in) mask: no connection lies outside them."""
+    size = -(-mask.shape[1] // BLOCKS)
+    found = []
+    for start in range(0, len(mask), size):
+        seen = mask[start : start + size].any(dim=0)
+        used = seen[:-1].nonzero()[:, 0].tolist()
+        columns = slice(used[0], used[-1] + 1) if used else slice(0, 0)
+        last = bool(seen[-1])
+        if last and columns.stop == mask.shape[1] - 1:  # the last input joins the range
+            columns, last = slice(columns.start, columns.stop + 1), False
+        found.append(_Block(slice(start, min(start + size, len(mask))), columns, last))
+    return found
+
+
+class _BlockProduct(torch.autograd.Function):
+    """x W^T of x (B, in) and a masked W (out, in), block by block."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, blocks: list[_Block]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.blocks = blocks
+        product = x.new_empty(len(x), len(weight))
+        for block in blocks:
+            part = product[:, block.rows]
+            torch.mm(x[:, block.columns], weight[block.rows, block.columns].T, out=part)
+            if block.last:
+                part.addr_(x[:, -1], weight[block.rows, -1])
+        return product
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        of_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(weight)
+        for block in ctx.blocks:
+            rows, columns = block.rows, block.columns
+            of_rows = gradient[:, rows]
+            of_weight[rows, columns] = of_rows.T @ x[:, columns]
+            if block.last:
+                of_weight[rows, -1] = of_rows.T @ x[:, -1]
+            if of_x is not None:
+                of_x[:, columns].addmm_(of_rows, weight[rows, columns])
+                if block.last:
+                    of_x[:, -1] += of_rows @ weight[rows, -1]
+        return of_x, of_weight, None
 
 
 class MADE(nn.Module):

@@ -86,3 +86,15 @@ def test_shared_head_is_one_head_for_each_route_with_a_common_first_branch():
         alone = RouteHead(3, 4, [route], 1, Settings()).double()
         alone.load_state_dict({name: shared.state_dict()[name] for name in alone.state_dict()})
         torch.testing.assert_close(shared(x, z, r, torch.full((6,), route)), alone(x, z, r))
+
+
+def test_branches_that_see_the_same_rows_take_one_product_and_give_the_same():
+    """In the logits and in every gradient."""
+    x, _, r = inputs()
+    for route in (1, 2):
+        head = random_head(3, [route], 1)
+        found = []
+        for z in (x, x.clone()):
+            logits = head(x, z, r)
+            found.append((logits, torch.autograd.grad(logits.square().sum(), list(head.parameters()))))
+        torch.testing.assert_close(*found)

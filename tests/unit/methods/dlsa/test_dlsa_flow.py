@@ -154,6 +154,23 @@ def test_inverse_takes_leading_dimensions():
         torch.testing.assert_close((x[half], log_det[half]), flow.inverse(u[half]))
 
 
+@pytest.mark.parametrize(("width", "hidden_layers"), [(8, 1), (9, 2), (20, 0), (33, 1)])
+def test_a_flow_computed_in_blocks_is_the_same_flow(width, hidden_layers, monkeypatch):
+    """Latents, log-determinants, and the gradients in inputs and weights; float64."""
+    found = []
+    for least in (8, 10_000):
+        monkeypatch.setattr("longtail.methods.dlsa.flow.BLOCKED_WIDTH", least)
+        torch.manual_seed(0)
+        flow = Flow(width, hidden_layers=hidden_layers).double()
+        x = rows(2 * 7, width).reshape(2, 7, width).requires_grad_()
+        u, log_det = flow(x)
+        wanted = (u * rows(width, 1)[:, 0]).sum() + log_det.square().sum()
+        found.append((u, log_det, torch.autograd.grad(wanted, [x, *flow.parameters()])))
+        with torch.no_grad():
+            found[-1] += (flow.eval()(x[0])[0],)
+    torch.testing.assert_close(*found)
+
+
 def test_made_with_zero_weights_has_the_worked_values():
     made = MADE(2).double()
     for parameter in made.parameters():

@@ -4,12 +4,14 @@ Datasets:
 
 - ``digits``: the pipeline's defaults.
 - ``synthetic``: 20 classes in 5 superclasses, 64 features, imbalance 50.
+- ``features``: those of --features, an .npz file with X, y (train) and Xt, yt (test), without val. One split, so the
+  seed is that of training only.
 - ``cifar100``: features of a short run (ResNet-20, 12 epochs, imbalance 100, 20 val images per class). Needs --archive.
 
 Each split has its own backbone (cifar100: one split, three backbones). --work keeps the features in a folder.
 
-All variants start from the same head and train it for the same number of epochs. ``dlsa_control`` is that head without
-a flow. ``random routing`` routes rows at random, in the same shares.
+All variants start from the base head, which is fitted on the training rows, and train it for the same number of epochs.
+``dlsa_control`` is that head without a flow. ``random routing`` routes rows at random, in the same shares.
 """
 
 import argparse
@@ -27,11 +29,12 @@ from longtail.artifacts.features import read_features
 from longtail.artifacts.head_files import read_head
 from longtail.methods.dlsa.estimator import DLSA
 from longtail.methods.heads import HEADS, HeadEntry
-from longtail.methods.heads.base import HeadClassifier, LinearHead, fit_linear_head
+from longtail.methods.heads.base import HeadClassifier, LinearHead
+from longtail.methods.heads.softmax_regression import SoftmaxRegression
 from tests.synthetic import hierarchical_features
 
 Parts = dict[str, tuple[np.ndarray, np.ndarray]]
-SETS = ("digits", "synthetic", "cifar100")
+SETS = ("digits", "synthetic", "features", "cifar100")
 RELEASED = {  # settings of the released code; sizes, standardization and the bounded log-scale stay as they are
     "warm_start": False,
     "second_branch": "random",
@@ -39,11 +42,16 @@ RELEASED = {  # settings of the released code; sizes, standardization and the bo
     "q": 2.0,
     "flow_select": "purity",
     "lr": 1e-2,
+    "epochs": 150,
+    "eval_every": 5,
 }
 SHARED = {"heads": "shared", "z": "latent", "cluster_prior": "balanced"}
 VARIANTS: dict[str, dict[str, Any]] = {
+    "base head": {"depth": 0, "epochs": 0},
     "dlsa_control": {"depth": 0},
     "dlsa": {},
+    "control from the stage-1 head": {"depth": 0, "start": "given"},
+    "dlsa from the stage-1 head": {"start": "given"},
     "dlsa, depth 3": {"depth": 3},
     "dlsa, random routing": {"routing": "random"},
     "dlsa, counts of the stage": {"loss_counts": "stage"},
@@ -79,19 +87,27 @@ def by_stages(folder: Path, settings: list[str]) -> tuple[Parts, LinearHead]:
     return stored(folder)
 
 
-def load(name: str, seed: int, work: Path, archive: Path | None, epochs: int) -> tuple[Parts, LinearHead]:
-    """Return the train, val and test rows of a dataset, and the head that all variants start from."""
+def load(name: str, seed: int, work: Path, options: argparse.Namespace) -> tuple[Parts, LinearHead]:
+    """Return the rows of the parts of a dataset, and the stage-1 head."""
     if name == "synthetic":
         parts = hierarchical_features(seed)
-        return parts, fit_linear_head(*parts["train"], 20)
+        return parts, SoftmaxRegression().fit(*parts["train"]).head_
+    if name == "features":
+        if options.features is None:
+            raise SystemExit("--features must be given for features, got none")
+        arrays = np.load(options.features)
+        parts = {
+            name: (arrays[f"X{t}"], arrays[f"y{t}"].astype(np.int64)) for name, t in (("train", ""), ("test", "t"))
+        }
+        return parts, SoftmaxRegression(random_state=seed).fit(*parts["train"]).head_
     if name == "digits":
         return by_stages(work / f"digits/{seed}", [f"seed={seed}", f"split_seed={seed}"])
     images = work / "cifar100/images"
     if not (work / f"cifar100/{seed}/features/head.h5").is_file() and not images.is_dir():
-        if archive is None:
+        if options.archive is None:
             raise SystemExit("--archive must be given for cifar100, got none")
-        unpack(archive, images, smoke=False)
-    train = ["backbone=resnet20", f"epochs={epochs}", "batch_size=128", "augment=crop_flip", "warmup_epochs=1"]
+        unpack(options.archive, images, smoke=False)
+    train = ["backbone=resnet20", f"epochs={options.epochs}", "batch_size=128", "augment=crop_flip", "warmup_epochs=1"]
     settings = [
         "dataset=image_folder",
         f"data_root={images.absolute()}",
@@ -124,7 +140,9 @@ def create_head(entry: HeadEntry, head: LinearHead, seed: int) -> HeadClassifier
 def models(head: LinearHead, seed: int, fast: dict[str, Any], only: str) -> dict[str, HeadClassifier]:
     """Return the unfitted model of each row whose name contains ``only``, and of the control."""
     rows = {name: create_head(entry, head, seed) for name, entry in HEADS.entries().items()}
-    rows |= {name: DLSA(head=head, random_state=seed, **kw | fast) for name, kw in VARIANTS.items()}
+    for name, kw in VARIANTS.items():
+        shorter = {key: min(value, kw.get(key, value)) for key, value in fast.items()}
+        rows[name] = DLSA(head=head if "start" in kw else None, random_state=seed, **kw | shorter)
     return {name: model for name, model in rows.items() if only in name or name == "dlsa_control"}
 
 
@@ -133,11 +151,18 @@ def compare(name: str, options: argparse.Namespace, work: Path) -> dict[str, np.
     fast = {"epochs": 2, "flow_epochs": 2} if options.smoke else {}
     found: dict[str, np.ndarray] = {}
     for split in range(options.seeds):
-        parts, head = load(name, split, work, options.archive, options.epochs)
+        parts, head = load(name, split, work, options)
         for repeat in range(options.repeats):
+            starts = None
             for method, model in models(head, split + 1000 * repeat, fast, options.only).items():
                 takes_val = "X_val" in inspect.signature(model.fit).parameters
-                model.fit(*parts["train"], *(parts["val"] if takes_val else ()))
+                shared = isinstance(model, DLSA) and model.head is None and model.warm_start is not False
+                model.fit(
+                    *parts["train"],
+                    *(parts.get("val", ()) if takes_val else ()),
+                    **({"starts": starts} if shared else {}),
+                )
+                starts = model.starts_ if shared else starts  # the base heads depend on the rows and the seed alone
                 scores = found.setdefault(method, np.empty((options.seeds, options.repeats, 2)))
                 scores[split, repeat] = accuracies(model, parts)
     rows = ", ".join(f"{part} {len(y):,}" for part, (_, y) in parts.items())
@@ -169,6 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of splits, each with its own backbone")
     parser.add_argument("--repeats", type=int, default=1, help="training seeds per method and split")
     parser.add_argument("--only", default="", help="only rows whose name contains this text")
+    parser.add_argument("--features", type=Path, help=".npz file, for features")
     parser.add_argument("--archive", type=Path, help="cifar100-images.tar.gz, for cifar100")
     parser.add_argument("--work", type=Path, help="folder that keeps features between runs")
     parser.add_argument("--epochs", type=int, default=12, help="epochs of the backbone for cifar100")

@@ -34,6 +34,7 @@ from longtail.methods.dlsa.flow_training import Rows, train_filter
 from longtail.methods.dlsa.losses import balance_loss, class_weights, likelihood_loss, purity_loss
 from longtail.methods.dlsa.mixture import mixture_log_density
 from longtail.methods.dlsa.settings import PUBLISHED, Settings
+from longtail.methods.dlsa.start import Starts
 from longtail.methods.heads.base import LinearHead
 from longtail.train.checkpointing import CheckpointStore
 
@@ -173,7 +174,7 @@ def full(options: argparse.Namespace) -> None:
         torch.cuda.synchronize()
     an_epoch = (time.perf_counter() - start) / options.epochs
     start = time.perf_counter()
-    chain = fit_chain(rows, head, settings, 0, CheckpointStore(), "lines")
+    chain = fit_chain(rows, Starts(head), settings, 0, CheckpointStore(), "lines")
     if device.type == "cuda":
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start

@@ -10,7 +10,7 @@ from longtail.core.seeds import derive_seed
 from longtail.methods.dlsa.chain import unique_heads
 from longtail.methods.dlsa.estimator import DLSA
 from longtail.methods.dlsa.routing_file import RoutedPart, RoutingFile, write_routing
-from longtail.methods.dlsa.settings import DlsaParams
+from longtail.methods.dlsa.settings import DlsaParams, starts_from_given
 from longtail.methods.dlsa.stored import save_chain
 from longtail.train.checkpointing import CheckpointStore
 from stages.context import Context, run
@@ -28,7 +28,7 @@ def main() -> None:
         return
     found = read_feature_set()
     given = {name: value for name, value in vars(params).items() if name != "enabled"} | {
-        "head": found.head,
+        "head": found.head if starts_from_given(params.preset, params.start) else None,
         "device": str(context.device),
         "progress": context.runtime.progress,
         "random_state": derive_seed(context.seed, "train_dlsa") % 2**31,
@@ -37,7 +37,7 @@ def main() -> None:
         store = CheckpointStore(scratch.folder, context.runtime.checkpoint_every)
         rows = [*found.rows("train"), *found.rows("val"), *found.rows("test")]
         control = DLSA(**given | {"depth": 0}).fit(*rows, store=store, name="dlsa_control")  # type: ignore[arg-type]
-        dlsa = DLSA(**given).fit(*rows, store=store, name="dlsa")  # type: ignore[arg-type]
+        dlsa = DLSA(**given).fit(*rows, store=store, starts=control.starts_, name="dlsa")  # type: ignore[arg-type]
         write(found, control, dlsa)
         scratch.clear()
     context.write_cost()

@@ -18,7 +18,7 @@ FAST = {"epochs": 2, "flow_epochs": 1}
 ALL = [
     DLSA(**FAST),
     DLSA(preset="latent", **FAST),
-    DLSA(preset="imagenet_lt_paco", clusters=5, **FAST),
+    DLSA(preset="imagenet_lt_paco", clusters=5, second_branch="zero", **FAST),
     DLSA(depth=0, epochs=5),
 ]
 

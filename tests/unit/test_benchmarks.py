@@ -43,6 +43,7 @@ from longtail.methods.pretraining.bns import BNSParams
 from longtail.methods.pretraining.params import PretrainParams
 from longtail.params import Params, check_params
 from stages.recipe import flat, names, read_recipe
+from tests.synthetic import hierarchical_features
 
 CLASSES = ("bird", "cat", "dog")
 TINY = ["--rows", "400", "--dim", "8", "--classes", "10", "--batch-size", "64", "--repeats", "2", "--threads", "1"]
@@ -385,10 +386,20 @@ def test_dlsa_benchmark_compares_every_variant_with_its_control(capsys: pytest.C
     assert control[3] == control[4] == "+0.00" and float(control[1].split()[0]) > 50
 
 
+def test_dlsa_benchmark_takes_features_without_val(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    parts = hierarchical_features(0, classes=5, width=6, largest=60)
+    (X, y), (Xt, yt) = parts["train"], parts["test"]
+    np.savez(tmp_path / "own.npz", X=X, y=y, Xt=Xt, yt=yt)
+    dlsa.main(["features", "--features", str(tmp_path / "own.npz"), "--seeds", "1", "--smoke", "--only", "base head"])
+    rows = rows_of(capsys.readouterr().out, "method")
+    assert [row[0] for row in rows] == ["base head", "dlsa_control"]
+    assert 100 / 5 < float(rows[0][1]) <= 100
+
+
 def test_dlsa_benchmark_refuses_unknown_sets(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         dlsa.main(["mnist"])
-    assert "SET must be one of digits, synthetic, cifar100, got mnist" in capsys.readouterr().err
+    assert "SET must be one of digits, synthetic, features, cifar100, got mnist" in capsys.readouterr().err
 
 
 def test_dpp_benchmark_times_both_samplers_and_leaves_dppy_out_where_it_overflows(

@@ -6,7 +6,7 @@ explains L, N, d, C and K.
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,12 +15,12 @@ from torch import Tensor
 from longtail.core.head import LinearHead, unit_rows
 from longtail.core.seeds import derive_seed
 from longtail.methods.dlsa.classifiers import RouteHead
-from longtail.methods.dlsa.filter import FlowFilter, to_numpy
+from longtail.methods.dlsa.filter import FlowFilter, moments, to_numpy
 from longtail.methods.dlsa.flow_training import FlowHistory, Rows, can_train, frequency_groups, train_filter
 from longtail.methods.dlsa.head_training import BLOCK_ROWS, RoutedRows, train_head
 from longtail.methods.dlsa.routing import cluster_prior, random_scores, threshold
 from longtail.methods.dlsa.settings import Settings
-from longtail.methods.heads.base import fit_linear_head
+from longtail.methods.dlsa.start import Starts, base_head, on_standardized
 from longtail.train.checkpointing import CheckpointStore
 
 LOG = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Chain:
 
     Attributes:
         unit_input: the first branch sees x / ||x||, as a cosine stage-1 head does.
+        moments: offset and scale (d,) of the features that the heads see, or None.
         heads: route -> its classifier; several routes may share one.
     """
 
@@ -71,6 +72,7 @@ class Chain:
     num_classes: int
     seed: int
     unit_input: bool
+    moments: tuple[Tensor, Tensor] | None = None
     levels: list[Level] = field(default_factory=list)
     heads: dict[int, TrainedHead] = field(default_factory=dict)
 
@@ -103,10 +105,11 @@ class Chain:
     def routed(self, X: Tensor, y: Tensor | None) -> RoutedRows:
         """Rows X (N, d) with labels y (N,) or None, and their routes, ready for the classifiers."""
         routing, device = self.routing(X), X.device
-        priors = [torch.from_numpy(level.prior) for level in self.levels]
-        prior = torch.cat([*priors, torch.zeros(1, self.num_classes)]).to(X)
+        prior = _stacked([level.prior for level in self.levels], self.num_classes).to(X)
         prior_row = np.full(len(X), len(prior) - 1, dtype=np.int64)
-        z = X.clone() if self.settings.z == "latent" else None
+        z = None
+        if self.settings.z == "latent":
+            z = X.new_empty(len(X), self.settings.flow_width(X.shape[1])) if self.levels else X.clone()
         start = 0
         for number, level in enumerate(self.levels, start=1):
             mine = routing.route == number
@@ -117,9 +120,8 @@ class Chain:
                 members = torch.from_numpy((mine | (routing.route > number)) if last else mine).to(device)
                 z[members] = level.filter.latents(X[members])
         x = torch.from_numpy(unit_rows(to_numpy(X))).to(device) if self.unit_input else X
-        return RoutedRows(
-            x, y, torch.from_numpy(routing.route).to(device), prior, torch.from_numpy(prior_row).to(device), z
-        )
+        route, prior_row_of = (torch.from_numpy(column).to(device) for column in (routing.route, prior_row))
+        return RoutedRows(x, y, route, prior, prior_row_of, z, self.moments)
 
     def _deciding(self, X: Tensor, log_density: np.ndarray, number: int) -> np.ndarray:
         """(N,) float64, compared with the threshold of level ``number``: densities, or a control's random scores."""
@@ -130,7 +132,7 @@ class Chain:
 
 def fit_chain(
     parts: Mapping[str, Rows],
-    start: LinearHead | None,
+    starts: Starts,
     settings: Settings,
     seed: int,
     store: CheckpointStore,
@@ -143,20 +145,24 @@ def fit_chain(
     Args:
         parts: ``train``, with rows of every class, and ``val`` and ``test`` if there are any. Test rows are only
             measured, unless ``settings.select_on`` is ``test``.
-        start: the head of warm starts, which also decides for routes on which nothing can be trained. None fits one if
-            there is such a route.
+        starts: the heads of warm starts, which also decide for routes on which nothing can be trained. Without one, a
+            head is fitted if there is such a route.
         settings: the settings of DLSA.
         seed: seed of everything.
         store: where checkpoints are kept.
         progress: mode of the report.
         name: identifier of the chain, for its checkpoints and its progress report.
-        held_out: (N,) bool, training rows that the flows are measured on, like val, instead of trained on. Thresholds,
-            priors and heads use all rows.
+        held_out: (N,) bool, training rows that the flows are measured on, like val, instead of trained on. Thresholds
+            and priors use all rows. If the heads select on val and there are no val rows, their epochs are chosen by
+            training on the other rows; then they are trained on all rows for as many epochs.
     """
     train = parts["train"]
     counts = np.bincount(to_numpy(train.y))
-    chain = Chain(settings, len(counts), seed, start is not None and start.unit_input)
+    chain = Chain(settings, len(counts), seed, starts.whole is not None and starts.whole.unit_input)
+    if settings.standardize and not chain.unit_input:
+        chain.moments = moments(train.x)
     kept = np.ones(len(train), dtype=bool) if held_out is None else ~held_out
+    clusters: list[np.ndarray] = []
     left = {part: np.ones(len(rows), dtype=bool) for part, rows in parts.items()}
     for number in range(1, settings.depth + 1):
         followed = {part: (rows, left[part]) for part, rows in parts.items() if part != "train"}
@@ -184,26 +190,52 @@ def fit_chain(
             part: chain._deciding(parts[part].x, to_numpy(log_p), number) for part, (log_p, _) in measured.items()
         }
         limit = float(threshold(deciding["train"][left["train"]], settings.proportion))
-        prior = cluster_prior(
-            to_numpy(measured["train"][1]),
-            to_numpy(train.y),
-            settings.clusters,
-            chain.num_classes,
-            balanced=settings.cluster_prior == "balanced",
-        )
+        clusters.append(to_numpy(measured["train"][1]))
+        prior = _prior(clusters[-1], to_numpy(train.y), chain)
         chain.levels.append(Level(trained.filter, limit, prior, trained.epoch, trained.rule, trained.history))
         left = {part: left[part] & (deciding[part] < limit) for part in parts}
 
     routed = {part: chain.routed(rows.x, rows.y) for part, rows in parts.items()}
-    if chain.levels and "val" in routed:
-        _remark_on_shares(routed["train"], routed["val"], counts, chain.depth, name)
     judges = {part: rows for part, rows in routed.items() if part != "train"}
+    fold = None
+    if held_out is not None:
+        fold = _fold(chain, routed["train"], clusters, held_out)
+        judges.setdefault("val", fold[1])
+    if chain.levels and "val" in judges:
+        _remark_on_shares(routed["train"], judges["val"], counts, chain.depth, name)
     routes = list(range(1, chain.depth + 2))
     groups = [routes] if settings.heads == "shared" else [[route] for route in routes]
     for served in groups:
-        head = _train_group(served, chain, routed["train"], counts, judges, start, store, progress, name)
+        job = _HeadJob(served, chain, store, progress, name)
+        if fold is None or settings.select_on != "val" or "val" in routed:
+            head = job.train(routed["train"], judges, settings, starts.whole)
+        else:
+            head = job.train(fold[0], {"val": fold[1]}, settings, starts.fold, "-fold")
+            again = replace(settings, select_on="last", epochs=head.epoch)
+            head = replace(head, head=job.train(routed["train"], {}, again, starts.whole).head)
         chain.heads |= dict.fromkeys(served, head)
     return chain
+
+
+def _prior(cluster: np.ndarray, y: np.ndarray, chain: Chain) -> np.ndarray:
+    balanced = chain.settings.cluster_prior == "balanced"
+    return cluster_prior(cluster, y, chain.settings.clusters, chain.num_classes, balanced=balanced)
+
+
+def _stacked(priors: list[np.ndarray], num_classes: int) -> Tensor:
+    """The priors of all levels, and a row of zeros for the regular route."""
+    return torch.from_numpy(np.concatenate([*priors, np.zeros((1, num_classes), np.float32)]))
+
+
+def _fold(
+    chain: Chain, train: RoutedRows, clusters: list[np.ndarray], held_out: np.ndarray
+) -> tuple[RoutedRows, RoutedRows]:
+    """The training rows without those held out, and the latter. Their labels are in no cluster prior of either."""
+    assert train.y is not None
+    y, kept = to_numpy(train.y), ~held_out
+    prior = _stacked([_prior(cluster[kept], y[kept], chain) for cluster in clusters], chain.num_classes).to(train.x)
+    mask = torch.from_numpy(held_out).to(train.x.device)
+    return train.only(~mask, prior), train.only(mask, prior)
 
 
 def unique_heads(heads: Mapping[int, TrainedHead]) -> list[TrainedHead]:
@@ -211,39 +243,54 @@ def unique_heads(heads: Mapping[int, TrainedHead]) -> list[TrainedHead]:
     return [trained for route, trained in sorted(heads.items()) if trained.head.routes[0] == route]
 
 
-def _train_group(
-    served: list[int],
-    chain: Chain,
-    train: RoutedRows,
-    counts: np.ndarray,
-    judges: dict[str, RoutedRows],
-    start: LinearHead | None,
-    store: CheckpointStore,
-    progress: str,
-    name: str,
-) -> TrainedHead:
-    """The classifier of the routes ``served``. Without training rows it is the unchanged starting head."""
-    settings, depth = chain.settings, chain.depth
-    seed = derive_seed(chain.seed, "head", served[0])
-    assert train.y is not None
-    members = train.rows_of(served)
-    head = RouteHead(train.x.shape[1], chain.num_classes, served, depth, settings).to(train.x)
-    warm = settings.warm_start or not len(members)
-    if warm and start is None:
-        start = fit_linear_head(to_numpy(train.x), to_numpy(train.y), chain.num_classes)
-    weight, bias = (start.effective_weight(), start.bias) if warm and start is not None else (None, None)
-    head.initialize(seed, weight, bias, settings.second_branch if len(members) else "zero")
-    if not len(members):
-        LOG.info("%s: no training row takes route %d, whose classifier is the starting head", name, served[0])
-    # A cluster-aided classifier has the class counts of its own rows as prior, the regular one those of all rows.
-    own = torch.bincount(train.y[members], minlength=chain.num_classes).cpu().numpy()
-    alone_and_aided = len(served) == 1 and served[0] <= depth and settings.loss_counts == "stage"
-    prior_counts = own if alone_and_aided else counts
-    label = f"{name} head" if len(served) > 1 else f"{name} head {served[0]} of {depth + 1}"
-    epoch, selected_on, history = train_head(
-        head, train, prior_counts, judges, settings, seed, label, f"{name}-head-{served[0]}", store, progress
-    )
-    return TrainedHead(head.eval(), epoch, selected_on, history)
+@dataclass(frozen=True)
+class _HeadJob:
+    """The training of the classifier of the routes ``served``."""
+
+    served: list[int]
+    chain: Chain
+    store: CheckpointStore
+    progress: str
+    name: str
+
+    def train(
+        self,
+        train: RoutedRows,
+        judges: dict[str, RoutedRows],
+        settings: Settings,
+        start: LinearHead | None,
+        suffix: str = "",
+    ) -> TrainedHead:
+        """The classifier, trained on its rows of ``train``. Without such rows it is the unchanged starting head."""
+        served, chain, depth = self.served, self.chain, self.chain.depth
+        seed = derive_seed(chain.seed, "head", served[0])
+        assert train.y is not None
+        members = train.rows_of(served)
+        head = RouteHead(train.x.shape[1], chain.num_classes, served, depth, settings).to(train.x)
+        warm = settings.warm_start or not len(members)
+        if warm and start is None:
+            start = base_head(to_numpy(train.x), to_numpy(train.y), seed=chain.seed)
+        weight, bias = on_standardized(start, chain.moments) if warm and start is not None else (None, None)
+        head.initialize(seed, weight, bias, settings.second_branch if len(members) else "zero")
+        if not len(members):
+            LOG.info("%s: no training row takes route %d, whose classifier is the starting head", self.name, served[0])
+        # A cluster-aided classifier has the class counts of its own rows as prior, the regular one those of all rows.
+        alone_and_aided = len(served) == 1 and served[0] <= depth and settings.loss_counts == "stage"
+        counted = members if alone_and_aided else train.route > 0
+        label = f"{self.name} head" if len(served) > 1 else f"{self.name} head {served[0]} of {depth + 1}"
+        epoch, selected_on, history = train_head(
+            head,
+            train,
+            torch.bincount(train.y[counted], minlength=chain.num_classes).cpu().numpy(),
+            judges,
+            settings,
+            seed,
+            label,
+            f"{self.name}-head-{served[0]}{suffix}",
+            self.store,
+            self.progress,
+        )
+        return TrainedHead(head.eval(), epoch, selected_on, history)
 
 
 def _remark_on_shares(train: RoutedRows, val: RoutedRows, counts: np.ndarray, depth: int, label: str) -> None:
@@ -264,7 +311,8 @@ def _remark_on_shares(train: RoutedRows, val: RoutedRows, counts: np.ndarray, de
 def _shares(part: RoutedRows, classes: np.ndarray, depth: int) -> np.ndarray | None:
     """(depth + 1,) shares of the routes among the rows of ``classes`` (C,) bool; None without such rows."""
     assert part.y is not None
-    routes = to_numpy(part.route)[classes[to_numpy(part.y)]]
+    routes = to_numpy(part.route)
+    routes = routes[classes[to_numpy(part.y)] & (routes > 0)]
     return np.bincount(routes, minlength=depth + 2)[1:] / len(routes) if len(routes) else None
 
 

@@ -48,7 +48,7 @@ class RouteHead(nn.Module):
         branch = {"linear": LinearBranch, "cosine": CosineBranch}[settings.classifier]
         self.routes, self.depth, self.z = list(routes), depth, settings.z
         self.first = branch(width, num_classes)
-        z_width = 0 if settings.z == "none" else width
+        z_width = {"none": 0, "features": width, "latent": settings.flow_width(width) if depth else width}[settings.z]
         widths = {route: z_width + num_classes * (route <= depth) for route in routes}
         self.second = nn.ModuleDict({str(route): branch(w, num_classes) for route, w in widths.items() if w})
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from longtail.core.errors import ConfigError, DataError
-from longtail.core.head import LinearHead
 from longtail.core.params import keys_of
 from longtail.methods.dlsa.chain import Chain, Routing, fit_chain
 from longtail.methods.dlsa.flow_training import Rows
 from longtail.methods.dlsa.settings import Settings, resolve
+from longtail.methods.dlsa.start import Starts, base_head
 from longtail.methods.heads.base import (
     HeadClassifier,
     LikelihoodMixin,
@@ -37,15 +37,15 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         preset: ``small`` (settings by the size of the data), ``latent`` (without routing), or a published configuration
             (see ``PRESETS``).
         depth ... select_on: the fields of ``Settings``; ``auto`` leaves them to the preset.
-        head: the head for warm starts: a LinearHead, a (weight (C, d), bias (C,)) pair, or None for a softmax head
-            fitted on the rows.
+        head: the head for warm starts: a LinearHead, a (weight (C, d), bias (C,)) pair, or None for one that is fitted
+            on the rows. With ``start: auto``, a head that is given is the start.
         device: a torch device.
         progress: ``off``, ``lines``, ``bar`` or ``auto``.
         random_state: seed.
 
     Attributes:
         chain_: filters, thresholds, priors and classifiers.
-        start_: the head of warm starts, or None.
+        starts_: the heads of warm starts.
         settings_: the resolved settings.
         depth_: number of levels that could be trained.
         selected_on_: the rows that chose epochs of flows or heads: ``val``, ``train_slice`` or ``test``; ``last`` if
@@ -54,7 +54,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
 
     chain_: Chain
     settings_: Settings
-    start_: LinearHead | None
+    starts_: Starts
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         proportion: float | str = "auto",
         routing: str = "auto",
         standardize: bool | str = "auto",
+        flow_dims: int | str = "auto",
         flow_epochs: int | str = "auto",
         flow_batch_size: int | str = "auto",
         flow_lr: float | str = "auto",
@@ -86,6 +87,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         cluster_prior: str = "auto",
         z: str = "auto",
         warm_start: bool | str = "auto",
+        start: str = "auto",
         second_branch: str = "auto",
         epochs: int | str = "auto",
         batch_size: int | str = "auto",
@@ -102,6 +104,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         self.proportion = proportion
         self.routing = routing
         self.standardize = standardize
+        self.flow_dims = flow_dims
         self.flow_epochs = flow_epochs
         self.flow_batch_size = flow_batch_size
         self.flow_lr = flow_lr
@@ -125,6 +128,7 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         self.cluster_prior = cluster_prior
         self.z = z
         self.warm_start = warm_start
+        self.start = start
         self.second_branch = second_branch
         self.epochs = epochs
         self.batch_size = batch_size
@@ -146,15 +150,17 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         y_test: np.ndarray | None = None,
         *,
         store: CheckpointStore | None = None,
+        starts: Starts | None = None,
         name: str = "dlsa",
     ) -> Self:
         """X (N, d) features, y (N,) labels.
 
         X_val, y_val choose the flows' epochs and the heads'. Without them a fifth of each class's rows, at least one,
-        stands in where every class has two: it is held out of the flows' training and, where no head is given, of the
-        heads'. With a head given, which may have seen these rows, the heads' last epoch is kept. X_test, y_test are
-        followed in the flows' histories and choose only with ``select_on="test"``. store: where to keep checkpoints of
-        unfinished work.
+        stands in where every class has two. It is held out of the flows' training. The heads' epochs are chosen by
+        training without it, and then the heads are trained on all rows for as many epochs. A head that is given may
+        have seen these rows, so then the heads' last epoch is kept. X_test, y_test are followed in the flows' histories
+        and choose only with ``select_on="test"``. store: where to keep checkpoints of unfinished work. starts:
+        ``starts_`` of another DLSA with the same start and random_state, fitted on the same rows, to save time.
         Raises TrainingError where a loss or likelihood stops being finite.
         """
         X, y = self._check_training(X, y)
@@ -176,19 +182,17 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         if self.selected_on_ == "val" and val is None:
             held_out = _held_out_rows(y, seed)
             self.selected_on_ = "last" if held_out is None else "train_slice"
-        if held_out is not None and settings.select_on == "val":  # they judge the heads, so no head is trained on them
-            val, X, y, held_out = (X[held_out], y[held_out]), X[~held_out], y[~held_out], None
         if settings.select_on == "test":
             self.selected_on_ = "test"
-        needs_start = self.head is not None or settings.warm_start
-        self.start_ = self._starting_head(self.head, X, y) if needs_start else None
+        fold = None if held_out is None or settings.select_on != "val" else (X[~held_out], y[~held_out])
+        self.starts_ = starts or self._fit_starts((X, y), fold, val, settings, seed)
         parts = {"train": _rows((X, y), X.dtype, device)}
         parts |= {
             name: _rows(part, X.dtype, device) for name, part in (("val", val), ("test", test)) if part is not None
         }
         self.settings_ = settings
         self.chain_ = fit_chain(
-            parts, self.start_, settings, seed, store or CheckpointStore(), self.progress, name, held_out
+            parts, self.starts_, settings, seed, store or CheckpointStore(), self.progress, name, held_out
         )
         self.depth_ = self.chain_.depth
         return self
@@ -196,9 +200,32 @@ class DLSA(LikelihoodMixin, HeadClassifier):
     def _resolve(self, X: np.ndarray) -> Settings:
         """The settings for training rows X (N, d)."""
         given = {name: getattr(self, name) for name in keys_of(Settings)}
+        if self.head is not None:
+            if self.start == "base":
+                raise ConfigError("dlsa.start must be given or auto where a head is given, got base")
+            given["start"] = "given"
         unit_input = self.head is not None and as_linear_head(self.head).unit_input
         mean_square = 1.0 if unit_input else float(np.einsum("ij,ij->i", X, X, dtype=np.float64).mean())
-        return resolve(self.preset, given, len(X), X.shape[1], len(self.classes_), mean_square)
+        return resolve(self.preset, given, len(X), X.shape[1], len(self.classes_), mean_square, unit_input)
+
+    def _fit_starts(
+        self,
+        all_rows: tuple[np.ndarray, np.ndarray],
+        fold: tuple[np.ndarray, np.ndarray] | None,
+        val: tuple[np.ndarray, np.ndarray] | None,
+        settings: Settings,
+        seed: int,
+    ) -> Starts:
+        """The heads of warm starts. fold: the rows left where others are held out."""
+        if self.head is not None:
+            return Starts(self._starting_head(self.head, *all_rows))
+        if not settings.warm_start:
+            return Starts()
+        prior = "uniform" if settings.start == "base" else "train"
+        whole = base_head(*all_rows, val, prior=prior, device=self.device, seed=seed)
+        if fold is None:
+            return Starts(whole)
+        return Starts(whole, base_head(*fold, prior=prior, l2=whole.l2 or "auto", device=self.device, seed=seed))
 
     def trace(self, X: np.ndarray) -> Routing:
         """Route, log-likelihoods and clusters of rows X (N, d)."""

@@ -1,8 +1,8 @@
 """Training of DLSA's classifiers on rows that stay on the device."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,11 +27,12 @@ class RoutedRows:
     Attributes:
         x: (N, d).
         y: (N,) int64, or None.
-        route: (N,) int64, 1-based.
+        route: (N,) int64, 1-based; 0 for rows that are left out.
         prior: (K_all + 1, C): the cluster priors of all levels, stacked, and a row of zeros.
         prior_row: (N,) int64, the row of ``prior`` that belongs to each row.
-        z: (N, d) latents, from the flow of the route of each row (from the last flow for the regular route), or None if
-            z is the features or nothing.
+        z: (N, d') latents, from the flow of the route of each row (from the last flow for the regular route), or None
+            if z is the features or nothing.
+        moments: offset and scale (d,) that standardize x, or None.
     """
 
     x: Tensor
@@ -40,16 +41,24 @@ class RoutedRows:
     prior: Tensor
     prior_row: Tensor
     z: Tensor | None
+    moments: tuple[Tensor, Tensor] | None = None
 
     def logits(self, head: RouteHead, rows: Tensor) -> Tensor:
         """(B, C) of the rows at positions (B,)."""
         x = self.x[rows]
+        if self.moments is not None:
+            offset, scale = self.moments
+            x = x.sub_(offset).div_(scale)
         z = x if self.z is None else self.z[rows]
         return head(x, z, self.prior[self.prior_row[rows]], self.route[rows])
 
     def rows_of(self, routes: list[int]) -> Tensor:
         """Ascending positions of the rows that took one of ``routes``."""
         return torch.isin(self.route, torch.tensor(routes, device=self.route.device)).nonzero()[:, 0]
+
+    def only(self, rows: Tensor, prior: Tensor) -> Self:
+        """The same with the cluster priors ``prior``, where all but ``rows`` (N,) bool take no route."""
+        return replace(self, route=torch.where(rows, self.route, 0), prior=prior)
 
 
 def train_head(

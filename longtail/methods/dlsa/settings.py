@@ -10,6 +10,10 @@ from typing import Any, ClassVar, Literal, get_type_hints
 
 from longtail.core.params import Auto, Group, key, not_with, refuse
 
+ALL_DIMS, SMALL_DIMS = 256, 128  # of preset small: flows of wider features see 128 principal components
+SMALL_RATE, SMALL_EPOCHS = 0.25, 50  # of heads that start from the base head; higher rates drive them apart
+GIVEN_RATE = 4.0  # of heads that start from another one, which have further to go
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Group):
@@ -36,8 +40,15 @@ class Settings(Group):
     )
     standardize: bool = key(
         False,
-        "whether features are scaled to mean 0 and variance 1 before the flow",
+        "whether features are scaled to mean 0 and variance 1, before the flow and for the heads",
         published="`small` true; papers false",
+    )
+    flow_dims: int | Literal["all"] = key(
+        "all",
+        "input of a flow: `all` features, or this number of principal components, scaled to variance 1. A flow takes "
+        "time in proportion to the square of this number",
+        low=2,
+        published="`small` all up to d = 256, 128 above; papers all",
         unused=not_with(depth=0),
     )
     flow_epochs: int = key(
@@ -156,28 +167,45 @@ class Settings(Group):
         published="features",
     )
     warm_start: bool = key(
-        False, "whether the first branch starts from the stage-1 head", published="`small` true; papers PaCo true"
+        False, "whether the first branch starts from a trained head", published="`small` true; papers PaCo true"
+    )
+    start: Literal["given", "base"] = key(
+        "given",
+        "head of warm starts: the stage-1 head (`given`), or the base head with a uniform prior, a regularized "
+        "softmax regression on the features. Without a stage-1 head, `given` is the base head with the training prior",
+        published="`small` base; papers given",
+        unused=not_with(warm_start=False),
     )
     second_branch: Literal["zero", "random"] = key(
         "random", "initial weights of the second branch", published="`small` zero; papers random"
     )
     epochs: int = key(
-        150, "epochs of a head, which trains by SGD without momentum at a constant rate", low=0, published="150"
+        150,
+        "epochs of a head, which trains by SGD without momentum at a constant rate",
+        low=0,
+        published="`small` 50 from the base head, else 150; papers 150",
     )
     batch_size: int = key(128, "rows per step of a head", low=1, published="128")
     lr: float = key(
         1e-2,
-        "learning rate of the heads; `small` is within a factor of two of the largest stable rate",
+        "learning rate of the heads. `small`: for standardized features and a start from the base head; 4 / d from "
+        "another",
         above=0,
-        published="`small` 4 / mean |x|^2; papers 1e-2 or 1e-4",
+        published="`small` 0.25 / d; papers 1e-2 or 1e-4",
     )
-    eval_every: int = key(5, "epochs between checks of a head", low=1, published="5")
+    eval_every: int = key(
+        5, "epochs between checks of a head", low=1, published="`small` 1 from the base head, else 5; papers 5"
+    )
     select_on: Literal["val", "test", "last"] = key(
         "val",
         "rows that choose the epoch: the first with the best mean class accuracy, the start included. `test` is only "
         "for replication and marks the result",
         published="val",
     )
+
+    def flow_width(self, width: int) -> int:
+        """Inputs of a flow on ``width`` features."""
+        return width if self.flow_dims == "all" else min(width, self.flow_dims)
 
     def check(self) -> None:
         if self.classifier == "cosine":
@@ -261,13 +289,18 @@ DlsaParams: Any = make_dataclass(
 )
 
 
+def starts_from_given(preset: str, start: str) -> bool:
+    """Whether warm starts begin from the stage-1 head with these values of ``preset`` and ``start``."""
+    return start == "given" if start != "auto" else preset in PUBLISHED
+
+
 def small(rows: int, width: int, num_classes: int) -> Settings:
-    """The choice for splits of thousands of rows: N rows, d features, C classes; ``resolve`` adds the heads' rate.
+    """The choice for splits of thousands of rows: N rows, C classes, and flows of ``width`` inputs.
 
     The center spread keeps the posterior as sharp as the official one is at d = 2048, and the likelihood weight keeps
     that loss, which grows with d and shrinks with C, as large beside the others as at (2048, 1000). ``loss_counts`` is
     ``all``: a route is a function of the features, so by Bayes' rule the correction for the training counts does not
-    depend on it.
+    depend on it. ``resolve`` adds ``flow_dims`` and the rate and epochs of the heads.
     """
     return Settings(
         standardize=True,
@@ -280,34 +313,49 @@ def small(rows: int, width: int, num_classes: int) -> Settings:
         flow_select="held_out",
         loss_counts="all",
         warm_start=True,
+        start="base",
         second_branch="zero",
     )
 
 
 def resolve(
-    preset: str, given: Mapping[str, Any], rows: int, width: int, num_classes: int, mean_square: float
+    preset: str,
+    given: Mapping[str, Any],
+    rows: int,
+    width: int,
+    num_classes: int,
+    mean_square: float,
+    unit_input: bool = False,
 ) -> Settings:
     """The preset's settings for data of this size, under the values given; ``auto`` means not given.
 
     ``small`` and ``latent`` depend on the size; ``latent`` is ``small`` without routing: one head sees the features,
-    the flow's latent and a balanced cluster prior. Their rate of the heads is, within a factor of two, the largest at
-    which SGD on a softmax loss is stable: 4 / |x|^2, with ``mean_square`` for |x|^2, or d if the latent, of unit
-    variance, is longer.
+    the flow's latent and a balanced cluster prior.
+
+    Their heads that start from the base head, which is already balanced and regularized, are trained gently: 50 epochs
+    at the rate 0.25 / |x|^2. Others get 150 epochs at 4 / |x|^2, which is within a factor of two of the largest rate at
+    which SGD on a softmax loss is stable. |x|^2 is d for standardized features, else ``mean_square``; ``unit_input``
+    says that the heads see rows of norm 1, which are not standardized.
 
     Raises:
         ConfigError: names the setting, its value and what is allowed.
     """
     if preset not in PRESETS:
         raise refuse("dlsa.preset", f"one of {', '.join(PRESETS)}", preset)
+    chosen = {name: value for name, value in given.items() if not (isinstance(value, str) and value == "auto")}
     base = Settings(**PUBLISHED.get(preset, {}))
     if preset not in PUBLISHED:
-        base = small(rows, width, num_classes)
+        dims: int | Literal["all"] = "all" if width <= ALL_DIMS else SMALL_DIMS
+        wanted = Settings(flow_dims=chosen.get("flow_dims", dims))
+        base = replace(small(rows, wanted.flow_width(width), num_classes), flow_dims=dims)
     if preset == "latent":
         base = replace(base, proportion=1.0, heads="shared", z="latent", cluster_prior="balanced")
-    chosen = {name: value for name, value in given.items() if not (isinstance(value, str) and value == "auto")}
     cosine = chosen.get("classifier", base.classifier) == "cosine"
     settings = replace(base, **({"second_branch": "random"} if cosine else {}) | chosen)
-    if preset not in PUBLISHED and "lr" not in chosen:
-        longest = max(mean_square, width if settings.z == "latent" else 0, 1e-12)
-        settings = replace(settings, lr=min(10.0, 4.0 / longest))
-    return settings
+    if preset in PUBLISHED:
+        return settings
+    gentle = settings.warm_start and settings.start == "base"
+    square = width if settings.standardize and not unit_input else mean_square
+    rate = (SMALL_RATE if gentle else GIVEN_RATE) / max(square, 1e-12)
+    of_heads: dict[str, Any] = {"lr": min(10.0, rate)} | ({"epochs": SMALL_EPOCHS, "eval_every": 1} if gentle else {})
+    return replace(settings, **{name: value for name, value in of_heads.items() if name not in chosen})

@@ -29,6 +29,8 @@ def save_chain(path: str | Path, chain: Chain, meta: Mapping[str, Any]) -> str:
     for number, level in enumerate(chain.levels, start=1):
         tensors |= add_prefix(f"filter.{number}.", level.filter.state_dict())
         tensors[f"prior.{number}"] = torch.from_numpy(level.prior)
+    if chain.moments is not None:
+        tensors["offset"], tensors["scale"] = chain.moments
     trained = unique_heads(chain.heads)
     for one in trained:
         tensors |= add_prefix(f"head.{one.head.routes[0]}.", one.head.state_dict())
@@ -58,6 +60,8 @@ def load_chain(path: str | Path, device: str | torch.device = "cpu") -> tuple[Ch
     settings, width = Settings(**content["settings"]), content["width"]
     chain = Chain(settings, content["num_classes"], content["seed"], content["unit_input"])
     dtype = next(tensor.dtype for name, tensor in tensors.items() if name.startswith("head."))
+    if "offset" in tensors:
+        chain.moments = (tensors["offset"].to(device), tensors["scale"].to(device))
     for number, (threshold, epoch, rule) in enumerate(content["levels"], start=1):
         model = FlowFilter(width, settings).to(device, dtype)
         model.load_state_dict(strip_prefix(f"filter.{number}.", tensors))

@@ -3,7 +3,8 @@
 import numpy as np
 
 from longtail.methods.dlsa import DLSA
-from longtail.methods.heads.base import LinearHead, fit_linear_head
+from longtail.methods.heads.base import LinearHead
+from longtail.methods.heads.softmax_regression import SoftmaxRegression
 from tests.synthetic import hierarchical_features
 
 CLASSES, WIDTH = 6, 10
@@ -13,7 +14,7 @@ DATA = hierarchical_features(
 X, Y = DATA["train"]
 VAL, TEST = DATA["val"], DATA["test"]
 FAST = {"flow_epochs": 3, "epochs": 3, "eval_every": 1}
-START = fit_linear_head(X, Y, CLASSES)
+START = SoftmaxRegression(l2=1e-3).fit(X, Y).head_.on_raw()
 
 
 def fitted(*parts, **settings):

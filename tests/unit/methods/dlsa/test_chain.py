@@ -16,8 +16,9 @@ from longtail.methods.dlsa.losses import (
 )
 from longtail.methods.dlsa.routing import cluster_prior
 from longtail.methods.dlsa.settings import Settings
+from longtail.methods.dlsa.start import Starts
 from longtail.methods.dlsa.stored import save_chain
-from longtail.methods.heads.base import fit_linear_head
+from longtail.methods.heads.softmax_regression import SoftmaxRegression
 from longtail.train.checkpointing import CheckpointStore
 from tests.unit.methods.dlsa.training import CLASSES, COUNTS, DATA, FLOW, HEAD, PARTS, Interrupted, interrupt
 
@@ -31,8 +32,8 @@ def bytes_of(chain, folder):
 
 def train_chain(store=None, **changes):
     train = DATA["train"]
-    start = fit_linear_head(*train, CLASSES)
-    return fit_chain(PARTS, start, Settings(**CHAIN | changes), 0, store or CheckpointStore(), "off")
+    start = SoftmaxRegression(l2=1e-3).fit(*train).head_.on_raw()
+    return fit_chain(PARTS, Starts(start), Settings(**CHAIN | changes), 0, store or CheckpointStore(), "off")
 
 
 FLOWS, HEADS = (
@@ -172,9 +173,12 @@ def test_class_weights_are_of_the_rows_that_a_level_trains_on(monkeypatch):
 
 
 def test_heads_are_warm_only_where_asked():
-    start = fit_linear_head(*DATA["train"], CLASSES)
+    start = SoftmaxRegression(l2=1e-3).fit(*DATA["train"]).head_
     warm, cold = (train_chain(epochs=0, warm_start=warm) for warm in (True, False))
     for route in (1, 2, 3):
-        np.testing.assert_array_equal(warm.heads[route].head.first.weight.detach(), start.weight)
-        np.testing.assert_array_equal(warm.heads[route].head.first.bias.detach(), start.bias)
+        x = PARTS["train"].x
+        first = warm.heads[route].head.first
+        with torch.no_grad():
+            scores = first(x.sub(warm.moments[0]).div(warm.moments[1]))
+        np.testing.assert_allclose(scores, start.scores(DATA["train"][0]), atol=1e-4)
         assert cold.heads[route].head.first.weight.abs().max() <= 16**-0.5

@@ -410,14 +410,44 @@ def test_block_size_changes_neither_density_nor_cluster(monkeypatch):
     torch.testing.assert_close(model.latents(x), model.latent(x)[0], atol=1e-12, rtol=0)
 
 
-def test_standardization_is_of_the_rows_given_and_leaves_constant_features_alone():
+@pytest.mark.parametrize("factor", [1.0, 1e-6])
+def test_standardization_is_of_the_rows_given_and_scales_constant_features_like_the_others(factor):
     x = rows(40, 3, scale=7) + 100
     x[:, 1] = 5.0
+    x *= factor
     model = create_filter(x, Settings(clusters=4, standardize=True), 0)
     inside = (x - model.offset) / model.scale
     close(inside.mean(dim=0), [0.0, 0.0, 0.0], atol=1e-12)
     close(inside.square().mean(dim=0), [1.0, 0.0, 1.0], atol=1e-12)
-    assert model.scale[1] == 1.0
+    assert model.scale[1].item() == pytest.approx(math.sqrt(2 / 3) * model.scale[0].item(), rel=0.3)
+
+
+def test_components_have_variance_one_no_correlation_and_the_most_of_the_variance():
+    x = rows(500, 6) @ rows(6, 6, seed=1) + 3
+    model = create_filter(x, Settings(clusters=4, standardize=True, flow_dims=2), 0)
+    inside = ((x - model.offset) / model.scale) @ model.projection.T
+    torch.testing.assert_close(inside.T @ inside / len(x), torch.eye(2, dtype=DOUBLE), atol=1e-9, rtol=0)
+    close(inside.mean(dim=0), [0.0, 0.0], atol=1e-9)
+    standardized = (x - model.offset) / model.scale
+    variances = torch.linalg.svdvals(standardized).square() / len(x)
+    close(1 / model.projection.square().sum(dim=1), variances[:2].tolist(), atol=1e-9)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_density_of_a_filter_on_components_is_that_of_its_flow_on_them(standardize):
+    x = 4 * rows(60, 5) @ rows(5, 5, seed=1) - 2
+    model = create_filter(x, Settings(clusters=3, standardize=standardize, flow_dims=3), 0).eval()
+    inside = ((x - model.offset) / model.scale) @ model.projection.T
+    u, log_det = model.flow(inside)
+    expected = mixture_log_density(component_log_densities(u, log_det, model.centers))
+    torch.testing.assert_close(model.measure(x)[0], expected)
+    assert model.latents(x).shape == (60, 3)
+
+
+def test_as_many_components_as_features_are_the_features():
+    x = rows(60, 4)
+    one, other = (create_filter(x, Settings(clusters=3, flow_dims=dims), 0) for dims in ("all", 9))
+    assert torch.equal(one.measure(x)[0], other.measure(x)[0])
 
 
 def test_centres_are_fixed_and_spread_as_asked():

@@ -9,7 +9,7 @@ import pytest
 from longtail.core.errors import ConfigError
 from longtail.core.params import show
 from longtail.methods.dlsa import DLSA, PRESETS, Settings
-from longtail.methods.dlsa.settings import resolve
+from longtail.methods.dlsa.settings import resolve, starts_from_given
 from tests.unit.methods.dlsa.helpers import FAST, TEST, X, Y, fitted
 
 TABLE = {  # section 7 of the specification: the official configurations
@@ -57,6 +57,8 @@ COMMON = {
     "flow_select": "purity",
     "log_scale_limit": 0.0,
     "standardize": False,
+    "flow_dims": "all",
+    "start": "given",
     "heads": "separate",
     "routing": "density",
 }
@@ -82,8 +84,9 @@ def test_small_follows_the_size_of_the_data():
     assert settings.flow_batch_size == 2634 // 8
     assert settings.likelihood_weight == pytest.approx(2 * 32 * 20 / 1000)
     assert settings.q == 1.0
-    assert settings.lr == pytest.approx(4 / 200)
-    assert (settings.warm_start, settings.second_branch) == (True, "zero")
+    assert settings.lr == pytest.approx(0.25 / 64)
+    assert (settings.warm_start, settings.start, settings.second_branch) == (True, "base", "zero")
+    assert (settings.epochs, settings.eval_every) == (50, 1)
     assert (settings.standardize, settings.log_scale_limit, settings.flow_select) == (True, 5.0, "held_out")
 
 
@@ -94,14 +97,40 @@ def test_small_follows_the_size_of_the_data():
         ({"rows": 30}, "clusters", 2),
         ({"rows": 10**6}, "flow_batch_size", 1024),
         ({"rows": 9}, "flow_batch_size", 2),
-        ({"width": 2048}, "center_std", 0.05),
-        ({"width": 512}, "center_std", 0.1),
-        ({"width": 2048, "num_classes": 1000}, "likelihood_weight", 2.0),
-        ({"mean_square": 1e-9}, "lr", 10.0),
+        ({"width": 256}, "flow_dims", "all"),
+        ({"width": 257}, "flow_dims", 128),
+        ({"width": 256}, "center_std", 0.05 * 8**0.5),
+        ({"width": 2048}, "center_std", 0.2),  # of a flow with 128 inputs
+        ({"width": 2048, "num_classes": 1000}, "likelihood_weight", 32.0),
+        ({"width": 2048}, "lr", 0.25 / 2048),
+        ({"unit_input": True, "mean_square": 1.0}, "lr", 0.25),
     ],
 )
 def test_small_has_the_worked_values(size, name, value):
     assert getattr(resolve("small", {}, **SIZE | size), name) == pytest.approx(value)
+
+
+def test_small_follows_what_is_given():
+    whole = resolve("small", {"flow_dims": "all"}, **SIZE | {"width": 2048, "num_classes": 1000})
+    assert (whole.center_std, whole.likelihood_weight) == pytest.approx((0.05, 2.0))
+    narrow = resolve("small", {"flow_dims": 32}, **SIZE)
+    assert (narrow.center_std, narrow.likelihood_weight) == pytest.approx((0.4, 2.0 * 64 * 20 / 1000))
+    raw = resolve("small", {"standardize": False}, **SIZE)
+    assert raw.lr == pytest.approx(0.25 / 200)
+    assert resolve("small", {"standardize": False}, **SIZE | {"mean_square": 1e-9}).lr == 10.0
+
+
+@pytest.mark.parametrize("given", [{"start": "given"}, {"warm_start": False}], ids=str)
+def test_heads_are_trained_gently_only_from_the_base_head(given):
+    settings = resolve("small", given, **SIZE)
+    assert (settings.lr, settings.epochs, settings.eval_every) == (pytest.approx(4 / 64), 150, 5)
+    assert resolve("small", given | {"lr": 0.5, "epochs": 7}, **SIZE).epochs == 7
+
+
+def test_stage_1_head_is_the_start_of_published_presets_and_where_asked_for():
+    for preset in PRESETS:
+        assert starts_from_given(preset, "auto") is (preset in TABLE)
+        assert (starts_from_given(preset, "given"), starts_from_given(preset, "base")) == (True, False)
 
 
 def test_latent_is_small_without_routing():
@@ -139,6 +168,7 @@ def test_auto_leaves_every_setting_to_the_preset(name):
         *[(f"{name}_weight", -0.5) for name in ("likelihood", "balance", "purity")],
         *[("balance_momentum", value) for value in (1.0, -0.1, None)],
         *[("standardize", value) for value in (1, "yes")],
+        *[("flow_dims", value) for value in (1, 2.5, "some", None)],
         *[("warm_start", value) for value in (0, None)],
         *[
             (name, "other")
@@ -152,6 +182,7 @@ def test_auto_leaves_every_setting_to_the_preset(name):
                 "loss_counts",
                 "cluster_prior",
                 "z",
+                "start",
                 "second_branch",
                 "select_on",
             )

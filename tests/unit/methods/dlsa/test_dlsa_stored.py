@@ -16,6 +16,8 @@ STORED = [
     {"depth": 2, "heads": "shared", "routing": "random"},
     {"classifier": "cosine", "loss": "ce", "z": "none"},
     {"depth": 2, "standardize": False, "head": COSINE},
+    {"depth": 2, "flow_dims": 4},
+    {"preset": "latent", "flow_dims": 4},
 ]
 
 

@@ -38,15 +38,6 @@ def as_linear_head(head: Any) -> LinearHead:
     return LinearHead(np.asarray(weight), None if bias is None else np.asarray(bias), kind, float(scale))
 
 
-def fit_linear_head(X: np.ndarray, y: np.ndarray, num_classes: int) -> LinearHead:
-    """The base head of X (N, D) and y (N,) int64 in 0..num_classes-1, every class present, on x itself."""
-    from longtail.methods.heads.softmax_regression import SoftmaxRegression
-
-    if num_classes < 2:
-        raise DataError("a linear head needs at least 2 classes, y holds only one class")
-    return SoftmaxRegression().fit(X, y).head_.on_raw()
-
-
 def row_blocks(rows: int, bytes_per_row: int) -> Iterator[slice]:
     """Slices that cover ``rows`` rows. The working memory of a block is about BLOCK_BYTES."""
     step = max(1, BLOCK_BYTES // max(1, bytes_per_row))

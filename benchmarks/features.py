@@ -29,7 +29,7 @@ from longtail.data.samplers import create_sampler
 from longtail.methods.heads.base import LinearHead
 from longtail.methods.heads.crt import CRTParams, initial_head
 from longtail.methods.heads.gradient.scorers import LinearScorer
-from longtail.methods.heads.gradient.sgd import ClassBalancedSgd
+from longtail.methods.heads.gradient.sgd import HeadSgd
 from longtail.methods.heads.ncm import NCM
 from longtail.methods.heads.tau import TauNorm, tau_normalized
 
@@ -226,9 +226,7 @@ def crt_epoch(inputs: Inputs) -> np.ndarray:
     scorer = LinearScorer(torch.tensor(inputs.start.weight), torch.tensor(inputs.start.bias))
     params = CRTParams(epochs=1, batch_size=inputs.batch_size, momentum=MOMENTUM, samples_per_class=SAMPLES_PER_CLASS)
     X = torch.from_numpy(inputs.X)
-    ClassBalancedSgd(params, "cpu", SEED).train(
-        scorer, X, inputs.y, None, lr=LR, weight_decay=WEIGHT_DECAY, select="last"
-    )
+    HeadSgd(params, "cpu", SEED).train(scorer, X, inputs.y, None, lr=LR, weight_decay=WEIGHT_DECAY, select="last")
     return torch.column_stack([scorer.weight, scorer.bias]).numpy()
 
 

@@ -13,7 +13,7 @@ from longtail.artifacts.feature_set import FeatureSet
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.artifacts.predictions import build_predictions, write_predictions
 from longtail.core.errors import ConfigError
-from longtail.core.head import ClassMeans, LinearHead
+from longtail.core.head import Head
 from longtail.core.params import Group
 from longtail.core.seeds import derive_seed
 from longtail.methods.heads import HEADS, HeadEntry
@@ -29,12 +29,12 @@ class FittedHead:
     """A fitted head and its scores.
 
     Attributes:
-        head: its weights, or the class means of NCM.
+        head: its weights, class means or neighbors.
         scores: (M, C) of the test rows.
         arrays, notes: further arrays of the head file, and what was chosen.
     """
 
-    head: LinearHead | ClassMeans
+    head: Head
     scores: np.ndarray
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     notes: dict[str, Scalar] = field(default_factory=dict)

@@ -8,12 +8,17 @@ import numpy as np
 from longtail.artifacts.digest import Scalar
 from longtail.artifacts.hdf5 import Hdf5Content, read_hdf5, write_hdf5
 from longtail.core.errors import ArtifactError, DataError
-from longtail.core.head import ClassMeans, LinearHead, StandardizedHead
+from longtail.core.head import CenteredCosineHead, ClassMeans, Head, LinearHead, Neighbors, StandardizedHead
 
 SCHEMA = "longtail/head/2"
-NCM = "ncm"
+NCM, CENTERED_COSINE, NEIGHBORS = "ncm", "centered_cosine", "neighbors"
+_VALUES = {
+    NCM: ("centroids", "mean"),
+    "standardized": ("weight", "center", "spread", "prior"),
+    CENTERED_COSINE: ("weight", "center", "scale"),
+    NEIGHBORS: ("rows", "labels", "center", "spread", "k", "temperature", "prior"),
+}
 _ATTRIBUTES = ("method", "kind", "split_digest", "backbone_digest")
-_VALUES = {NCM: ("centroids", "mean"), "standardized": ("weight", "center", "spread", "prior")}
 _NETWORK = ("backbone", "parameters", "macs")
 _ORIGIN = ("weights", "trained_on", "license")
 
@@ -56,7 +61,7 @@ class HeadFile:
     """
 
     method: str
-    head: LinearHead | ClassMeans
+    head: Head
     split_digest: str
     backbone_digest: str
     network: NetworkSize | None = None
@@ -65,7 +70,7 @@ class HeadFile:
 
 
 def write_head(path: str | Path, content: HeadFile) -> None:
-    """Write a head file; weights, biases and centroids are stored as float32."""
+    """Write a head file; weights, biases, centroids and the rows of neighbors are stored as float32."""
     head = content.head
     attributes: dict[str, Scalar] = {
         "method": content.method,
@@ -75,6 +80,13 @@ def write_head(path: str | Path, content: HeadFile) -> None:
     if isinstance(head, ClassMeans):
         datasets = {"centroids": head.centroids.astype(np.float32), "mean": head.mean}
         attributes["kind"] = NCM
+    elif isinstance(head, CenteredCosineHead):
+        datasets = {"weight": head.weight.astype(np.float32), "center": head.center}
+        attributes |= {"kind": CENTERED_COSINE, "scale": head.scale}
+    elif isinstance(head, Neighbors):
+        datasets = {"rows": head.rows.astype(np.float32), "labels": head.labels}
+        datasets |= {"center": head.center, "spread": head.spread}
+        attributes |= {"kind": NEIGHBORS, "k": head.k, "temperature": head.temperature, "prior": head.prior}
     else:
         datasets = {"weight": head.weight.astype(np.float32)}
         if head.bias is not None:
@@ -120,10 +132,15 @@ def read_head(path: str | Path, made_by: str) -> HeadFile:
     )
 
 
-def _head(content: Hdf5Content) -> LinearHead | ClassMeans:
+def _head(content: Hdf5Content) -> Head:
     datasets, attributes = content.datasets, content.attributes
     if attributes["kind"] == NCM:
         return ClassMeans(datasets["centroids"], datasets["mean"])
+    if attributes["kind"] == CENTERED_COSINE:
+        return CenteredCosineHead(datasets["weight"], datasets["center"], float(attributes["scale"]))
+    if attributes["kind"] == NEIGHBORS:
+        vote = int(attributes["k"]), float(attributes["temperature"]), str(attributes["prior"])
+        return Neighbors(datasets["rows"], datasets["labels"], datasets["center"], datasets["spread"], *vote)
     weight, bias = datasets["weight"], datasets.get("bias")
     if attributes["kind"] == "standardized":
         l2 = float(attributes["l2"]) if "l2" in attributes else None

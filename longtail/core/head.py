@@ -3,6 +3,7 @@
 Shapes: C classes, D features, N rows.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,6 +13,7 @@ from longtail.core.errors import DataError
 
 KINDS = ("linear", "cosine", "unit", "standardized")
 PRIORS = ("train", "uniform")
+_SIMILARITY_BYTES = 64 * 2**20
 NORM_FLOOR = 1e-12  # a row with a smaller norm counts as zero and stays zero when normalized
 
 
@@ -159,6 +161,135 @@ class ClassMeans:
             raise DataError(
                 f"centroids and mean must be (C, D) and (D,), got {self.centroids.shape} and {self.mean.shape}"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class CenteredCosineHead:
+    """Scores scale * cos(x - center, W[c]); an x equal to the center or a zero row of W scores 0.
+
+    Attributes:
+        weight: (C, D) float, of any length.
+        center: (D,) float, subtracted from the features.
+        scale: above 0.
+    """
+
+    weight: np.ndarray
+    center: np.ndarray
+    scale: float
+
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or self.center.shape != self.weight.shape[1:]:
+            raise DataError(
+                f"weight and center must be (C, D) and (D,), got {self.weight.shape} and {self.center.shape}"
+            )
+        if not (np.isfinite(self.weight).all() and np.isfinite(self.center).all() and 0 < self.scale < np.inf):
+            raise DataError("a centered cosine head's weight and center must be finite, and its scale above 0")
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """(N, C) scores of the rows of X (N, D)."""
+        rows = unit_rows(X - self.center.astype(X.dtype))
+        return rows @ (self.scale * unit_rows(self.weight)).astype(X.dtype).T
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The training rows that a k-nearest-neighbor classifier compares with.
+
+    A row is compared as ((x - center) / spread), divided by its length. Of its k most similar training rows, row i with
+    cosine s_i votes with exp(s_i / temperature) for its class, divided by the class's size if the prior is uniform.
+
+    Attributes:
+        rows: (N, D) float, the training rows in that form.
+        labels: (N,) int64 class positions 0..C-1, every class present.
+        center, spread: (D,) float.
+        k: neighbors that vote, 1 to N.
+        temperature: above 0.
+        prior: ``uniform`` or ``train``.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    center: np.ndarray
+    spread: np.ndarray
+    k: int
+    temperature: float
+    prior: str = "uniform"
+
+    def __post_init__(self) -> None:
+        width = self.rows.shape[1:]
+        if self.rows.ndim != 2 or self.labels.shape != self.rows.shape[:1]:
+            raise DataError(f"rows and labels must be (N, D) and (N,), got {self.rows.shape} and {self.labels.shape}")
+        if self.center.shape != width or self.spread.shape != width or not (self.spread > 0).all():
+            raise DataError(f"center and spread must be {width}, and spread above 0")
+        if len(self.labels) and (self.labels.min() < 0 or not np.bincount(self.labels).all()):
+            raise DataError("labels must be 0 to C-1, every class present")
+        if not 1 <= self.k <= len(self.rows) or not 0 < self.temperature < np.inf:
+            raise DataError(f"k must be from 1 to the {len(self.rows)} rows, and the temperature above 0")
+        if self.prior not in PRIORS:
+            raise DataError(f"prior must be one of {', '.join(PRIORS)}, got {self.prior!r}")
+
+    def inputs(self, X: np.ndarray) -> np.ndarray:
+        """(M, D): the rows of X (M, D) as they are compared."""
+        rows = X - self.center.astype(X.dtype)
+        rows /= self.spread.astype(X.dtype)
+        return unit_rows(rows)
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """(M, C) log vote shares, float64. A share is mixed with 1/C in proportion 1 : 1/k, so none is 0."""
+        weights = vote_weights(self.labels, self.prior)
+        step = max(1, _SIMILARITY_BYTES // (2 * 8 * len(self.rows)))
+        scores = np.empty((len(X), len(weights)))
+        for start in range(0, len(X), step):
+            similarity, nearest = most_similar(self.inputs(X[start : start + step]), self.rows, self.k)
+            (votes,) = vote_shares(similarity, self.labels[nearest], weights, self.temperature, [self.k])
+            scores[start : start + step] = np.log((self.k * votes + 1 / len(weights)) / (self.k + 1))
+        return scores
+
+
+def vote_weights(labels: np.ndarray, prior: str) -> np.ndarray:
+    """(C,): the weight of a vote for each class: 1/n_c for a uniform prior, 1 for that of the training rows."""
+    counts = np.bincount(labels)
+    return 1 / counts if prior == "uniform" else np.ones(len(counts))
+
+
+def most_similar(queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(M, k) largest products of the queries (M, D) with the rows (N, D), falling, and their positions."""
+    similarity = queries @ rows.T
+    if k < len(rows):
+        nearest = np.argpartition(similarity, -k, axis=1)[:, -k:]
+        similarity = np.take_along_axis(similarity, nearest, axis=1)
+    else:
+        nearest = np.broadcast_to(np.arange(len(rows)), similarity.shape)
+    order = np.argsort(-similarity, axis=1, kind="stable")
+    return np.take_along_axis(similarity, order, axis=1), np.take_along_axis(nearest, order, axis=1)
+
+
+def vote_shares(
+    similarity: np.ndarray, labels: np.ndarray, weights: np.ndarray, temperature: float, numbers: Iterable[int]
+) -> Iterator[np.ndarray]:
+    """For each number k, (M, C) shares of the votes of the first k neighbors.
+
+    Args:
+        similarity: (M, K) falling.
+        labels: (M, K) class positions of the neighbors.
+        weights: (C,) weight of a vote for each class.
+        temperature: of the votes.
+        numbers: rising, at most K.
+    """
+    num_rows, num_classes, start = len(similarity), len(weights), 0
+    votes = np.zeros((num_rows, num_classes))
+    offset = num_classes * np.arange(num_rows)[:, None]
+    for k in numbers:
+        nearest = labels[:, start:k]
+        power = (similarity[:, start:k].astype(np.float64) - similarity[:, :1]) / temperature
+        vote = np.exp(power) * weights[nearest]
+        flat = np.bincount((offset + nearest).ravel(), vote.ravel(), num_rows * num_classes)
+        votes += flat.reshape(votes.shape)
+        start = k
+        yield votes / votes.sum(axis=1, keepdims=True)
+
+
+Head = LinearHead | ClassMeans | CenteredCosineHead | Neighbors
 
 
 def unit_rows(matrix: np.ndarray) -> np.ndarray:

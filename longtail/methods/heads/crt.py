@@ -25,7 +25,7 @@ from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, LinearHead, draw_seed
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
 from longtail.methods.heads.gradient.scorers import linear_scorer
-from longtail.methods.heads.gradient.sgd import ClassBalancedSgd
+from longtail.methods.heads.gradient.sgd import HeadSgd
 from longtail.train.device import to_device, torch_device
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         val = self._check_validation(X_val, y_val)
         device = torch_device(self.device, "crt")
         start: LinearHead = initial_head(len(self.classes_), X.shape[1], seed, X.dtype)
-        sgd = ClassBalancedSgd(params, self.device, seed, self.progress, store)
+        sgd = HeadSgd(params, self.device, seed, self.progress, store)
         if params.lr == "auto":
             from longtail.methods.heads.gradient.standardized import train_standardized
 

@@ -24,7 +24,7 @@ from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, draw_seed, row_blocks
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
 from longtail.methods.heads.gradient.scorers import ScaleScorer
-from longtail.methods.heads.gradient.sgd import ClassBalancedSgd
+from longtail.methods.heads.gradient.sgd import HeadSgd
 from longtail.train.device import to_device, torch_device
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             assert isinstance(start, StandardizedHead)
             start = start.with_prior("uniform", np.bincount(y) / len(y))
         rows = _Rows(start, self.trained_on_ == "held_out", X, y, seed, device)
-        sgd = ClassBalancedSgd(params, self.device, seed, self.progress, store)
+        sgd = HeadSgd(params, self.device, seed, self.progress, store)
         rate = 1 / rows.curvature() if params.lr == "auto" else params.lr
         outcome = sgd.train(
             rows.scorer,

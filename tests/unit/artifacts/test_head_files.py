@@ -5,7 +5,7 @@ import pytest
 
 from longtail.artifacts.hdf5 import write_hdf5
 from longtail.artifacts.head_files import HeadFile, NetworkSize, read_head, write_head
-from longtail.core.head import ClassMeans, LinearHead, StandardizedHead
+from longtail.core.head import CenteredCosineHead, ClassMeans, LinearHead, Neighbors, StandardizedHead
 from tests.refusals import refused
 from tests.unit.artifacts.helpers import same
 
@@ -17,13 +17,17 @@ HEADS = [
     StandardizedHead(WEIGHT, np.ones(3, np.float32), center=np.ones(2), spread=np.ones(2), l2=0.01, prior="uniform"),
     StandardizedHead(WEIGHT, None, center=np.ones(2), spread=np.full(2, 3.0)),
     ClassMeans(WEIGHT, np.zeros(2)),
+    CenteredCosineHead(WEIGHT, np.ones(2), 25.0),
+    Neighbors(WEIGHT, np.array([0, 1, 1]), np.ones(2), np.full(2, 3.0), 2, 0.1),
 ]
 
 NETWORKS = [None, NetworkSize("resnet8", 78_042, 12_500_000), NetworkSize("resnet50", 2, 3, "a.pth", "photos", "mit")]
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("head", HEADS, ids=["linear", "unit", "cosine", "base", "changed", "ncm"])
+@pytest.mark.parametrize(
+    "head", HEADS, ids=["linear", "unit", "cosine", "base", "changed", "ncm", "centered cosine", "neighbors"]
+)
 def test_head_returns_what_was_written(tmp_path, head, network):
     content = HeadFile(
         method="tau",

@@ -1,7 +1,7 @@
-"""Parameters that cRT and LWS share, and what they report."""
+"""Parameters of heads that are trained by gradient descent, and what they report."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -11,7 +11,30 @@ LR, WEIGHT_DECAY, BATCH_SIZE = 0.2, 5e-4, 512  # of the released ImageNet-LT con
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadTrainingParams(Group):
+class SgdParams(Group):
+    """Training of a head on stored features."""
+
+    auto_batch_size: ClassVar[int] = BATCH_SIZE
+
+    epochs: int = key(10, "passes over the training rows, with a cosine rate", low=1)
+    batch_size: int | Auto = key("auto", "rows per step. auto: 512, at most an eighth of the rows", low=1)
+    lr: float | Auto = key("auto", "base learning rate", above=0, published="0.2")
+    momentum: float = key(0.9, "momentum of SGD", low=0, high=1)
+    weight_decay: float | Auto = key("auto", "weight decay", low=0, published="5e-4")
+    select: Literal["auto", "last", "best_val"] = key(
+        "auto",
+        "epoch kept. `best_val`: the first of highest accuracy on val. auto: the first of highest mean class accuracy "
+        "on held-out rows, if any",
+        published="best on val",
+    )
+
+    def batch_rows(self, rows: int) -> int:
+        """Rows per step for ``rows`` training rows; more than those if a number says so."""
+        return max(1, min(self.auto_batch_size, rows // 8)) if self.batch_size == "auto" else self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadTrainingParams(SgdParams):
     """Training of a head on class-aware batches. The released ImageNet-LT rate is 0.2 for batches of 512."""
 
     mode: Literal["cached", "online"] = key(
@@ -22,22 +45,7 @@ class HeadTrainingParams(Group):
         "`online`: `train` lets the batch-norm statistics of the frozen backbone drift, as the released code does",
         unused=only_with(mode="online"),
     )
-    epochs: int = key(10, "passes over the training rows, with a cosine rate", low=1)
-    batch_size: int | Auto = key("auto", "rows per step. auto: 512, at most an eighth of the rows", low=1)
-    lr: float | Auto = key("auto", "base learning rate", above=0, published="0.2")
-    momentum: float = key(0.9, "momentum of SGD", low=0, high=1)
-    weight_decay: float | Auto = key("auto", "weight decay", low=0, published="5e-4")
     samples_per_class: int = key(4, "rows per turn of the class-aware sampler", low=1)
-    select: Literal["auto", "last", "best_val"] = key(
-        "auto",
-        "epoch kept. `best_val`: the first of highest accuracy on val. auto: the first of highest mean class accuracy "
-        "on held-out rows, if any",
-        published="best on val",
-    )
-
-    def batch_rows(self, rows: int) -> int:
-        """Rows per step for ``rows`` training rows; more than those if a number says so."""
-        return max(1, min(BATCH_SIZE, rows // 8)) if self.batch_size == "auto" else self.batch_size
 
     @property
     def released_lr(self) -> float:
@@ -58,6 +66,11 @@ def selection_notes(
     if selected_on or params.select == "best_val":
         notes["selected_on"] = selected_on or "val"
     return notes | ({"bn_mode": params.bn_mode} if params.mode == "online" else {})
+
+
+def chosen_notes(epoch: int, selected_on: str, **settings: float) -> dict[str, str | int | float | bool]:
+    """The settings in use, the 1-based epoch of the weights, and the rows that chose these; empty for none."""
+    return {**settings, "epoch": epoch, **({"selected_on": selected_on} if selected_on else {})}
 
 
 def history_arrays(history: dict[str, list[Any]]) -> dict[str, np.ndarray]:

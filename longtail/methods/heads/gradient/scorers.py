@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from longtail.core.head import LinearHead
+from longtail.core.head import NORM_FLOOR, LinearHead
 from longtail.train.device import to_device
 
 if TYPE_CHECKING:
@@ -59,6 +59,31 @@ def linear_scorer(head: LinearHead, device: torch.device) -> LinearScorer:
     """A trainable copy of the weight and bias of ``head``."""
     assert head.bias is not None
     return LinearScorer(to_device(head.weight.copy(), device), to_device(head.bias.copy(), device))
+
+
+class CosineScorer:
+    """logits = scale * x . W_c / ||W_c|| for rows x of unit length; trains W (C, D)."""
+
+    def __init__(self, weight: torch.Tensor, scale: float) -> None:
+        self.weight, self.scale = weight, scale
+        self._unit, self._norms = weight, weight  # of the last call to logits, which gradients belong to
+
+    @property
+    def parameters(self) -> Sequence[torch.Tensor]:
+        return (self.weight,)
+
+    def logits(self, rows: torch.Tensor) -> torch.Tensor:
+        self._norms = self.weight.norm(dim=1, keepdim=True).clamp_min(NORM_FLOOR)
+        self._unit = self.weight / self._norms
+        return (rows @ self._unit.T).mul_(self.scale)
+
+    def add_gradients(
+        self, rows: torch.Tensor, logit_gradient: torch.Tensor, into: Sequence[torch.Tensor], factor: float
+    ) -> None:
+        (weight,) = into
+        gradient = logit_gradient.T @ rows
+        gradient -= self._unit * (gradient * self._unit).sum(dim=1, keepdim=True)
+        weight.add_(gradient.div_(self._norms), alpha=factor * self.scale)
 
 
 class ScaleScorer:

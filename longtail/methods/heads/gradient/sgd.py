@@ -1,4 +1,4 @@
-"""How cRT and LWS are trained: softmax cross-entropy by SGD on rows that stay on the device.
+"""How heads are trained: softmax cross-entropy by SGD on rows that stay on the device.
 
 torch is imported where it is used, so importing the heads does not need it.
 """
@@ -6,6 +6,7 @@ torch is imported where it is used, so importing the heads does not need it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,14 @@ import numpy as np
 from longtail.core.errors import ConfigError
 from longtail.core.seeds import derive_seed
 from longtail.data.samplers import create_sampler
-from longtail.methods.heads.gradient.params import HeadTrainingParams
+from longtail.methods.heads.gradient.params import HeadTrainingParams, SgdParams
 from longtail.methods.heads.gradient.scorers import Scorer
 from longtail.train.device import torch_device
 
 if TYPE_CHECKING:
     import torch
 
+    from longtail.methods.heads.gradient.row_loss import RowLoss
     from longtail.train.checkpointing import CheckpointStore
     from longtail.train.loop import Outcome
 
@@ -28,8 +30,8 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ClassBalancedSgd:
-    """How cRT and LWS train: class-aware batches, SGD, a cosine schedule.
+class HeadSgd:
+    """SGD with a cosine schedule on shuffled rows or, for cRT and LWS, on class-aware batches.
 
     Attributes:
         params: epochs, batch size and so on. A batch size above N becomes N, with a message.
@@ -39,7 +41,7 @@ class ClassBalancedSgd:
         store: where checkpoints of unfinished training are kept; None keeps none.
     """
 
-    params: HeadTrainingParams
+    params: SgdParams
     device: str
     seed: int
     progress: str = "off"
@@ -67,6 +69,8 @@ class ClassBalancedSgd:
         epochs: int | None = None,
         part: str = "",
         judge_start: bool = False,
+        loss: RowLoss | None = None,
+        after_step: Callable[[], None] | None = None,
     ) -> Outcome:
         """Train the parameters of ``scorer`` in place.
 
@@ -79,6 +83,8 @@ class ClassBalancedSgd:
             epochs: stop after this many epochs of the schedule; None trains all.
             judge_start: whether the start counts as epoch 0 for ``select``.
             part: ending of the checkpoint's name, for a method that trains several times.
+            loss: of a batch; None is cross-entropy.
+            after_step: called after every step.
 
         Raises:
             ConfigError: ``select: best_val`` without validation rows.
@@ -95,14 +101,14 @@ class ClassBalancedSgd:
         batch_size = min(wanted, len(y))
         if batch_size < wanted:
             LOG.info(f"{self.method}: batch_size {wanted} is more than the {len(y)} rows; {batch_size} is used")
-        sampler = create_sampler(
-            "class_aware",
-            y,
-            seed=derive_seed(self.seed, self.method, "sampler"),
-            epochs=params.epochs,
-            samples_per_class=params.samples_per_class,
-        )
-        task = RowsTask(scorer, rows, y, val, sampler, params, batch_size, lr, weight_decay, select)
+        stream = derive_seed(self.seed, self.method, "sampler")
+        if isinstance(params, HeadTrainingParams):
+            sampler = create_sampler(
+                "class_aware", y, seed=stream, epochs=params.epochs, samples_per_class=params.samples_per_class
+            )
+        else:
+            sampler = create_sampler("instance", y, seed=stream, epochs=params.epochs)
+        task = RowsTask(scorer, rows, y, val, sampler, params, batch_size, lr, weight_decay, select, loss, after_step)
         return run(
             task,
             epochs=params.epochs if epochs is None else epochs,

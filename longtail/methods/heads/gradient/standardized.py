@@ -8,7 +8,7 @@ from torch import Tensor
 
 from longtail.core.head import LinearHead, StandardizedHead
 from longtail.methods.heads.gradient.scorers import LinearScorer, linear_scorer
-from longtail.methods.heads.gradient.sgd import ClassBalancedSgd
+from longtail.methods.heads.gradient.sgd import HeadSgd
 from longtail.methods.heads.softmax_solver import FEW_ROWS, FOLDS, folds, standardization
 from longtail.train.device import to_device
 from longtail.train.loop import Outcome
@@ -30,7 +30,7 @@ class Fitted:
 
 
 def train_standardized(
-    sgd: ClassBalancedSgd, start: LinearHead, X: np.ndarray, y: np.ndarray, val: tuple[np.ndarray, np.ndarray] | None
+    sgd: HeadSgd, start: LinearHead, X: np.ndarray, y: np.ndarray, val: tuple[np.ndarray, np.ndarray] | None
 ) -> tuple[StandardizedHead, Fitted]:
     """Train the weights of ``start`` on standardized rows.
 

@@ -1,11 +1,11 @@
-"""The training task of cRT and LWS.
+"""The training task of the heads.
 
 SGD as in Kang et al.'s official code: momentum without dampening or Nesterov, weight decay on every trained parameter
-(g' = g + wd p; v = m v + g'; p = p - lr v), a cosine rate set before each epoch, floor(N/B) steps per epoch. The
-gradient of softmax cross-entropy is written out, so there is no autograd.
+(g' = g + wd p; v = m v + g'; p = p - lr v), a cosine rate set before each epoch, floor(N/B) steps per epoch. All
+gradients are written out, so there is no autograd.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from longtail.data.samplers import Order
 from longtail.methods.heads.base import row_blocks
-from longtail.methods.heads.gradient.params import HeadTrainingParams
+from longtail.methods.heads.gradient.params import SgdParams
+from longtail.methods.heads.gradient.row_loss import RowLoss
 from longtail.methods.heads.gradient.scorers import Scorer
 from longtail.train.loop import EpochReport
 from longtail.train.schedule import create_schedule
@@ -33,6 +34,8 @@ class RowsTask:
         batch_size: B, at most N.
         lr, weight_decay: of SGD.
         select: ``last``, ``best_val`` (accuracy) or ``auto`` (mean class accuracy, if there are validation rows).
+        loss: of a batch.
+        after_step: called after every step, for example to project the parameters.
     """
 
     stopped = False
@@ -44,11 +47,13 @@ class RowsTask:
         y: np.ndarray,
         val: tuple[Tensor, np.ndarray] | None,
         sampler: Order,
-        params: HeadTrainingParams,
+        params: SgdParams,
         batch_size: int,
         lr: float,
         weight_decay: float,
         select: str,
+        loss: RowLoss | None = None,
+        after_step: Callable[[], None] | None = None,
     ) -> None:
         self.steps = len(rows) // batch_size
         assert self.steps > 0, "batch_size must not exceed the number of rows"
@@ -58,7 +63,7 @@ class RowsTask:
         self._val = None if val is None else (val[0], torch.from_numpy(val[1]).to(rows.device))
         self._multiplier = create_schedule("cosine", epochs=params.epochs)
         self._velocity = [torch.zeros_like(p) for p in scorer.parameters]
-        self._minus_one = rows.new_full((batch_size, 1), -1.0)
+        self._loss, self._after_step = loss or RowLoss(), after_step
         self._rate = lr
         self._order: tuple[Tensor, ...] = ()
 
@@ -71,14 +76,14 @@ class RowsTask:
     def step(self, epoch: int, step: int) -> dict[str, Tensor]:
         scorer, params, batch = self._scorer, self._params, self._order[step]
         x, y = self._rows.index_select(0, batch), self._targets.index_select(0, batch)[:, None]
-        log_p = torch.log_softmax(scorer.logits(x), dim=1)
-        loss = -log_p.gather(1, y).mean()
-        gradient = log_p.exp_().scatter_add_(1, y, self._minus_one)  # of the sum over the batch
+        loss, gradient = self._loss(scorer.logits(x), y)
         for p, v in zip(scorer.parameters, self._velocity, strict=True):
             v.mul_(params.momentum).add_(p, alpha=self._weight_decay)
         scorer.add_gradients(x, gradient, self._velocity, 1 / self._batch_size)
         for p, v in zip(scorer.parameters, self._velocity, strict=True):
             p.add_(v, alpha=-self._rate)
+        if self._after_step is not None:
+            self._after_step()
         return {"loss": loss}
 
     def has_failed(self) -> Tensor:

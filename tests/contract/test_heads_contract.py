@@ -11,17 +11,22 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import longtail.methods.heads as heads
 from longtail.core.errors import ConfigError, DataError
-from longtail.core.head import ClassMeans
+from longtail.core.head import Head
 from longtail.core.params import keys_of
 from longtail.methods.heads import (
     CRT,
     HEADS,
+    KNN,
+    LDA,
+    LOS,
     LWS,
     NCM,
+    Cosine,
     HeadEntry,
     Joint,
     LinearHead,
     LogitAdjustment,
+    MaxNorm,
     SoftmaxRegression,
     TauNorm,
 )
@@ -34,6 +39,11 @@ VARIANTS = [  # beside the default of every registered head
     SoftmaxRegression(prior="uniform"),
     TauNorm(tau=0.5),
     LogitAdjustment(adjustment=0.5),
+    KNN(k=3, temperature=0.5, prior="train"),
+    LDA(shrinkage=0.5, correction=0, prior="train"),
+    LOS(class_weights="none", features="raw", lr=0.1, batch_size=16, select="last"),
+    MaxNorm(cap=0.5, features="raw", lr=0.1, weight_decay=0.1, select="last"),
+    Cosine(scale=25, lr=0.02, select="last"),
 ]
 ALL = [*(entry.estimator() for entry in HEADS.entries().values()), *VARIANTS]
 EACH_ENTRY = pytest.mark.parametrize(("name", "entry"), HEADS.entries().items(), ids=HEADS.names())
@@ -102,7 +112,7 @@ def test_probabilities_are_the_softmax_of_the_scores(head, blobs):
     np.testing.assert_allclose(np.exp(fitted.predict_log_proba(X)), fitted.predict_proba(X))
 
 
-@pytest.mark.parametrize("head", [h for h in ALL if not isinstance(h, NCM)], ids=repr)
+@pytest.mark.parametrize("head", [h for h in ALL if not isinstance(h, NCM | KNN | Cosine)], ids=repr)
 def test_weight_and_bias_are_the_scores(head, blobs):
     X, y = blobs
     fitted = clone(head).fit(X, y)
@@ -112,7 +122,7 @@ def test_weight_and_bias_are_the_scores(head, blobs):
 
 
 def test_scores_that_are_not_likelihoods_offer_no_probabilities():
-    assert not any(hasattr(head, "predict_proba") for head in (NCM(), TauNorm()))
+    assert not any(hasattr(head, "predict_proba") for head in (NCM(), TauNorm(), LOS()))
 
 
 @pytest.mark.parametrize("kind", [Joint, TauNorm, LWS])
@@ -146,7 +156,8 @@ def test_malformed_linear_head_is_refused(arguments, reason):
 
 def test_importing_heads_imports_no_torch():
     program = (
-        "import sys; from longtail.methods.heads import CRT, HEADS, LWS, NCM, HeadEntry, Joint, TauNorm; "
+        "import sys; import longtail.methods.heads as heads; [getattr(heads, name) for name in heads.__all__]; "
+        "heads.HEADS.entries(); "
         "import longtail.methods.heads.gradient.sgd; "
         "sys.exit('torch' in sys.modules)"
     )
@@ -160,6 +171,32 @@ def test_package_lists_its_names_and_refuses_others():
 
 
 # What every entry of the registry promises
+
+
+@pytest.fixture(scope="module")
+def tailed():
+    """Ten overlapping classes of 200 to 5 rows far from the origin, and 1,000 test rows; float32."""
+    stream = np.random.default_rng(1)
+    counts = np.round(200 * (1 / 40) ** (np.arange(10) / 9)).astype(int)
+    offset, spreads, centers = (stream.normal(size=size) for size in (32, 32, (10, 32)))
+    y, y_test = np.repeat(np.arange(10), counts), np.repeat(np.arange(10), 100)
+    X, X_test = (
+        (2 * offset + np.exp(spreads / 2) * (0.6 * centers[k] + stream.normal(size=(len(k), 32)))).astype(np.float32)
+        for k in (y, y_test)
+    )
+    return X, y, X_test, y_test
+
+
+@EACH_ENTRY
+def test_scale_and_offset_of_the_features_change_no_prediction(name, entry, tailed):
+    X, y, X_test, y_test = tailed
+    expected = entry.estimator().fit(X, y).predict(X_test)
+    assert np.mean(expected == y_test) > 0.4
+    offset = np.random.default_rng(2).normal(scale=4 * X.std(axis=0).mean(), size=32).astype(np.float32)
+    for factor, shift in ((0.01, 0), (100, 0), (1, offset), (100, offset)):
+        rows, rows_test = ((np.float32(factor) * (part + shift)).astype(np.float32) for part in (X, X_test))
+        found = entry.estimator().fit(rows, y).predict(rows_test)
+        assert np.mean(found != expected) <= 1e-3, (factor, "shifted" if np.any(shift) else "")
 
 
 @EACH_ENTRY
@@ -197,7 +234,7 @@ def test_entry_describes_what_was_fitted(name, entry: HeadEntry, blobs):
     estimator = entry.estimator().fit(X, y)
     assert all(type(value) in (str, int, float, bool) for value in entry.notes(estimator, params).values())
     assert all(isinstance(value, np.ndarray) for value in entry.arrays(estimator, params).values())
-    assert isinstance(estimator.head_, LinearHead | ClassMeans)
+    assert isinstance(estimator.head_, Head)
     assert entry.selects_on(params) in ("val", "test")
 
 
@@ -228,6 +265,12 @@ def test_every_estimator_can_be_imported_from_the_package():
         (CRT(epochs=0), "crt.epochs must be at least 1, got 0"),
         (CRT(lr=np.nan), "crt.lr must be a finite number or auto, got nan"),
         (LWS(epochs=True), "lws.epochs must be a whole number, got true"),
+        (KNN(k=0), "knn.k must be at least 1, got 0"),
+        (KNN(temperature="low"), "knn.temperature must be a finite number or auto, got low"),
+        (LDA(shrinkage=0), "lda.shrinkage must be above 0 and at most 1, got 0"),
+        (LOS(smoothing=1), "los.smoothing must be at least 0 and below 1, got 1"),
+        (MaxNorm(cap=-1), "max_norm.cap must be above 0, got -1"),
+        (Cosine(scale=0), "cosine.scale must be above 0, got 0"),
         (LWS(select="best"), "lws.select must be one of auto, last, best_val, got best"),
     ],
     ids=repr,

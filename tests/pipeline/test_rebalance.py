@@ -11,6 +11,7 @@ from longtail.artifacts.features import read_features
 from longtail.artifacts.head_files import read_head
 from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import ArtifactError, ConfigError
+from longtail.methods.heads import HEADS
 from tests.conftest import write_params
 from tests.pipeline.helpers import digests, interrupt_save, refused, write_own
 
@@ -37,6 +38,16 @@ def test_lws_head_scales_the_stage_1_head(pipeline, stage):
     stage("rebalance", "lws")
     joint, lws = read_head("features/head.h5", "extract_features"), read_head("models/heads/lws.h5", "rebalance@lws")
     np.testing.assert_allclose(lws.head.weight, lws.extra["scales"][:, None] * joint.head.weight, rtol=1e-6)
+
+
+def test_stored_heads_give_the_predictions_of_their_tables(pipeline, stage):
+    pipeline("extract_features")
+    test = read_features("features/features_test.h5")
+    for method in sorted(set(HEADS.names()) - {"ncm"}):
+        stage("rebalance", method)
+        scores = read_head(f"models/heads/{method}.h5", f"rebalance@{method}").head.scores(test.features)
+        table = read_predictions(f"metrics/predictions/{method}.h5", f"rebalance@{method}")
+        np.testing.assert_allclose(table.confidence, softmax(scores, axis=1).max(axis=1), atol=1e-4, err_msg=method)
 
 
 @pytest.mark.parametrize("method", ["crt", "lws"])

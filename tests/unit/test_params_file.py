@@ -152,6 +152,7 @@ INEFFECTIVE_CONTEXTS: list[dict[str, Any]] = [
 # Keys that contradict each other
 
 
+SELECTING = ["train", "crt", "lws", "cosine", "los", "max_norm", "ipdpp"]
 FILES = {"data_root": "/x", "imb_type": "natural"}
 LISTS = {"dataset": "file_lists", "lists": {"train": "a", "test": "b"}, **FILES}
 
@@ -165,10 +166,10 @@ def test_selection_on_val_is_refused_where_there_is_no_val(group, data):
 
 
 def test_every_training_that_can_select_on_val_was_tried():
-    assert {name for name, kind in groups().items() if "select" in keys_of(kind)} == {"train", "crt", "lws", "ipdpp"}
+    assert {name for name, kind in groups().items() if "select" in keys_of(kind)} == set(SELECTING)
 
 
-@pytest.mark.parametrize("group", ["train", "crt", "lws", "ipdpp"])
+@pytest.mark.parametrize("group", SELECTING)
 def test_selection_on_val_is_allowed_where_the_source_has_val_or_may_have_it(group):
     wanted = {group: {"select": "best_val"}}
     check_params(merged(merged(LISTS, {"lists": {"val": "c"}}), wanted))

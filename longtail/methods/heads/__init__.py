@@ -57,7 +57,12 @@ HEADS: Registry[HeadEntry] = Registry("longtail.methods.heads", "HEAD", "method"
 
 _HOME = {
     "CRT": "crt",
+    "Cosine": "cosine",
+    "KNN": "knn",
+    "LDA": "lda",
+    "LOS": "los",
     "LWS": "lws",
+    "MaxNorm": "max_norm",
     "NCM": "ncm",
     "HeadClassifier": "base",
     "Joint": "joint",
@@ -70,13 +75,18 @@ _HOME = {
 __all__ = [
     "CRT",
     "HEADS",
+    "KNN",
+    "LDA",
+    "LOS",
     "LWS",
     "NCM",
+    "Cosine",
     "HeadClassifier",
     "HeadEntry",
     "Joint",
     "LinearHead",
     "LogitAdjustment",
+    "MaxNorm",
     "SoftmaxRegression",
     "TauNorm",
 ]

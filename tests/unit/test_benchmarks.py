@@ -27,6 +27,7 @@ from benchmarks import (
     dpp,
     features,
     fsgl,
+    heads,
     ipdpp,
     objectives,
     real_features,
@@ -369,6 +370,17 @@ def test_flow_benchmark_stops_where_the_sides_differ(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(dlsa_flow.subprocess, "run", fake)
     with pytest.raises(SystemExit, match=r"the losses of the two sides differ by 9\.1e-02"):
         dlsa_flow.main(["--repeats", "1"])
+
+
+def test_heads_benchmark_has_a_row_per_head(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    stream = np.random.default_rng(0)
+    y, yt = np.repeat([0, 1, 2], [30, 15, 6]), np.repeat([0, 1, 2], 10)
+    X, Xt = (np.eye(3, 5)[k] * 4 + stream.normal(size=(len(k), 5)) for k in (y, yt))
+    np.savez(tmp_path / "a.npz", X=X, y=y, Xt=Xt, yt=yt)
+    heads.main([str(tmp_path / "a.npz"), "--seeds", "2"])
+    rows = rows_of(capsys.readouterr().out, "head")
+    assert [row[0] for row in rows] == HEADS.names()
+    assert all("±" in row[2] and float(row[2].split()[0]) > 60 for row in rows)
 
 
 def test_flow_benchmark_trains_the_whole_chain(capsys: pytest.CaptureFixture) -> None:

@@ -29,7 +29,7 @@ def set_trainable(backbone: nn.Module, trainable: str) -> None:
     """
     backbone.requires_grad_(False)
     chosen = _chosen(backbone, trainable)
-    if not chosen and trainable != "head":
+    if not chosen and trainable not in ("all", "head"):
         raise ConfigError(f"train.trainable must be all or head for this backbone, which has no {trainable}")
     for parameter in chosen:
         parameter.requires_grad_(True)

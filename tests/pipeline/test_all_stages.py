@@ -53,7 +53,7 @@ def test_file_lists_train_a_timm_backbone_from_jpegs(tmp_path, list_root, stage,
     assert test.features.shape == (15, 2048) and test.num_classes == 4
     assert len(read_features("features/features_val.h5").labels) == 0
     stage("rebalance", "tau")
-    assert read_head("models/heads/tau.h5", "rebalance@tau").notes["selected_on"] == "train_slice"
+    assert read_head("models/heads/tau.h5", "rebalance@tau").notes["selected_on"] == "fixed"
 
 
 def test_cosine_head_runs_through_every_head(tmp_path, pipeline):

@@ -27,7 +27,8 @@ def test_size_of_the_trained_network_stands_in_the_metrics(pipeline):
 
 
 def test_epoch_selected_on_val_is_reported(tmp_path, pipeline):
-    write_params(tmp_path, {"train": {"select": "best_val"}, "lws": {"select": "best_val"}})
+    last = {"lr": 0.2, "select": "last"}
+    write_params(tmp_path, {"train": {"select": "best_val"}, "lws": {"select": "best_val"}, "crt": last})
     pipeline()
     selection = json.loads(Path("metrics/selection.json").read_text())
     assert selection["joint"]["selected_on"] == selection["lws"]["selected_on"] == "val"

@@ -26,7 +26,7 @@ from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearF
 from longtail.methods.heads.joint import BaseHeadParams, JointParams
 from longtail.train.device import torch_device
 
-L2_GRID = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
+L2_GRID = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
 WITHOUT_SELECTION = 0.01
 PATIENCE = 2  # values of the path without a new best
 

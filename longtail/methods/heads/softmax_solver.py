@@ -29,8 +29,8 @@ FILLED = 0.3  # f above: at the optimum most rows are fitted, so p (1 - p) is sm
 SPREAD_FLOOR = 1e-4  # of the typical spread: a feature that hardly varies is not blown up
 HISTORY = 10  # of L-BFGS
 TOLERANCE, COARSE_TOLERANCE = 1e-6, 1e-4  # nats; L-BFGS ends when a step changes the loss by less
-STEPS, COARSE_STEPS = (12, 200), (8, 50)  # fewest and most steps of L-BFGS, by the size of the problem
-WORK, COARSE_WORK = 1e11, 4e9  # rows * axes * classes * steps
+STEPS, COARSE_STEPS = (6, 200), (5, 50)  # fewest and most steps of L-BFGS, by the size of the problem
+WORK, COARSE_WORK = 5e10, 4e9  # rows * axes * classes * steps
 SELECTION_ROWS = 40_000  # with more rows than this, large classes are cut for the choice of the L2 strength
 
 
@@ -131,14 +131,6 @@ class PrincipalRows:
             bias.copy_(start.bias)
         weight.div_(scale).requires_grad_()
         bias.div_(bias_scale).requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [weight, bias],
-            max_iter=steps,
-            history_size=HISTORY,
-            line_search_fn="strong_wolfe",
-            tolerance_grad=0.0,
-            tolerance_change=tolerance,
-        )
         target_rows = torch.arange(len(rows), device=rows.device)
 
         @torch.no_grad()
@@ -153,6 +145,22 @@ class PrincipalRows:
             bias.grad = gradient.sum(dim=0).mul_(bias_scale)
             return loss
 
+        # torch starts with a step of length 1 over the gradient's sum, which is far too short for these scaled weights.
+        # A rate of that sum makes it the full step; afterward full steps need the rate 1.
+        closure()
+        assert weight.grad is not None and bias.grad is not None
+        total = float(weight.grad.abs().sum() + bias.grad.abs().sum())
+        optimizer = torch.optim.LBFGS(
+            [weight, bias],
+            lr=max(1.0, total),
+            max_iter=1,
+            history_size=HISTORY,
+            line_search_fn="strong_wolfe",
+            tolerance_grad=0.0,
+            tolerance_change=tolerance,
+        )
+        optimizer.step(closure)
+        optimizer.param_groups[0].update(lr=1.0, max_iter=steps - 1, max_eval=2 * steps)
         optimizer.step(closure)
         return Weights((weight * scale).detach(), (bias * bias_scale).detach())
 

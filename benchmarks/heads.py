@@ -59,7 +59,9 @@ def run(names: Sequence[str], arrays: dict[str, np.ndarray], seed: int) -> dict[
     for name in names:
         entry = HEADS.get(name)
         taken = inspect.signature(entry.estimator).parameters
-        estimator: Any = entry.estimator(**{key: value for key, value in offered.items() if key in taken})
+        defaults = entry.params()
+        given = {**vars(defaults), **entry.arguments(defaults), **offered}
+        estimator: Any = entry.estimator(**{key: value for key, value in given.items() if key in taken})
         seconds = fitted(estimator, arrays)
         found = measures(name, estimator, arrays)
         if not entry.likelihood:

@@ -8,9 +8,9 @@ Because the bias is free, minimizing the balanced softmax (cross-entropy on logi
 the same W, and a bias that is smaller by the log prior. So ``prior: uniform`` is one subtraction after the same fit,
 and post-hoc logit adjustment (Menon et al. 2021) of the head for ``prior: train`` is the head for ``prior: uniform``.
 
-The L2 strength is the one with the best mean class accuracy on held-out rows under a uniform prior. The path goes from
-strong to weak regularization, each fit starting from the last one, and ends when two values in a row are worse than the
-best. The chosen value is then used on all rows.
+The L2 strength is the one with the best mean class accuracy on held-out rows under a uniform prior (on ties, with the
+best likelihood). The path goes from strong to weak regularization, each fit starting from the last one, and ends when
+two values in a row are worse than the best. The chosen value is then used on all rows.
 """
 
 from dataclasses import dataclass

@@ -31,6 +31,7 @@ HISTORY = 10  # of L-BFGS
 TOLERANCE, COARSE_TOLERANCE = 1e-6, 1e-4  # nats; L-BFGS ends when a step changes the loss by less
 STEPS, COARSE_STEPS = (6, 200), (5, 50)  # fewest and most steps of L-BFGS, by the size of the problem
 WORK, COARSE_WORK = 5e10, 4e9  # rows * axes * classes * steps
+TIE = 0.001  # of mean class accuracy in [0, 1]; values this near the best are equally good
 SELECTION_ROWS = 40_000  # with more rows than this, large classes are cut for the choice of the L2 strength
 
 
@@ -207,7 +208,10 @@ def choose_l2(
     grid: tuple[float, ...],
     patience: int,
 ) -> ChosenL2:
-    """The value of ``grid``, which falls, with the best mean class accuracy under a uniform prior; the first on ties.
+    """The value of ``grid``, which falls, with the best mean class accuracy under a uniform prior.
+
+    Values within TIE of the best are equally good. Of these, the one with the largest log-likelihood is taken, also
+    as a mean over classes. So something is chosen even where every held-out row is classified correctly.
 
     With more than SELECTION_ROWS rows, the large classes are cut to one size for this. Since the best l2 * N hardly
     depends on N, the values are then divided by the share of the rows that is left.
@@ -232,19 +236,24 @@ def choose_l2(
                 judges.append(_Judge(rows, features, y, ~held_out, judge, y[held_out]))
     if not judges:
         return ChosenL2(None, None, np.empty(0), np.empty(0), "fixed")
-    best: tuple[float, Weights] | None = None
     macro: list[float] = []
+    likelihood: list[float] = []
+    starts: list[Weights] = []
     for l2 in grid:
-        hits, counts = np.sum([judge.judge(l2 / share) for judge in judges], axis=0)
+        found = [judge.judge(l2 / share) for judge in judges]
+        hits, log_p, counts = (np.sum([one[part] for one in found], axis=0) for part in range(3))
         present = counts > 0
         macro.append(float(np.mean(hits[present] / counts[present])))
-        if best is None or macro[-1] > max(macro[:-1]):
-            best = l2, judges[0].for_all_rows()
-        elif len(macro) - 1 - int(np.argmax(macro)) >= patience:
+        likelihood.append(float(np.mean(log_p[present] / counts[present])))
+        starts.append(judges[0].for_all_rows())
+        last_good = max(number for number, value in enumerate(macro) if value >= max(macro) - TIE)
+        if len(macro) - 1 - last_good >= patience:
             break
-    assert best is not None
-    tried = np.asarray(grid[: len(macro)])
-    return ChosenL2(*best, tried, np.asarray(macro), "train_slice" if val is None else "val")
+    chosen = max(
+        (number for number, value in enumerate(macro) if value >= max(macro) - TIE), key=lambda n: likelihood[n]
+    )
+    selected_on = "train_slice" if val is None else "val"
+    return ChosenL2(grid[chosen], starts[chosen], np.asarray(grid[: len(macro)]), np.asarray(macro), selected_on)
 
 
 class _Judge:
@@ -261,16 +270,20 @@ class _Judge:
         self._log_prior = to_device(np.log(shares), device).to(features.dtype)
         self._weights: Weights | None = None
 
-    def judge(self, l2: float) -> tuple[np.ndarray, np.ndarray]:
-        """Hits and rows of each class, (C,) each, under a uniform prior."""
+    def judge(self, l2: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Hits, summed log-likelihoods (nats) and rows of each class, (C,) each, under a uniform prior."""
         num_classes = self._rows.num_classes
         steps = _steps(self._features, num_classes, COARSE_STEPS, COARSE_WORK)
         weights = self._rows.solve(l2, self._weights, self._features, self._targets, steps, COARSE_TOLERANCE)
         self._weights = weights
         scores = torch.addmm(weights.bias - self._log_prior, self._judge, weights.weight.T)
         predicted, labels = scores.argmax(dim=1).cpu().numpy(), self._labels
-        hits = np.bincount(labels[predicted == labels], minlength=num_classes)
-        return hits, np.bincount(labels, minlength=num_classes)
+        log_p = torch.log_softmax(scores, dim=1).cpu().numpy()[np.arange(len(labels)), labels]
+        return (
+            np.bincount(labels[predicted == labels], minlength=num_classes),
+            np.bincount(labels, weights=log_p, minlength=num_classes),
+            np.bincount(labels, minlength=num_classes),
+        )
 
     def for_all_rows(self) -> Weights:
         """The last weights, with the prior of all training rows."""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 COMMANDS = {
-    "fit": "all methods on your own images, from pretrained weights: FOLDER with train/CLASS and test/CLASS",
+    "fit": "all heads on your own images, from pretrained weights: FOLDER with train/CLASS and test/CLASS",
     "recipe": "lay published settings over params.yaml; without a name, list them",
     "table": "print the table of the last run",
 }

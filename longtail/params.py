@@ -130,7 +130,7 @@ def _check_together(params: Params) -> None:
     if not source.has_images:
         _check_without_images(params, f"dataset: {dataset.dataset}, which has no images")
     has_val = source.has_val(dataset)
-    if has_val:
+    if has_val and split.val_per_class != 0:  # 0 says that none are drawn, which is so
         check_unset(split, f"dataset: {dataset.dataset}, which has a val part of its own", ["val_per_class"])
     if split.val_per_class == 0 and has_val is False:
         for name, group in params.bound.items():
@@ -148,6 +148,8 @@ def _check_together(params: Params) -> None:
         raise refuse("pretrain.weights", expected, pretrain.weights, remark)
     if source.has_images:
         own_head = "pretrain.head: file" if pretrain.head == "file" else "" if train.frozen else "train.frozen: false"
+        if pretrain.head == "file":
+            check_unset(train, "pretrain.head: file, which is kept", ["views"])
         if own_head:
             check_unset(params.bound["joint"], f"{own_head}, where the head is not fitted on features")
     entry, own = train.entry, params.own["train"]

@@ -91,6 +91,8 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
         modules.append("stages.own_features")
     if stage == "extract_features" and content.get("train", {}).get("frozen"):
         modules.append("stages.base_head")
+        if content["train"].get("views"):
+            modules += [POLICIES.module(name) for name in POLICIES.available()]
     if stage == "rebalance":
         modules.append(HEADS.module(argument))
         if content.get(argument, {}).get("mode") == "online":  # with the backbone's train policy

@@ -1,4 +1,4 @@
-"""Your own images, all methods, one command: ``longtail fit FOLDER``. Not a node of the DAG.
+"""Your own images, all heads, one command: ``longtail fit FOLDER``. Not a node of the DAG.
 
 It lays the recipe ``own_images_pretrained`` over params.yaml with your folder, runs ``dvc repro evaluate`` and prints
 the table. params.yaml then has these settings, so anything can be changed and run again with ``dvc exp run -S``.
@@ -51,12 +51,14 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         *path, last = name.split(".")
         for part in path:
             group = group.setdefault(part, {})
+            if not isinstance(group, dict):
+                raise ConfigError(f"--set must name a key of params.yaml, got {name}")
         group[last] = parse_yaml(f"value: {value}")["value"]
     return changes
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="longtail fit", description="All methods on your own images.")
+    parser = argparse.ArgumentParser(prog="longtail fit", description="All heads on your own images.")
     parser.add_argument("folder", metavar="FOLDER", help="train/CLASS/*.jpg and test/CLASS/*.jpg")
     parser.add_argument("--weights", metavar="FILE", help="weights of the backbone; by default timm downloads them")
     parser.add_argument("--backbone", metavar="NAME", help="a timm model; default: that of the recipe")

@@ -8,6 +8,7 @@ from longtail.artifacts.digest import file_digest
 from longtail.artifacts.feature_set import FeatureSet
 from longtail.augment.transforms import Transform
 from longtail.core.errors import ArtifactError
+from longtail.core.head import StandardizedHead
 from longtail.methods.heads.crt import initial_head
 from longtail.methods.heads.gradient.online import train_online
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
@@ -21,6 +22,8 @@ from stages.paths import BACKBONE
 def fit(context: Context, method: str, params: HeadTrainingParams, features: FeatureSet, seed: int) -> dict[str, Any]:
     """Train the head; the fields of ``FittedHead``."""
     start = features.head
+    if isinstance(start, StandardizedHead):
+        start = start.with_prior("uniform", features.train_counts / features.train_counts.sum())
     if method == "crt":
         start = initial_head(features.train.num_classes, features.train.features.shape[1], seed, np.dtype(np.float32))
     device = context.device

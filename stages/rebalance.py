@@ -92,7 +92,8 @@ def fit(context: Context, entry: HeadEntry, params: Group, features: FeatureSet,
     if "device" in taken:
         offered["device"] = str(context.device)
     estimator: Any = entry.estimator(**{name: value for name, value in offered.items() if name in taken})
-    rows = list(features.rows("train"))
+    # The base head was fitted on augmented views too, if there are any; so is the row of it.
+    rows: list[Any] = list(features.train.with_views() if entry.is_stage1 else features.rows("train"))
     arguments = inspect.signature(estimator.fit).parameters
     if "X_val" in arguments:
         rows += features.rows(entry.selects_on(params))

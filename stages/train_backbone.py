@@ -47,7 +47,9 @@ def main() -> None:
     if origin["channels"] != info.channels or origin.get("split_digest", images.split_digest) != images.split_digest:
         raise ArtifactError(PRETRAINED, "belongs to other images or another split", "pretrain")
     if params.frozen:
-        keep_frozen(backbone, given, describe(origin, transform, images), params.views)
+        keep_frozen(
+            backbone, given, describe(origin, transform, images) | {"pretrain": origin["pretrain"]}, params.views
+        )
         context.write_cost(parameters=count_parameters(backbone))
         return
     seed = derive_seed(context.seed, "train_backbone")
@@ -109,6 +111,8 @@ def keep_frozen(backbone: nn.Module, given: LinearHead | None, meta: dict[str, A
     """Write the backbone as it is, with the head of its weights if there is one, and curves without rows."""
     head = f"the head of {meta['weights']['source']} is kept" if given else "extract_features fits the head"
     print(f"train_backbone: frozen, nothing is trained; {head}")
+    if meta.get("pretrain") == "none":
+        print("train_backbone: the weights are random (pretrain.method: none), so the features say little")
     frozen = {"chosen_epoch": 0, "select": "last", "frozen": True, "views": views}
     save_backbone(BACKBONE, backbone, meta | frozen, given)
     write_csv(CURVES / "train_backbone.tsv", training_curves([]), sep="\t")
@@ -119,8 +123,7 @@ def choose_transform(
 ) -> Transform:
     """Augmentation, size and normalization of the training images. ``origin`` is the metadata of the pretrained."""
     info, entry = images.info, params.entry
-    plain = params.trains_head_only or (params.frozen and not params.views)
-    augment = "none" if plain and params.augment == "auto" else params.augment
+    augment = "none" if params.trains_head_only and params.augment == "auto" else params.augment
     policy = resolve_policy(info, augment, "train.augment")
     second = None  # the policy of the first view
     automatic = params.second_augment == "auto"

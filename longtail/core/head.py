@@ -12,7 +12,7 @@ import numpy as np
 from longtail.core.errors import DataError
 
 KINDS = ("linear", "cosine", "unit", "standardized")
-PRIORS = ("train", "uniform")
+PRIORS = ("train", "uniform", "other")
 _SIMILARITY_BYTES = 64 * 2**20
 NORM_FLOOR = 1e-12  # a row with a smaller norm counts as zero and stays zero when normalized
 
@@ -97,7 +97,7 @@ class StandardizedHead(LinearHead):
         l2: the regularization that the head was fitted with as a softmax regression, so that it can be fitted again on
             other rows; None if it was changed since.
         prior: ``train`` if the scores are log posteriors under the class shares of the training rows, ``uniform`` if
-            all classes count the same.
+            all classes count the same, and `other` if they are neither.
     """
 
     kind: str = "standardized"
@@ -133,11 +133,14 @@ class StandardizedHead(LinearHead):
         return LinearHead(weight.astype(self.weight.dtype), bias.astype(self.weight.dtype))
 
     def with_weights(self, weight: np.ndarray, bias: np.ndarray | None) -> Self:
-        return replace(self, weight=weight, bias=bias, l2=None)
+        return replace(self, weight=weight, bias=bias, l2=None, prior="other")
 
     def with_prior(self, prior: str, shares: np.ndarray) -> Self:
-        """The head under another prior. ``shares`` (C,): the class shares of the training rows."""
-        if prior == self.prior:
+        """The head under another prior, ``train`` or ``uniform``; a head of prior ``other`` stays as it is.
+
+        shares: (C,), the class shares of the training rows.
+        """
+        if self.prior in (prior, "other"):
             return self
         shift = np.log(shares) if prior == "train" else -np.log(shares)
         bias = np.zeros(len(self.weight)) if self.bias is None else self.bias

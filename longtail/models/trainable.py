@@ -1,5 +1,6 @@
 """Which weights of a backbone are trained."""
 
+import re
 from typing import Any
 
 from torch import nn
@@ -8,6 +9,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from longtail.core.errors import ConfigError
 
 TRAINABLE = ("all", "head", "last_stage", "norm", "bias")
+# How timm's models call their stages, unless that is a part of their head.
+_STAGE = re.compile(
+    r"^(?!head|final_conv|conv_head|last_conv).*\b(stages?|layers?|blocks?|features|s|denseblock|mixed)[._]?\d", re.I
+)
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
 
 
@@ -30,7 +35,8 @@ def set_trainable(backbone: nn.Module, trainable: str) -> None:
     backbone.requires_grad_(False)
     chosen = _chosen(backbone, trainable)
     if not chosen and trainable not in ("all", "head"):
-        raise ConfigError(f"train.trainable must be all or head for this backbone, which has no {trainable}")
+        what = {"last_stage": "known stages", "norm": "normalization layers", "bias": "biases"}[trainable]
+        raise ConfigError(f"train.trainable must not be {trainable} for this backbone, which has no {what}")
     for parameter in chosen:
         parameter.requires_grad_(True)
 
@@ -59,6 +65,6 @@ def _last_stage(backbone: nn.Module) -> list[str]:
     chosen: list[str] = []
     for layer in sorted(groups, reverse=True):
         chosen += groups[layer]
-        if any(part.isdigit() for name in groups[layer] for part in name.split(".")):  # a numbered stage
-            break
-    return chosen
+        if any(_STAGE.search(name) for name in groups[layer]):
+            return chosen if len(chosen) < len(list(backbone.parameters())) else []
+    return []

@@ -352,7 +352,12 @@ def _head(
     label, weight, bias = classifier
     weight = weight.detach().float()
     if tuple(weight.shape) == shape:
-        vector = None if bias is None else bias.detach().float().numpy().copy()
+        bias = None if bias is None else bias.detach().float()
+        for name in found.left_out:  # of a released LWS head: one factor per class, of weight and bias
+            if name.rpartition(".")[2] == "scales" and tensors[name].shape == shape[:1]:
+                factors = tensors[name].detach().float()
+                weight, bias = factors[:, None] * weight, None if bias is None else factors * bias
+        vector = None if bias is None else bias.numpy().copy()
         kind, scale = str(own.get("head_kind", "linear")), float(own.get("head_scale", 1.0))
         return label, LinearHead(weight.numpy().copy(), vector, kind, scale)
     if tuple(weight.shape) == shape[::-1] and bias is None:  # the layer of LDAM-DRW: columns of any length, no bias

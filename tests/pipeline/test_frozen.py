@@ -94,7 +94,7 @@ def test_views_are_stored_and_the_base_head_is_fitted_on_them_too(tmp_path, stag
             "train.epochs must be 60, its default, since it has no effect with train.frozen",
         ),
         ({"frozen": True, "trainable": "norm"}, "train.trainable must be all, its default"),
-        ({"frozen": True, "augment": "crop"}, "train.augment must be auto, its default"),
+        ({"frozen": True, "lr": 0.5}, "train.lr must be 0.1, its default"),
         ({"views": 2}, "train.views must be 0, its default"),
         ({"trainable": "head", "backbone_lr_factor": 0.1}, "train.backbone_lr_factor must be 1, its default"),
     ],

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from longtail.core.errors import ConfigError, DataError
+from longtail.core.head import StandardizedHead
 from longtail.core.params import keys_of
 from longtail.methods.dlsa.chain import Chain, Routing, fit_chain
 from longtail.methods.dlsa.flow_training import Rows
@@ -217,11 +218,15 @@ class DLSA(LikelihoodMixin, HeadClassifier):
         seed: int,
     ) -> Starts:
         """The heads of warm starts. fold: the rows left where others are held out."""
+        balanced = settings.start == "base" or settings.loss == "bsm"  # this loss adds the prior itself
         if self.head is not None:
-            return Starts(self._starting_head(self.head, *all_rows))
+            given = self._starting_head(self.head, *all_rows)
+            if isinstance(given, StandardizedHead) and balanced:
+                given = given.with_prior("uniform", np.bincount(all_rows[1]) / len(all_rows[1]))
+            return Starts(given)
         if not settings.warm_start:
             return Starts()
-        prior = "uniform" if settings.start == "base" else "train"
+        prior = "uniform" if balanced else "train"
         whole = base_head(*all_rows, val, prior=prior, device=self.device, seed=seed)
         if fold is None:
             return Starts(whole)

@@ -172,7 +172,7 @@ class Settings(Group):
     start: Literal["given", "base"] = key(
         "given",
         "head of warm starts: the stage-1 head (`given`), or the base head with a uniform prior, a regularized "
-        "softmax regression on the features. Without a stage-1 head, `given` is the base head with the training prior",
+        "softmax regression on the features. A base head that is `given` gets a uniform prior with `loss: bsm`",
         published="`small` base; papers given",
         unused=not_with(warm_start=False),
     )

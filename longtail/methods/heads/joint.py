@@ -34,7 +34,7 @@ class BaseHeadParams(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class JointParams(BaseHeadParams):
-    """The stage-1 head. The keys are those of the base head; the head of a trained backbone is used as it is."""
+    """The stage-1 head. The keys are those of the base head, for this row only; a trained head is used as it is."""
 
     path: ClassVar[str] = "joint"
 
@@ -101,7 +101,8 @@ def _notes(joint: Joint, params: JointParams) -> dict[str, str | int | float | b
     head = joint.head_
     if not isinstance(head, StandardizedHead):
         return {}
-    return {"prior": head.prior} | ({} if head.l2 is None else {"l2": head.l2})
+    chosen = {} if params.l2 == "auto" else {"selected_on": "fixed"}
+    return {"prior": head.prior} | ({} if head.l2 is None else {"l2": head.l2}) | chosen
 
 
 HEAD = HeadEntry(estimator=Joint, params=JointParams, rank=0, is_stage1=True, notes=_notes)

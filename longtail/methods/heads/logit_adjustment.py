@@ -36,6 +36,9 @@ class LogitAdjustment(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         start = self._starting_head(self.head, X, y)
         if isinstance(start, StandardizedHead):
             start = start.with_prior("train", prior)
+            if self.adjustment == 1:
+                self.linear_head_, self.head_ = start, start.with_prior("uniform", prior)
+                return self
         shift = (-self.adjustment * np.log(prior)).astype(start.weight.dtype)
         return self._set_linear_form(
             start, start.effective_weight(), shift if start.bias is None else start.bias + shift

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from longtail.train.checkpointing import CheckpointStore
 
+FLATTEST = 0.01
 SCORES_BUDGET = 2 * 2**30  # bytes; larger scores of the fixed head are recomputed per batch instead of kept
 
 
@@ -192,18 +193,21 @@ class _Rows:
     def curvature(self) -> float:
         """Sum over the classes of mean p (1 - p) z^2 at s = 1, where all classes have equal weight in the mean.
 
-        It is the trace of the Hessian of the loss in the scales, so no curvature is larger.
+        It is the trace of the Hessian of the loss in the scales, so no curvature is larger at the start. Where nearly
+        all rows are right by far, p (1 - p) is nearly 0 there but not elsewhere, so it counts as at least FLATTEST / 4.
         """
         import torch
 
         share = to_device(1 / np.bincount(self._y)[self._y], self._device).to(self.train.dtype)
         share /= share.sum()
-        total = 0.0
+        total = largest = 0.0
         for rows in row_blocks(len(self.train), 3 * self.train.element_size() * len(self.scorer.scales)):
             z = self.scorer.fixed_logits(self.train[rows])
             p = torch.softmax(z, dim=1)
-            total += float((share[rows] @ (p * (1 - p) * z * z)).sum())
-        return max(total, 1e-6)
+            squares = z * z
+            total += float((share[rows] @ (p * (1 - p) * squares)).sum())
+            largest += float((share[rows] @ squares).sum()) / 4  # p (1 - p) is at most a quarter
+        return max(total, FLATTEST * largest, 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)

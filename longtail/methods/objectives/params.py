@@ -155,8 +155,8 @@ class TrainParams(TrainingParams, WeightingParams):
         return "frozen: true" if self.frozen else ""
 
     def unaffected(self) -> tuple[str, ...]:
-        augmented = ("augment", "jitter_strength") if self.views else ()
-        return ("backbone", "width", "views", *augmented)
+        # Of these policies are the views, and the images of the ``online`` mode of cRT and LWS.
+        return ("backbone", "width", "views", "augment", "jitter_strength")
 
     def policies(self) -> list[str]:
         return [self.augment, *([self.second_augment] if self.entry.views > 1 else [])]

@@ -15,6 +15,8 @@ LAST = {
     "tf_efficientnet_lite0": ("blocks.6.", "conv_head.", "bn2."),
     "test_vit": ("blocks.5.", "norm."),
     "convnext_atto": ("stages.3.", "head.norm."),
+    "regnety_002": "s4.",
+    "densenet121": ("features.denseblock4", "features.norm5"),
 }
 
 
@@ -56,7 +58,7 @@ def test_bias_all_and_head_are_what_they_say(network):
 
 def test_backbone_without_such_weights_is_refused():
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False))
-    for choice in ("norm", "bias"):
-        with pytest.raises(ConfigError, match=rf"train\.trainable must be all or head .* no {choice}"):
+    for choice, what in (("norm", "normalization layers"), ("bias", "biases")):
+        with pytest.raises(ConfigError, match=rf"train\.trainable must not be {choice} .* no {what}"):
             set_trainable(backbone, choice)
     assert set(TRAINABLE) == {"all", "head", "last_stage", "norm", "bias"}

@@ -538,3 +538,14 @@ def test_real_weights_of_imagenet_load_completely(shared_data):
     found = input_config(backbone, 3, 96)
     assert (found.image_size, found.mean, found.interpolation, found.crop_pct) == (96, (0.5,) * 3, "bicubic", 0.875)
     assert loaded.head.weight.shape == (1000, 1280)
+
+
+def test_scales_of_a_released_lws_head_multiply_weight_and_bias(tmp_path):
+    head, scales = head_of(64), torch.linspace(0.5, 2, CLASSES)
+    parts = {"feat_model": prefixed("module.", state_of())}
+    parts["classifier"] = {"module.fc." + name: tensor for name, tensor in head.items()} | {"module.scales": scales}
+    torch.save({"state_dict_best": parts}, tmp_path / "a.pth")
+    loaded = load_file(build(), tmp_path / "a.pth", (CLASSES, 64))
+    assert loaded.head is not None and loaded.head.bias is not None
+    np.testing.assert_allclose(loaded.head.weight, (scales[:, None] * head["weight"]).numpy())
+    np.testing.assert_allclose(loaded.head.bias, (scales * head["bias"]).numpy())

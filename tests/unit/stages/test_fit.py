@@ -54,6 +54,7 @@ def test_show_changes_nothing_and_runs_nothing(folder, monkeypatch, capsys):
         (["images", "--weights", "b.pth"], "--weights must be an existing file, got b.pth"),
         (["images", "--set", "seed"], "--set must be KEY=VALUE, such as imb_type=exp, got seed"),
         (["images", "--set", "sed=3"], "sed is not a key"),
+        (["images", "--set", "data_root.x=1"], "--set must name a key of params.yaml, got data_root.x"),
         (["images", "--backbone", "resnet999"], "train.backbone must be one of"),
     ],
 )
@@ -78,3 +79,10 @@ def test_command_lists_its_commands_and_refuses_others(folder, monkeypatch, caps
     assert all(f"  {name} " in shown for name in cli.COMMANDS)
     assert call("fly") == "longtail: the command must be one of fit, recipe, table, got fly"
     assert "must run in a checkout of the project" in call("fit", "images")
+
+
+def test_val_part_of_the_folder_is_accepted(folder):
+    for part in ("train", "val", "test"):
+        (folder / "images" / part / "a").mkdir(parents=True)
+        (folder / "images" / part / "a" / "0.jpg").touch()
+    fit.main(["images", "--show"])

@@ -85,7 +85,7 @@ def train_standardized(
         if held_out.any():
             judged.append((~held_out, held_out))
     if not judged:
-        return standardized, train(WITHOUT_SELECTION)
+        return standardized, train(WITHOUT_SELECTION if params.weight_decay == "auto" else params.weight_decay)
     best, best_score = (decays[0], params.epochs), -1.0
     for decay in decays:
         curves = []

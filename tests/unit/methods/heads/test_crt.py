@@ -67,3 +67,7 @@ def test_largest_variance_is_the_largest_eigenvalue():
     rows -= rows.mean(dim=0)
     assert largest_variance(rows) == pytest.approx(float(torch.linalg.eigvalsh(rows.T @ rows / 500)[-1]), rel=0.01)
     assert largest_variance(torch.zeros(5, 3)) == 1.0
+
+
+def test_given_weight_decay_holds_where_no_row_can_be_held_out():
+    assert CRT(weight_decay=0.01, batch_size=2).fit(np.eye(3), [0, 1, 2]).weight_decay_ == 0.01

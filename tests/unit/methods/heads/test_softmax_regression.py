@@ -222,3 +222,14 @@ def test_likelihood_chooses_where_every_held_out_row_is_right():
     fitted = SoftmaxRegression().fit(rows, y)
     assert (fitted.macro_ == 1).all() and len(fitted.macro_) == len(L2_GRID)
     assert fitted.l2_ == L2_GRID[-1]  # of separable classes, the weakest is the most likely
+
+
+def test_prior_of_a_stored_head_is_never_subtracted_twice(tail):
+    rows, y, rows_test, *_ = tail
+    once = LogitAdjustment().fit(rows, y)
+    assert once.head_.prior == "uniform"
+    np.testing.assert_allclose(
+        LogitAdjustment(head=once.head_).fit(rows, y).scores(rows_test), once.scores(rows_test), atol=1e-9
+    )
+    half = LogitAdjustment(adjustment=0.5).fit(rows, y).head_
+    assert half.prior == "other" and half.with_prior("uniform", np.full(10, 0.1)) is half

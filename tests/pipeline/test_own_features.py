@@ -172,7 +172,10 @@ def test_val_per_class_is_refused_beside_a_val_part_and_best_val_without_val(own
     own_params(tmp_path, own, {"val_per_class": 0, "crt": {"select": "best_val"}})
     refused(ConfigError, lambda: stage("prepare"), "crt.select", "val_per_class: 0")
     write_parts(own, "val")
+    own_params(tmp_path, own, {"val_per_class": 5})
     refused(ConfigError, lambda: stage("prepare"), "val_per_class must be 10", "a val part of its own")
+    own_params(tmp_path, own, {"val_per_class": 0})
+    stage("prepare")
 
 
 def test_settings_of_a_method_that_is_switched_off_may_stay():

@@ -195,7 +195,7 @@ def test_out_of_fold_scores_are_those_of_heads_that_have_not_seen_the_row(tail):
         seen += held_out
         np.testing.assert_allclose(scores[held_out], fitted.scores(rows[held_out]))
         again = SoftmaxRegression(l2=head.l2).fit(rows[~held_out], y[~held_out])
-        assert (fitted.scores(rows[held_out]).argmax(axis=1) == again.predict(rows[held_out])).mean() > 0.98
+        np.testing.assert_allclose(fitted.scores(rows[held_out]), again.scores(rows[held_out]), atol=0.3)
     assert (seen == 1).all()
     own = head.scores(rows)
     assert (scores.argmax(axis=1) == y).mean() < (own.argmax(axis=1) == y).mean()

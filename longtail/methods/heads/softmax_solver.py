@@ -28,11 +28,11 @@ COVARIANCE_ROWS = 20_000
 FILLED = 0.3  # f above: at the optimum most rows are fitted, so p (1 - p) is smaller than at the start
 SPREAD_FLOOR = 1e-4  # of the typical spread: a feature that hardly varies is not blown up
 HISTORY = 10  # of L-BFGS
-TOLERANCE, COARSE_TOLERANCE = 1e-6, 1e-4  # nats; L-BFGS ends when a step changes the loss by less
+TOLERANCE, COARSE_TOLERANCE = 1e-5, 1e-4  # nats; L-BFGS ends when a step changes the loss by less
 STEPS, COARSE_STEPS = (6, 200), (5, 50)  # fewest and most steps of L-BFGS, by the size of the problem
-WORK, COARSE_WORK = 5e10, 4e9  # rows * axes * classes * steps
-# Heads of cross-fits must have the margins of the head that they stand for, so they converge further.
-CROSS_TOLERANCE, CROSS_STEPS, CROSS_WORK = 1e-5, (20, 200), 2e10
+WORK, COARSE_WORK = 1.4e11, 4e9  # rows * axes * classes * steps
+# Heads of cross-fits must have the margins of the head that they stand for, so both converge as far.
+CROSS_TOLERANCE, CROSS_STEPS, CROSS_WORK = 1e-5, (20, 200), 5.4e10
 TIE = 0.001  # of mean class accuracy in [0, 1]; values this near the best are equally good
 SELECTION_ROWS = 40_000  # with more rows than this, large classes are cut for the choice of the L2 strength
 

@@ -88,7 +88,7 @@ def test_all_rows_are_used_by_the_final_fit(tail):
     rows, y, rows_test, *_ = tail
     chosen = SoftmaxRegression().fit(rows, y)
     refitted = SoftmaxRegression(l2=chosen.l2_).fit(rows, y)
-    np.testing.assert_allclose(chosen.predict_proba(rows_test), refitted.predict_proba(rows_test), atol=0.02)
+    np.testing.assert_allclose(chosen.predict_proba(rows_test), refitted.predict_proba(rows_test), atol=0.05)
 
 
 def test_nothing_is_chosen_where_no_class_has_two_rows():

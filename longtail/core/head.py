@@ -12,7 +12,8 @@ import numpy as np
 from longtail.core.errors import DataError
 
 KINDS = ("linear", "cosine", "unit", "standardized")
-PRIORS = ("train", "uniform", "other")
+PRIORS = ("train", "uniform")
+OTHER = "other"
 _SIMILARITY_BYTES = 64 * 2**20
 NORM_FLOOR = 1e-12  # a row with a smaller norm counts as zero and stays zero when normalized
 
@@ -88,7 +89,7 @@ class LinearHead:
         return LinearHead(weight, bias, "unit" if self.unit_input else "linear")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class StandardizedHead(LinearHead):
     """A linear head on standardized features: scores ((x - center) / spread) W^T + b.
 
@@ -97,12 +98,12 @@ class StandardizedHead(LinearHead):
         l2: the regularization that the head was fitted with as a softmax regression, so that it can be fitted again on
             other rows; None if it was changed since.
         prior: ``train`` if the scores are log posteriors under the class shares of the training rows, ``uniform`` if
-            all classes count the same, and `other` if they are neither.
+            all classes count the same, and ``other`` if they are neither.
     """
 
     kind: str = "standardized"
-    center: np.ndarray = None  # type: ignore[assignment]  # required, but follows fields with defaults
-    spread: np.ndarray = None  # type: ignore[assignment]
+    center: np.ndarray
+    spread: np.ndarray
     l2: float | None = None
     prior: str = "train"
 
@@ -110,12 +111,13 @@ class StandardizedHead(LinearHead):
         super().__post_init__()
         width = self.weight.shape[1:]
         for name, values in (("center", self.center), ("spread", self.spread)):
-            if values is None or values.shape != width or not np.isfinite(values).all():
+            if values.shape != width or not np.isfinite(values).all():
                 raise DataError(f"a standardized head's {name} must be {width} finite floats")
         if not (self.spread > 0).all():
             raise DataError("a standardized head's spread must be above 0")
-        if self.prior not in PRIORS:
-            raise DataError(f"a standardized head's prior must be one of {', '.join(PRIORS)}, got {self.prior!r}")
+        if self.prior not in (*PRIORS, OTHER):
+            allowed = ", ".join((*PRIORS, OTHER))
+            raise DataError(f"a standardized head's prior must be one of {allowed}, got {self.prior!r}")
 
     @property
     def unit_input(self) -> bool:
@@ -133,14 +135,14 @@ class StandardizedHead(LinearHead):
         return LinearHead(weight.astype(self.weight.dtype), bias.astype(self.weight.dtype))
 
     def with_weights(self, weight: np.ndarray, bias: np.ndarray | None) -> Self:
-        return replace(self, weight=weight, bias=bias, l2=None, prior="other")
+        return replace(self, weight=weight, bias=bias, l2=None, prior=OTHER)
 
     def with_prior(self, prior: str, shares: np.ndarray) -> Self:
         """The head under another prior, ``train`` or ``uniform``; a head of prior ``other`` stays as it is.
 
         shares: (C,), the class shares of the training rows.
         """
-        if self.prior in (prior, "other"):
+        if self.prior in (prior, OTHER):
             return self
         shift = np.log(shares) if prior == "train" else -np.log(shares)
         bias = np.zeros(len(self.weight)) if self.bias is None else self.bias

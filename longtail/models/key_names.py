@@ -109,15 +109,32 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+@dataclass(frozen=True)
+class LinearClassifier:
+    """A classifier in a file.
+
+    Attributes:
+        names: of its tensors; that of the weight is the first.
+        weight: 2-D.
+        bias: or None.
+        scales: one factor per class of weight and bias, as LWS has them; or None.
+    """
+
+    names: tuple[str, ...]
+    weight: Tensor
+    bias: Tensor | None
+    scales: Tensor | None
+
+
 def find_classifier(
-    tensors: Mapping[str, Tensor], found: Matched, names: Iterable[str] = ()
-) -> tuple[str, Tensor, Tensor | None] | None:
-    """The linear classifier among the tensors that the backbone left over: ``(name, weight, bias or None)``.
+    tensors: Mapping[str, Tensor], found: Matched, preferred: Iterable[str] = ()
+) -> LinearClassifier | None:
+    """The linear classifier among the tensors that the backbone left over.
 
     Args:
         tensors: all of the file.
         found: what :func:`match` gave for them.
-        names: further names of classifiers, which come first.
+        preferred: further names of classifiers, which come first.
 
     The last layer of a contrastive encoder is a projection and does not count.
     """
@@ -126,11 +143,17 @@ def find_classifier(
         if kind == "classifier" and name.endswith(".weight") and tensors[name].ndim == 2:
             *_, (_, rest) = _stripped(name)
             candidates.setdefault(rest.removesuffix(".weight").replace(".module.", "."), name.removesuffix(".weight"))
-    for known in (*names, *CLASSIFIERS):
+    for known in (*preferred, *CLASSIFIERS):
         if known in candidates:
-            full = candidates[known]
-            return f"{full}.weight", tensors[f"{full}.weight"], tensors.get(f"{full}.bias")
+            layer = candidates[known]
+            weight, bias, scales = f"{layer}.weight", f"{layer}.bias", _sibling(layer, "scales")
+            names = tuple(name for name in (weight, bias, scales) if name in tensors)
+            return LinearClassifier(names, tensors[weight], tensors.get(bias), tensors.get(scales))
     return None
+
+
+def _sibling(name: str, other: str) -> str:
+    return ".".join([*name.split(".")[:-1], other])
 
 
 def _holds_tensors(value: Any) -> bool:

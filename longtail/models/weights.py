@@ -105,13 +105,13 @@ def load_file(backbone: nn.Module, path: Path, head_shape: tuple[int, int] | Non
     tensors, beside = collect(content)
     found = _fit(backbone, tensors, path.name)
     own = _own_metadata(metadata)
+    names: tuple[str, ...] = ()
     head = None
-    label = None
     if head_shape is not None:
         config = getattr(backbone, "pretrained_cfg", None) or {}
-        label, head = _head(tensors, found, head_shape, path.name, _names(config.get("classifier")), own)
+        names, head = _head(tensors, found, head_shape, path.name, _names(config.get("classifier")), own)
     unknown = f"unknown (given file {path.name})"
-    report = _report(backbone, found, found.left_out | beside, label)
+    report = _report(backbone, found, found.left_out | beside, names)
     known = own.get("weights") or {}
     report |= {
         "source": path.name,
@@ -160,10 +160,11 @@ def load_published(
         ) from error
     tensors = dict(model.state_dict())
     found = _fit(backbone, tensors, repository)
-    label, head = None, None
+    names: tuple[str, ...] = ()
+    head = None
     if head_shape is not None:
-        label, head = _head(tensors, found, head_shape, repository, _names(config.classifier), {})
-    report = _report(backbone, found, found.left_out, label)
+        names, head = _head(tensors, found, head_shape, repository, _names(config.classifier), {})
+    report = _report(backbone, found, found.left_out, names)
     report |= {
         "source": repository,
         "sha256": None if (file := _cached(config)) is None else file_digest(file),
@@ -342,45 +343,44 @@ def _head(
     source: str,
     names: Iterable[str],
     own: Mapping[str, Any],
-) -> tuple[str, LinearHead]:
+) -> tuple[tuple[str, ...], LinearHead]:
+    """Names of the tensors of the classifier, and the head that they make."""
     classifier = find_classifier(tensors, found, names)
     needed = f"{shape} (classes, features)"
     if classifier is None:
         raise ConfigError(
             f"pretrain.head must be none, since {source} has no classifier, which must be {needed}, got file"
         )
-    label, weight, bias = classifier
-    weight = weight.detach().float()
-    if tuple(weight.shape) == shape:
-        bias = None if bias is None else bias.detach().float()
-        for name in found.left_out:  # of a released LWS head: one factor per class, of weight and bias
-            if name.rpartition(".")[2] == "scales" and tensors[name].shape == shape[:1]:
-                factors = tensors[name].detach().float()
-                weight, bias = factors[:, None] * weight, None if bias is None else factors * bias
-        vector = None if bias is None else bias.numpy().copy()
+    names = classifier.names
+    weight, bias, scales = (
+        None if part is None else part.detach().float().numpy().copy()
+        for part in (classifier.weight, classifier.bias, classifier.scales)
+    )
+    assert weight is not None
+    if weight.shape == shape:
+        if scales is not None:
+            weight, bias = scales[:, None] * weight, None if bias is None else scales * bias
         kind, scale = str(own.get("head_kind", "linear")), float(own.get("head_scale", 1.0))
-        return label, LinearHead(weight.numpy().copy(), vector, kind, scale)
-    if tuple(weight.shape) == shape[::-1] and bias is None:  # the layer of LDAM-DRW: columns of any length, no bias
-        return label, LinearHead(weight.T.contiguous().numpy().copy(), None, "cosine", COSINE_SCALE)
+        return names, LinearHead(weight, bias, kind, scale)
+    if weight.shape == shape[::-1] and bias is None:  # the layer of LDAM-DRW: columns of any length, no bias
+        return names, LinearHead(np.ascontiguousarray(weight.T), None, "cosine", COSINE_SCALE)
     raise ConfigError(
-        f"pretrain.head must be none, since the classifier {label} of {source} has the shape {tuple(weight.shape)} and "
+        f"pretrain.head must be none, since the classifier {names[0]} of {source} has the shape {weight.shape} and "
         f"the dataset and train.backbone need {needed}, got file"
     )
 
 
-def _report(backbone: nn.Module, found: Matched, left_out: Mapping[str, str], head: str | None) -> dict[str, Any]:
-    beside = {name: kind for name, kind in left_out.items() if head is None or not _is_of(name, head)}
+def _report(
+    backbone: nn.Module, found: Matched, left_out: Mapping[str, str], head: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    beside = {name: kind for name, kind in left_out.items() if name not in head}
     kinds = Counter(beside.values())
     return {
         "loaded": len(found.tensors),
         "left_out": {kind: _first([name for name, other in beside.items() if other == kind]) for kind in sorted(kinds)},
         "initial": _first(_missing(found, backbone.state_dict())),
-        "head": head,
+        "head": head[0] if head else None,
     }
-
-
-def _is_of(name: str, head: str) -> bool:
-    return name in (head, f"{head.removesuffix('weight')}bias")
 
 
 def _first(names: list[str]) -> dict[str, Any]:

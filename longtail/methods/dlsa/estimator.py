@@ -19,8 +19,8 @@ from longtail.methods.heads.base import (
     LikelihoodMixin,
     as_linear_head,
     draw_seed,
-    fifth_of_each_class,
 )
+from longtail.methods.heads.held_out import fifth_of_each_class
 from longtail.train.checkpointing import CheckpointStore
 from longtail.train.device import to_device, torch_device
 

@@ -5,7 +5,7 @@ No head copies all of X. Code that needs a copy works on blocks of rows.
 """
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -15,10 +15,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.head import LinearHead
-from longtail.core.seeds import generator
+from longtail.core.params import Group, keys_of
 
+G = TypeVar("G", bound=Group)
 BLOCK_BYTES = 64 * 2**20
-HELD_OUT_FRACTION = 5  # one row in five
 
 
 def as_linear_head(head: Any) -> LinearHead:
@@ -50,23 +50,6 @@ def draw_seed(random_state: Any) -> int:
     if isinstance(random_state, int | np.integer):
         return int(random_state)
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
-
-
-def fifth_of_each_class(y: np.ndarray, *stream: int | str, at_least: int = 0) -> np.ndarray:
-    """(N,) bool: the larger of floor(n_c / 5) and ``at_least`` random rows of each class.
-
-    y: (N,) int64 in 0..C-1, every class present; stream: the name of the random stream.
-    """
-    held_out = np.zeros(len(y), dtype=bool)
-    order = np.argsort(y, kind="stable")
-    for c, members in enumerate(np.split(order, np.cumsum(np.bincount(y))[:-1])):
-        number = max(at_least, len(members) // HELD_OUT_FRACTION)
-        held_out[members[generator(*stream, c).permutation(len(members))[:number]]] = True
-    return held_out
-
-
-def _seed_of(estimator: Any) -> int:
-    return draw_seed(getattr(estimator, "random_state", 0))
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):
@@ -101,6 +84,11 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
+    def _parameters(self, group: type[G]) -> G:
+        """The arguments that are keys of ``group``, which checks them."""
+        given = self.get_params(deep=False)
+        return group(**{name: given[name] for name in keys_of(group) if name in given})
+
     def _check_training(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Validated X and y as class positions 0..C-1; sets ``classes_``."""
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
@@ -131,7 +119,8 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         if head is None:
             from longtail.methods.heads.softmax_regression import SoftmaxRegression
 
-            base = SoftmaxRegression(device=getattr(self, "device", "cpu"), random_state=_seed_of(self))
+            seed = draw_seed(getattr(self, "random_state", 0))
+            base = SoftmaxRegression(device=getattr(self, "device", "cpu"), random_state=seed)
             return base.fit(X, y).head_
         head = as_linear_head(head)
         if head.weight.shape != (num_classes, X.shape[1]):

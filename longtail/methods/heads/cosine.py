@@ -27,6 +27,7 @@ from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, draw_seed, row_blocks
 from longtail.methods.heads.gradient.params import SgdParams, chosen_notes, history_arrays
 from longtail.methods.heads.gradient.sgd import HeadSgd
+from longtail.methods.heads.standardization import standardization
 from longtail.train.device import to_device
 
 if TYPE_CHECKING:
@@ -109,21 +110,12 @@ class Cosine(LikelihoodMixin, HeadClassifier):
             ConfigError: a value that is not allowed.
             TrainingError: the loss stops being finite.
         """
-        params = CosineParams(
-            scale=self.scale,  # type: ignore[arg-type]
-            epochs=self.epochs,
-            batch_size=self.batch_size,  # type: ignore[arg-type]
-            lr=self.lr,  # type: ignore[arg-type]
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            select=self.select,  # type: ignore[arg-type]
-        )
+        params = self._parameters(CosineParams)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
         from longtail.methods.heads.gradient.held_out import Chosen, train_chosen
         from longtail.methods.heads.gradient.row_loss import RowLoss
         from longtail.methods.heads.gradient.scorers import CosineScorer
-        from longtail.methods.heads.softmax_solver import standardization
 
         sgd = HeadSgd(params, self.device, draw_seed(self.random_state), self.progress, store)
         device, num_classes = sgd.torch_device(), len(self.classes_)

@@ -13,7 +13,7 @@ statistics keep changing. With a numeric rate, the last epoch is kept by default
 on its val split.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -24,12 +24,14 @@ from longtail.core.seeds import generator
 from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, LinearHead, draw_seed
 from longtail.methods.heads.gradient.params import HeadTrainingParams, history_arrays, selection_notes
-from longtail.methods.heads.gradient.scorers import linear_scorer
 from longtail.methods.heads.gradient.sgd import HeadSgd
-from longtail.train.device import to_device, torch_device
 
 if TYPE_CHECKING:
     from longtail.train.checkpointing import CheckpointStore
+
+DECAYS = (0.3, 0.1, 0.03, 0.01)
+DECAY_WITHOUT_SELECTION = 0.1
+RELATIVE_RATE = 0.5
 
 
 class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
@@ -104,40 +106,32 @@ class CRT(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             ConfigError: a value that is not allowed.
             TrainingError: the loss stops being finite.
         """
-        params = CRTParams(
-            epochs=self.epochs,
-            batch_size=self.batch_size,  # type: ignore[arg-type]
-            lr=self.lr,  # type: ignore[arg-type]
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,  # type: ignore[arg-type]
-            samples_per_class=self.samples_per_class,
-            select=self.select,  # type: ignore[arg-type]
-        )
-        seed = draw_seed(self.random_state)
+        params = self._parameters(CRTParams)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
-        device = torch_device(self.device, "crt")
-        start: LinearHead = initial_head(len(self.classes_), X.shape[1], seed, X.dtype)
-        sgd = HeadSgd(params, self.device, seed, self.progress, store)
-        if params.lr == "auto":
-            from longtail.methods.heads.gradient.standardized import train_standardized
+        from longtail.methods.heads.gradient.linear import train_linear
 
-            start, fitted = train_standardized(sgd, start, X, y, val)
-            weight, bias = fitted.scorer.weight, fitted.scorer.bias
-            self.weight_decay_, self.selected_on_, outcome = fitted.weight_decay, fitted.selected_on, fitted.outcome
-        else:
-            decay = params.released_weight_decay
-            select = "last" if params.select == "auto" and val is None else params.select
-            scorer = linear_scorer(start, device)
-            val_rows = None if val is None else (to_device(val[0].astype(X.dtype, copy=False), device), val[1])
-            outcome = sgd.train(
-                scorer, to_device(X, device), y, val_rows, lr=params.lr, weight_decay=decay, select=select
-            )
-            weight, bias = scorer.weight, scorer.bias
-            self.weight_decay_, self.selected_on_ = decay, outcome.rule
-        self.selected_epoch_ = outcome.chosen_epoch
-        self.history_ = outcome.columns()
-        return self._set_linear_form(start, weight.cpu().numpy(), bias.cpu().numpy())
+        seed, released = draw_seed(self.random_state), params.lr != "auto"
+        decays = (params.released_weight_decay,) if released or params.weight_decay != "auto" else DECAYS
+        if released and params.select == "auto" and val is None:
+            params = replace(params, select="last")
+        start, chosen = train_linear(
+            HeadSgd(params, self.device, seed, self.progress, store),
+            X,
+            y,
+            val,
+            standardize=not released,
+            relative_rate=RELATIVE_RATE,
+            settings=decays,
+            weight_decay=float,
+            initial=initial_head(len(self.classes_), X.shape[1], seed, X.dtype),
+            otherwise=DECAY_WITHOUT_SELECTION if len(decays) > 1 else None,
+            mildest=False,
+        )
+        self.weight_decay_, self.selected_on_ = chosen.setting, chosen.selected_on
+        self.selected_epoch_ = chosen.outcome.chosen_epoch
+        self.history_ = chosen.outcome.columns()
+        return self._set_linear_form(start, *chosen.scorer.arrays())
 
 
 def initial_head(num_classes: int, num_features: int, seed: int, dtype: DTypeLike) -> LinearHead:

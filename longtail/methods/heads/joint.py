@@ -74,7 +74,7 @@ class Joint(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             DataError: the head does not match the rows.
             ConfigError: prior or l2 is given with a head that is no base head.
         """
-        JointParams(prior=self.prior, l2=self.l2)  # type: ignore[arg-type]  # checks the values
+        self._parameters(JointParams)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
         refit = self.head is None or (isinstance(self.head, StandardizedHead) and self.l2 not in ("auto", self.head.l2))

@@ -22,6 +22,7 @@ from longtail.core.params import Auto, Group, key
 from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, draw_seed, row_blocks
 from longtail.methods.heads.held_out import best_position, class_accuracy, held_out_parts
+from longtail.methods.heads.standardization import standardization
 
 K_GRID = (1, 5, 10, 20, 50, 100, 200, 500)
 T_GRID = (0.02, 0.05, 0.1, 0.2)
@@ -68,10 +69,9 @@ class KNN(LikelihoodMixin, HeadClassifier):
 
         If nothing can be held out, k is 20 and T is 0.1.
         """
-        params = KNNParams(k=self.k, temperature=self.temperature, prior=self.prior)  # type: ignore[arg-type]
+        params = self._parameters(KNNParams)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
-        from longtail.methods.heads.softmax_solver import standardization
 
         center, spread = standardization(X)
         k = min(K_WITHOUT_SELECTION if params.k == "auto" else params.k, len(X))

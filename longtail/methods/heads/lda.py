@@ -24,6 +24,7 @@ from longtail.core.params import Auto, Group, key
 from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, draw_seed, row_blocks
 from longtail.methods.heads.held_out import best_position, class_accuracy, held_out_parts
+from longtail.methods.heads.standardization import standardization
 
 SHRINKAGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 CORRECTIONS = (1.0, 0.75, 0.5, 0.25, 0.0)
@@ -69,10 +70,9 @@ class LDA(LikelihoodMixin, LinearFormMixin, HeadClassifier):
 
         If nothing can be held out, both are 0.5.
         """
-        params = LDAParams(shrinkage=self.shrinkage, correction=self.correction, prior=self.prior)  # type: ignore[arg-type]
+        params = self._parameters(LDAParams)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
-        from longtail.methods.heads.softmax_solver import standardization
 
         center, spread = standardization(X)
         # One divisor for all features: it takes the scale out and leaves their proportions.

@@ -30,7 +30,7 @@ class LogitAdjustment(LikelihoodMixin, LinearFormMixin, HeadClassifier):
 
         Raises DataError where the head does not match them, ConfigError for an adjustment below 0.
         """
-        LogitAdjustmentParams(adjustment=self.adjustment)  # checks the value
+        self._parameters(LogitAdjustmentParams)
         X, y = self._check_training(X, y)
         prior = np.bincount(y) / len(y)
         start = self._starting_head(self.head, X, y)

@@ -107,16 +107,7 @@ class LWS(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             ConfigError: a value that is not allowed.
             TrainingError: the loss stops being finite.
         """
-        params = LWSParams(
-            epochs=self.epochs,
-            batch_size=self.batch_size,  # type: ignore[arg-type]
-            lr=self.lr,  # type: ignore[arg-type]
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            samples_per_class=self.samples_per_class,
-            select=self.select,  # type: ignore[arg-type]
-            trained_on=self.trained_on,  # type: ignore[arg-type]
-        )
+        params = self._parameters(LWSParams)
         seed = draw_seed(self.random_state)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
@@ -168,7 +159,7 @@ class _Rows:
         scales = to_device(np.ones(num_classes, dtype=X.dtype), device)
         self._keep_scores = held_out or len(X) * num_classes * X.itemsize <= SCORES_BUDGET
         if held_out:
-            from longtail.methods.heads.softmax_solver import out_of_fold_scores
+            from longtail.methods.heads.softmax_choice import out_of_fold_scores
 
             assert isinstance(start, StandardizedHead)
             self.scorer = ScaleScorer(scales)

@@ -109,30 +109,20 @@ class MaxNorm(LikelihoodMixin, LinearFormMixin, HeadClassifier):
             ConfigError: a value that is not allowed.
             TrainingError: the loss stops being finite.
         """
-        params = MaxNormParams(
-            cap=self.cap,  # type: ignore[arg-type]
-            beta=self.beta,
-            features=self.features,  # type: ignore[arg-type]
-            epochs=self.epochs,
-            batch_size=self.batch_size,  # type: ignore[arg-type]
-            lr=self.lr,  # type: ignore[arg-type]
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            select=self.select,  # type: ignore[arg-type]
-        )
+        params = self._parameters(MaxNormParams)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
         from longtail.methods.heads.gradient.linear import train_linear
 
         caps = [cap / X.shape[1] ** 0.5 for cap in CAPS] if params.cap == "auto" else [params.cap]
-        head, chosen = train_linear(
+        start, chosen = train_linear(
             HeadSgd(params, self.device, draw_seed(self.random_state), self.progress, store),
             X,
             y,
             val,
             standardize=params.features == "standardized",
             relative_rate=RELATIVE_RATE,
-            weight_decay=params.weight_decay,
+            weight_decay=lambda _: params.weight_decay,
             settings=caps,
             class_weights=lambda counts: effective_weights(counts, params.beta),
             cap=float,
@@ -140,8 +130,7 @@ class MaxNorm(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         self.cap_ = float(chosen.setting)
         self.selected_epoch_, self.selected_on_ = chosen.outcome.chosen_epoch, chosen.selected_on
         self.history_ = chosen.outcome.columns()
-        self.linear_head_ = self.head_ = head
-        return self
+        return self._set_linear_form(start, *chosen.scorer.arrays())
 
 
 def effective_weights(counts: np.ndarray, beta: float) -> np.ndarray:

@@ -44,7 +44,7 @@ class NCM(HeadClassifier):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """X: (N, D) features; y: (N,) labels."""
-        NCMParams(feature=self.feature, distance=self.distance)  # type: ignore[arg-type]  # checks the values
+        self._parameters(NCMParams)
         X, y = self._check_training(X, y)
         counts = np.bincount(y)
         if self.feature == "un":

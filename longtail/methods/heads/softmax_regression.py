@@ -23,7 +23,7 @@ from longtail.core.head import StandardizedHead
 from longtail.core.params import key
 from longtail.methods.heads import HeadEntry
 from longtail.methods.heads.base import HeadClassifier, LikelihoodMixin, LinearFormMixin, draw_seed
-from longtail.methods.heads.joint import BaseHeadParams, JointParams
+from longtail.methods.heads.joint import BaseHeadParams
 from longtail.train.device import torch_device
 
 L2_GRID = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4)
@@ -70,15 +70,16 @@ class SoftmaxRegression(LikelihoodMixin, LinearFormMixin, HeadClassifier):
         Without them, a fifth of the rows is held out, or five times a fifth each if there are few. Of a class with one
         row, none is. If no class has two rows, nothing can be held out and the L2 strength is 0.01.
         """
-        JointParams(prior=self.prior, l2=self.l2)  # type: ignore[arg-type]  # checks the values
+        self._parameters(SoftmaxRegressionParams)
         X, y = self._check_training(X, y)
         val = self._check_validation(X_val, y_val)
         num_classes = len(self.classes_)
         if num_classes < 2:
             raise DataError("a linear head needs at least 2 classes, y holds only one class")
-        from longtail.methods.heads.softmax_solver import PrincipalRows, choose_l2
+        from longtail.methods.heads.softmax_choice import choose_l2
+        from longtail.methods.heads.softmax_solver import PrincipalRows
 
-        rows = PrincipalRows(X, y, num_classes, torch_device(self.device, "joint"))
+        rows = PrincipalRows(X, y, num_classes, torch_device(self.device, "softmax_regression"))
         start = None
         if self.l2 == "auto":
             chosen = choose_l2(rows, val, draw_seed(self.random_state), L2_GRID, PATIENCE)

@@ -61,7 +61,7 @@ class TauNorm(LinearFormMixin, HeadClassifier):
         tau_grid_: (T,).
         class_accuracy_: (T, C) in [0, 1] on the held-out rows; NaN for a class without rows.
         macro_: (T,), the mean of ``class_accuracy_`` over the classes present.
-        selected_on_: "val", "train_folds" or "fixed".
+        selected_on_: "val", "train_slice" (all folds of it) or "fixed".
     """
 
     tau_: float
@@ -105,7 +105,7 @@ class TauNorm(LinearFormMixin, HeadClassifier):
             selected_on = "fixed"
         elif val is None:
             judged = self._folds(start, X, y)
-            selected_on, grid = ("train_folds", grid) if judged else ("fixed", np.array([WITHOUT_SELECTION]))
+            selected_on, grid = ("train_slice", grid) if judged else ("fixed", np.array([WITHOUT_SELECTION]))
         self.selected_on_, self.tau_grid_ = selected_on, grid
         self.class_accuracy_ = np.full((len(grid), len(self.classes_)), np.nan)
         self.macro_ = np.full(len(grid), np.nan)
@@ -124,7 +124,7 @@ class TauNorm(LinearFormMixin, HeadClassifier):
         """Heads, and the rows and classes that they have not seen; none unless ``start`` can be fitted again."""
         if not isinstance(start, StandardizedHead) or start.l2 is None:
             return []
-        from longtail.methods.heads.softmax_solver import cross_fits
+        from longtail.methods.heads.softmax_choice import cross_fits
 
         fits = cross_fits(X, y, start, draw_seed(self.random_state), torch_device(self.device, "tau"))
         return [(head, X[held_out], y[held_out]) for held_out, head in fits]

@@ -529,11 +529,8 @@ def test_crop_and_interpolation_of_a_configuration(config, interpolation, crop_p
 
 
 def test_real_weights_of_imagenet_load_completely(shared_data):
-    path = shared_data / "tf_efficientnet_lite0.safetensors"
-    if not path.is_file():
-        pytest.skip("the weights are not beside this checkout")
     backbone = build("tf_efficientnet_lite0", image_size=96).eval()
-    loaded = load_file(backbone, path, (1000, 1280))
+    loaded = load_file(backbone, shared_data / "tf_efficientnet_lite0.safetensors", (1000, 1280))
     assert loaded.report["initial"]["count"] == 0 and loaded.report["left_out"] == {}
     found = input_config(backbone, 3, 96)
     assert (found.image_size, found.mean, found.interpolation, found.crop_pct) == (96, (0.5,) * 3, "bicubic", 0.875)
@@ -547,5 +544,6 @@ def test_scales_of_a_released_lws_head_multiply_weight_and_bias(tmp_path):
     torch.save({"state_dict_best": parts}, tmp_path / "a.pth")
     loaded = load_file(build(), tmp_path / "a.pth", (CLASSES, 64))
     assert loaded.head is not None and loaded.head.bias is not None
+    assert loaded.report["left_out"] == {}
     np.testing.assert_allclose(loaded.head.weight, (scales[:, None] * head["weight"]).numpy())
     np.testing.assert_allclose(loaded.head.bias, (scales * head["bias"]).numpy())

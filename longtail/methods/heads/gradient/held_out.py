@@ -8,8 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from longtail.methods.heads.gradient.scorers import Scorer
-from longtail.methods.heads.held_out import best_position
-from longtail.methods.heads.softmax_solver import FEW_ROWS, FOLDS, folds
+from longtail.methods.heads.held_out import NOISE, best_position, held_out_folds
 from longtail.train.device import to_device
 from longtail.train.loop import Outcome
 
@@ -51,13 +50,14 @@ def train_chosen(
     epochs: int,
     select: str,
     stream: tuple[int | str, ...],
+    otherwise: S | None = None,
+    mildest: bool = True,
 ) -> Chosen[S, T]:
-    """Train with the best setting for the best number of epochs, as ``best_position`` finds them.
+    """Train with the best setting for the best number of epochs.
 
     With validation rows they judge every setting and epoch, and the first best epoch is kept. Without them a fold of
     the rows does (five folds, one after the other, if there are few rows), and the head is then trained on all rows.
-    With ``select: last`` and one setting there is nothing to choose. If no row can be held out, it is the first
-    setting.
+    With ``select: last`` and one setting there is nothing to choose.
 
     Args:
         train: trains a head.
@@ -66,30 +66,38 @@ def train_chosen(
         epochs: of the schedule.
         select: ``auto``, ``last`` or ``best_val`` (with validation rows only).
         stream: name of the random stream of the folds.
+        otherwise: the setting if no row can be held out; None is the first one.
+        mildest: take the last setting and epoch that are about as good as the best (see ``best_position``), where the
+            regularization is mildest and the rate has come down; otherwise the first best ones.
     """
+    pick = best_position if mildest else _first_best
     if select == "last" and len(settings) == 1:
-        return Chosen(settings[0], *train(settings[0], rows, None, epochs, ""), "")
+        return Chosen(settings[0], *train(settings[0], rows, val, epochs, ""), "")
     if val is not None or select == "best_val":
         fitted = [train(setting, rows, val, epochs, _part(number)) for number, setting in enumerate(settings)]
-        (best,) = best_position(np.array([_score(outcome, select) for _, outcome in fitted]))
+        (best,) = pick(np.array([_score(outcome, select) for _, outcome in fitted]), NOISE)
         return Chosen(settings[best], *fitted[best], "val")
     features, y = rows
-    fold = folds(y, *stream)
-    judges = [n for n in range(FOLDS if len(y) < FEW_ROWS else 1) if (fold == n).any()]
+    judges = held_out_folds(y, *stream)
     if not judges:
-        return Chosen(settings[0], *train(settings[0], rows, None, epochs, ""), "")
+        setting = settings[0] if otherwise is None else otherwise
+        return Chosen(setting, *train(setting, rows, None, epochs, ""), "")
     curves = np.empty((len(settings), epochs))
     for number, setting in enumerate(settings):
         curve = []
-        for n in judges:
-            kept, held_out = (_taken(features, y, mask) for mask in (fold != n, fold == n))
-            curve.append(train(setting, kept, held_out, epochs, _part(number, n))[1].columns()["val_macro"])
+        for fold, held_out in enumerate(judges):
+            on, judge = (_taken(features, y, mask) for mask in (~held_out, held_out))
+            curve.append(train(setting, on, judge, epochs, _part(number, fold))[1].columns()["val_macro"])
         curves[number] = np.mean(curve, axis=0)
     if select == "last":
         curves[:, :-1] = -1
-    (best,) = best_position(curves.max(axis=1))
-    (epoch,) = best_position(curves[best], EPOCH_NOISE)
+    (best,) = pick(curves.max(axis=1), NOISE)
+    (epoch,) = pick(curves[best], EPOCH_NOISE)
     return Chosen(settings[best], *train(settings[best], rows, None, epoch + 1, ""), "train_slice")
+
+
+def _first_best(curve: np.ndarray, noise: float) -> tuple[int, ...]:
+    return (int(np.argmax(curve)),)
 
 
 def _taken(features: Tensor, y: np.ndarray, mask: np.ndarray) -> Labeled:

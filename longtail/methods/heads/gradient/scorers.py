@@ -12,6 +12,7 @@ from longtail.core.head import NORM_FLOOR, LinearHead
 from longtail.train.device import to_device
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -43,6 +44,10 @@ class LinearScorer:
     @property
     def parameters(self) -> Sequence[torch.Tensor]:
         return self.weight, self.bias
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weight and bias on the host."""
+        return self.weight.cpu().numpy(), self.bias.cpu().numpy()
 
     def logits(self, rows: torch.Tensor) -> torch.Tensor:
         return self.bias.addmm(rows, self.weight.T)

@@ -13,7 +13,8 @@ from longtail.methods.dlsa.chain import unique_heads
 from longtail.methods.dlsa.head_training import train_head
 from longtail.methods.dlsa.routing import cluster_prior
 from longtail.methods.dlsa.start import base_head
-from longtail.methods.heads.base import LinearHead, fifth_of_each_class
+from longtail.methods.heads.base import LinearHead
+from longtail.methods.heads.held_out import fifth_of_each_class
 from longtail.methods.heads.softmax_regression import SoftmaxRegression
 from tests.synthetic import hierarchical_features
 from tests.unit.methods.dlsa.helpers import CLASSES, COSINE, FAST, START, TEST, VAL, WIDTH, X, Y, fitted

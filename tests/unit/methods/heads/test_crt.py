@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from longtail.methods.heads import CRT, Joint
-from longtail.methods.heads.crt import initial_head
-from longtail.methods.heads.gradient.standardized import DECAYS, largest_variance
+from longtail.methods.heads.crt import DECAYS, initial_head
+from longtail.methods.heads.gradient.linear import largest_variance
 from tests.unit.methods.heads.helpers import RELEASED, reference_training
 
 

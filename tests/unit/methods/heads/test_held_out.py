@@ -20,7 +20,7 @@ def test_with_few_rows_every_row_judges_once_but_the_only_one_of_a_class():
 
 
 def test_with_many_rows_one_fold_judges(monkeypatch):
-    monkeypatch.setattr("longtail.methods.heads.softmax_solver.FEW_ROWS", 10)
+    monkeypatch.setattr("longtail.methods.heads.held_out.FEW_ROWS", 10)
     ((kept, (_, labels)),) = held_out_parts(X, Y, None, None, 0, "test")
     assert np.bincount(labels).tolist() == [6, 2, 1] and kept.sum() == len(Y) - 9
 

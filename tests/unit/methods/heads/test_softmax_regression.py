@@ -9,14 +9,10 @@ from sklearn.preprocessing import StandardScaler
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.head import StandardizedHead
 from longtail.methods.heads import Joint, LogitAdjustment, SoftmaxRegression
+from longtail.methods.heads.held_out import folds, within_budget
+from longtail.methods.heads.softmax_choice import cross_fits, out_of_fold_scores
 from longtail.methods.heads.softmax_regression import L2_GRID
-from longtail.methods.heads.softmax_solver import (
-    cross_fits,
-    folds,
-    out_of_fold_scores,
-    standardization,
-    within_budget,
-)
+from longtail.methods.heads.standardization import standardization
 from tests.unit.methods.heads.helpers import long_tail
 
 CPU = torch.device("cpu")
@@ -34,7 +30,7 @@ def test_head_minimizes_the_documented_loss(l2, tail):
     scaler = StandardScaler().fit(rows)
     reference = LogisticRegression(C=1 / (l2 * len(y)), tol=1e-8, max_iter=2000).fit(scaler.transform(rows), y)
     expected = reference.predict_proba(scaler.transform(rows_test))
-    np.testing.assert_allclose(ours.predict_proba(rows_test), expected, atol=0.02)
+    np.testing.assert_allclose(ours.predict_proba(rows_test), expected, atol=0.01)
 
 
 def test_two_classes_have_the_loss_of_many(tail):
@@ -88,7 +84,7 @@ def test_all_rows_are_used_by_the_final_fit(tail):
     rows, y, rows_test, *_ = tail
     chosen = SoftmaxRegression().fit(rows, y)
     refitted = SoftmaxRegression(l2=chosen.l2_).fit(rows, y)
-    np.testing.assert_allclose(chosen.predict_proba(rows_test), refitted.predict_proba(rows_test), atol=0.05)
+    np.testing.assert_allclose(chosen.scores(rows_test), refitted.scores(rows_test), atol=0.1)
 
 
 def test_nothing_is_chosen_where_no_class_has_two_rows():
@@ -115,9 +111,9 @@ def test_constant_features_give_the_class_shares():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"l2": 0}, r"joint\.l2 must be above 0, got 0"),
-        ({"l2": "strong"}, r"joint\.l2 must be a finite number or auto, got strong"),
-        ({"prior": "test"}, r"joint\.prior must be one of train, uniform, got test"),
+        ({"l2": 0}, r"softmax_regression\.l2 must be above 0, got 0"),
+        ({"l2": "strong"}, r"softmax_regression\.l2 must be a finite number or auto, got strong"),
+        ({"prior": "test"}, r"softmax_regression\.prior must be one of train, uniform, got test"),
     ],
 )
 def test_values_out_of_range_are_refused(arguments, message):
@@ -137,7 +133,6 @@ def test_standardized_head_is_the_same_on_raw_features(tail):
     [
         ({"center": np.zeros(2)}, "center must be"),
         ({"spread": np.zeros(3)}, "spread must be above 0"),
-        ({"spread": None}, "spread must be"),
         ({"prior": "test"}, "prior must be one of"),
     ],
 )
@@ -172,16 +167,16 @@ def test_rows_within_a_budget_cut_large_classes_to_one_size():
 def test_strength_chosen_on_a_part_of_the_rows_is_near_that_of_all(tail, monkeypatch):
     rows, y, *_ = tail
     whole = SoftmaxRegression().fit(rows, y)
-    monkeypatch.setattr("longtail.methods.heads.softmax_solver.SELECTION_ROWS", 400)
+    monkeypatch.setattr("longtail.methods.heads.softmax_choice.SELECTION_ROWS", 400)
     part = SoftmaxRegression().fit(rows, y)
     assert 0.05 < part.l2_ / whole.l2_ < 20
-    np.testing.assert_allclose(SoftmaxRegression(l2=part.l2_).fit(rows, y).scores(rows), part.scores(rows), atol=0.3)
+    np.testing.assert_allclose(SoftmaxRegression(l2=part.l2_).fit(rows, y).scores(rows), part.scores(rows), atol=0.1)
 
 
 def test_fewer_principal_axes_choose_about_the_same(monkeypatch):
     rows, y, rows_test, y_test, _ = long_tail(1)
     whole = SoftmaxRegression(prior="uniform").fit(rows, y)
-    monkeypatch.setattr("longtail.methods.heads.softmax_solver.REDUCED", 10)
+    monkeypatch.setattr("longtail.methods.heads.softmax_choice.REDUCED", 10)
     reduced = SoftmaxRegression(prior="uniform").fit(rows, y)
     assert abs(macro(reduced, rows_test, y_test) - macro(whole, rows_test, y_test)) < 0.02
 
@@ -195,7 +190,7 @@ def test_out_of_fold_scores_are_those_of_heads_that_have_not_seen_the_row(tail):
         seen += held_out
         np.testing.assert_allclose(scores[held_out], fitted.scores(rows[held_out]))
         again = SoftmaxRegression(l2=head.l2).fit(rows[~held_out], y[~held_out])
-        np.testing.assert_allclose(fitted.scores(rows[held_out]), again.scores(rows[held_out]), atol=0.3)
+        np.testing.assert_allclose(fitted.scores(rows[held_out]), again.scores(rows[held_out]), atol=0.1)
     assert (seen == 1).all()
     own = head.scores(rows)
     assert (scores.argmax(axis=1) == y).mean() < (own.argmax(axis=1) == y).mean()

@@ -112,7 +112,7 @@ def test_tau_without_val_is_judged_by_heads_that_have_not_seen_the_row(monkeypat
 
     monkeypatch.setattr("longtail.methods.heads.tau.hits_over_grid", spy)
     fitted = TauNorm().fit(rows, y)
-    assert fitted.selected_on_ == "train_folds"
+    assert fitted.selected_on_ == "train_slice"
     np.testing.assert_array_equal(np.bincount(np.concatenate([labels for *_, labels in judged])), counts)
     assert len({row.tobytes() for _, block, _ in judged for row in block}) == len(rows)
     assert len({head.weight.tobytes() for head, *_ in judged}) == len(judged) == 5

@@ -372,15 +372,49 @@ def test_flow_benchmark_stops_where_the_sides_differ(monkeypatch: pytest.MonkeyP
         dlsa_flow.main(["--repeats", "1"])
 
 
-def test_heads_benchmark_has_a_row_per_head(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.fixture
+def feature_rows(tmp_path: Path) -> str:
     stream = np.random.default_rng(0)
     y, yt = np.repeat([0, 1, 2], [30, 15, 6]), np.repeat([0, 1, 2], 10)
     X, Xt = (np.eye(3, 5)[k] * 4 + stream.normal(size=(len(k), 5)) for k in (y, yt))
     np.savez(tmp_path / "a.npz", X=X, y=y, Xt=Xt, yt=yt)
-    heads.main([str(tmp_path / "a.npz"), "--seeds", "2"])
+    return str(tmp_path / "a.npz")
+
+
+def test_heads_benchmark_has_a_row_per_head(feature_rows: str, capsys: pytest.CaptureFixture) -> None:
+    heads.main([feature_rows, "--seeds", "2"])
     rows = rows_of(capsys.readouterr().out, "head")
     assert [row[0] for row in rows] == HEADS.names()
     assert all("±" in row[2] and float(row[2].split()[0]) > 60 for row in rows)
+
+
+def test_heads_benchmark_takes_other_parameters(feature_rows: str, capsys: pytest.CaptureFixture) -> None:
+    one = [feature_rows, "--heads", "lda", "softmax_regression"]
+    heads.main(one)
+    usual = rows_of(capsys.readouterr().out, "head")
+    heads.main([*one, "--set", "softmax_regression.prior=train", "--set", "softmax_regression.l2=100"])
+    output = capsys.readouterr().out
+    changed = rows_of(output, "head")
+    assert changed[0][:-1] == usual[0][:-1] and changed[1][:-1] != usual[1][:-1]
+    assert "set: softmax_regression.prior=train softmax_regression.l2=100; threads: 1" in output
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("lda.correction=2", "lda.correction must be at least 0 and at most 1, got 2"),
+        ("lda.corection=0", "did you mean lda.correction?"),
+        ("tau.value=1", "--set must name one of the heads lda, lws, got tau"),
+        ("lws.bn_mode=train", "lws.bn_mode must be eval, its default"),
+        ("lws.mode=online", "lws.mode must be cached, the only one here, got online"),
+    ],
+)
+def test_heads_benchmark_refuses_what_the_parameters_refuse(
+    setting: str, message: str, feature_rows: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        heads.main([feature_rows, "--heads", "lda", "lws", "--set", "lda.correction=0", "--set", setting])
+    assert message in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_flow_benchmark_trains_the_whole_chain(capsys: pytest.CaptureFixture) -> None:

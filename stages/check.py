@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from longtail.artifacts.atomic import atomic_open
-from longtail.core.errors import ConfigError
 from longtail.core.yaml import read_yaml
 from stages.context import check_file, fingerprint_file, run
 from stages.fingerprints import Sources
-from stages.own_files import known_digest, own_files_digest
+from stages.own_files import own_files_digest, weights_digest
 from stages.paths import FINGERPRINTS, PARAMS
 
 DAG = Path("dvc.yaml")
@@ -53,7 +52,7 @@ def fingerprint(sources: Sources, stage: str, argument: str, content: Mapping[st
     pretraining changes anything there. For ``pretrain`` it is the weights file.
 
     Raises:
-        ConfigError: the weights file is missing.
+        ConfigError: the weights file is missing, and nothing was made from it.
     """
     from longtail.methods.pretraining import WEIGHTS
 
@@ -64,9 +63,7 @@ def fingerprint(sources: Sources, stage: str, argument: str, content: Mapping[st
             further.append(WEIGHTS)
     path = _weights_file(content) if stage == "pretrain" else None
     if path is not None:
-        if not path.is_file():
-            raise ConfigError(f"pretrain.weights must be an existing file, got {path}")
-        further.append(known_digest(path))
+        further.append(weights_digest(path))
     return " ".join(filter(None, [sources.digest(entry_modules(stage, argument, content)), *further]))
 
 

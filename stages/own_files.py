@@ -1,6 +1,6 @@
-"""The content of the user's own files, for sources of a few files. If it changes, ``prepare`` runs again.
+"""The content of the user's own files. If features change, ``prepare`` runs again; if weights do, ``pretrain``.
 
-Where the files are not at hand, as in a clone that has only pulled the results, what ``prepare`` recorded counts.
+Where the files are not at hand, as in a clone that has only pulled the results, what these stages recorded counts.
 """
 
 import hashlib
@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from longtail.artifacts.atomic import atomic_open
+from longtail.artifacts.checkpoints import read_meta
 from longtail.artifacts.digest import file_digest
 from longtail.artifacts.tables import read_csv
+from longtail.core.errors import ConfigError
 from longtail.core.params import bind, keys_of
 from longtail.data.params import DatasetParams
 from longtail.data.prepared_features import FILES_COLUMNS, files_table
 from longtail.data.sources import SOURCES
-from stages.paths import PREPARED, SCRATCH
+from stages.paths import PREPARED, PRETRAINED, SCRATCH
 
 CACHE = SCRATCH / "own_files.json"
 
 
 def own_files_digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 over names and contents of the files; empty for a source whose files do not count."""
+    """SHA-256 over names and contents of a source's few files; empty for a source whose files do not count."""
     params = bind(DatasetParams, {name: value for name, value in content.items() if name in keys_of(DatasetParams)})
     list_files = SOURCES.get(params.dataset).files
     if list_files is None:
@@ -37,6 +39,20 @@ def _recorded() -> dict[str, str]:
         return {}
     table = read_csv(path, made_by="prepare", columns=FILES_COLUMNS, text=FILES_COLUMNS)
     return dict(zip(*(table[name] for name in FILES_COLUMNS), strict=True))
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of a weights file or, if it is missing, of the file of this name that ``pretrain`` has loaded.
+
+    Raises:
+        ConfigError: the file is missing, and ``models/pretrained.safetensors`` is not made from one of its name.
+    """
+    if path.is_file():
+        return known_digest(path)
+    loaded = read_meta(PRETRAINED).get("weights") or {}
+    if loaded.get("source") != path.name:
+        raise ConfigError(f"pretrain.weights must be an existing file, got {path}")
+    return str(loaded["sha256"])
 
 
 def known_digest(path: Path) -> str:

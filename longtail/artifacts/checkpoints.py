@@ -79,6 +79,30 @@ def load_checkpoint(
     return tensors, json.loads(text), digest
 
 
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """The ``meta`` of a checkpoint, as its header has it; empty if the file is missing or is no checkpoint.
+
+    It reads no tensors and needs no torch, so it cannot check the digest.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return recorded_meta(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def recorded_meta(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The ``meta`` in the metadata of a safetensors file; empty if :func:`save_checkpoint` did not write it."""
+    text = metadata.get(ENTRY, "").partition(" ")[2]
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _copy(tensor: "torch.Tensor") -> "torch.Tensor":
     """A copy of all bytes. The given tensor is mapped memory, which another process could change after the check.
 

@@ -6,7 +6,6 @@ NumPy scalars and arrays, and refuses everything else, so no code of a file ever
 
 import argparse
 import importlib
-import json
 import logging
 import pickle
 import re
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longtail.artifacts.checkpoints import ENTRY
+from longtail.artifacts.checkpoints import recorded_meta
 from longtail.artifacts.digest import file_digest
 from longtail.augment.transforms import InputConfig
 from longtail.core.errors import ConfigError
@@ -104,7 +103,7 @@ def load_file(backbone: nn.Module, path: Path, head_shape: tuple[int, int] | Non
     content, metadata = read_file(path)
     tensors, beside = collect(content)
     found = _fit(backbone, tensors, path.name)
-    own = _own_metadata(metadata)
+    own = recorded_meta(metadata)
     names: tuple[str, ...] = ()
     head = None
     if head_shape is not None:
@@ -399,16 +398,6 @@ def _shapes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
 def _names(classifier: Any) -> tuple[str, ...]:
     """The names of a timm model's classifiers; a configuration has none, one or several."""
     return () if not classifier else (classifier,) if isinstance(classifier, str) else tuple(classifier)
-
-
-def _own_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What this project recorded in a checkpoint of its own; empty for other files."""
-    text = metadata.get(ENTRY, "").partition(" ")[2]
-    try:
-        found = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _config_of(name: str) -> Any:

@@ -181,9 +181,19 @@ def test_changed_file_and_only_its_content_runs_pretraining_again(project):
     assert stages_run(project.dvc("repro", "train_backbone")) == ["pretrain", "train_backbone"]
     (project.folder / "a.pth").write_bytes(before)
     assert stages_run(project.dvc("repro", "train_backbone")) == [], "the old results come from the run cache"
+
+
+def test_missing_file_runs_nothing_again_until_pretraining_needs_it(project):
+    """As in a clone that has only pulled the results."""
     (project.folder / "a.pth").unlink()
-    output = project.dvc("repro", "train_backbone", check=False)
-    assert "pretrain.weights must be an existing file, got a.pth" in output
+    assert stages_run(project.dvc("repro", "train_backbone")) == []
+    write_params(project.folder, given("a.pth"), {"seed": 1})
+    for _ in range(2):  # the first one removes the old weights, and with them the digest
+        output = project.dvc("repro", "train_backbone", check=False)
+        assert "pretrain.weights must be an existing file, got a.pth" in output
+    write_params(project.folder, given("a.pth"))
+    project.dvc("checkout", "pretrain")
+    assert stages_run(project.dvc("repro", "train_backbone")) == []
 
 
 def test_other_size_runs_pretraining_but_prepares_the_same_images(project):

@@ -2,15 +2,19 @@
 
 import io
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from longtail.artifacts.checkpoints import load_checkpoint, save_checkpoint
+from longtail.artifacts.checkpoints import load_checkpoint, read_meta, save_checkpoint
 from longtail.core.errors import ArtifactError
+from tests.imports import ROOT
 from tests.unit.artifacts.helpers import META, TENSORS, flipped, flips
 
 
@@ -112,6 +116,22 @@ def test_tied_tensors_are_stored_as_independent_ones(tmp_path):
     save_checkpoint(tmp_path / "tied.pt", {"a": shared, "b": shared}, {})
     save_checkpoint(tmp_path / "apart.pt", {"a": shared, "b": shared.clone()}, {})
     assert (tmp_path / "tied.pt").read_bytes() == (tmp_path / "apart.pt").read_bytes()
+
+
+def test_meta_alone_is_read_without_torch(checkpoint):
+    assert read_meta(checkpoint) == META
+    code = f"import sys; from longtail.artifacts.checkpoints import read_meta; read_meta({str(checkpoint)!r})"
+    command = [sys.executable, "-c", f"{code}; sys.exit('torch' in sys.modules)"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def test_meta_of_anything_else_is_empty(tmp_path):
+    assert read_meta(tmp_path / "missing") == read_meta(tmp_path) == {}
+    (tmp_path / "a.pt").write_bytes(b"no checkpoint" * 50)
+    assert read_meta(tmp_path / "a.pt") == {}
+    for metadata in (None, {"longtail": "digest"}, {"longtail": "digest {"}, {"longtail": "digest [1]"}):
+        save_file(TENSORS, tmp_path / "b.safetensors", metadata)
+        assert read_meta(tmp_path / "b.safetensors") == {}
 
 
 def test_missing_checkpoint_names_file_and_stage(tmp_path):

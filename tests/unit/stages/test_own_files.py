@@ -1,14 +1,17 @@
-"""The content of the user's own files, which decides when ``prepare`` runs again."""
+"""The content of the user's own files, which decides when ``prepare`` and ``pretrain`` run again."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from longtail.artifacts.checkpoints import save_checkpoint
+from longtail.artifacts.digest import file_digest
+from longtail.core.errors import ConfigError
 from longtail.data.prepared_features import files_table
 from stages import own_files
-from stages.own_files import own_files_digest
-from stages.paths import PREPARED
+from stages.own_files import own_files_digest, weights_digest
+from stages.paths import PREPARED, PRETRAINED
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +64,25 @@ def test_what_was_prepared_counts_where_the_files_are_gone(content):
 def test_images_do_not_count(content, dataset):
     given = {} if dataset == "digits" else {"data_root": content["data_root"]}
     assert own_files_digest({"dataset": dataset, **given}) == ""
+
+
+def test_weights_that_were_loaded_count_where_their_file_is_gone(tmp_path):
+    path = tmp_path / "a.pth"
+    path.write_text("weights")
+    before = weights_digest(path)
+    assert before == file_digest(path)
+    PRETRAINED.parent.mkdir()
+    save_checkpoint(PRETRAINED, {}, {"weights": {"source": "a.pth", "sha256": before}})
+    path.write_text("other weights")
+    assert weights_digest(path) != before, "a file that is there counts"
+    path.unlink()
+    assert weights_digest(path) == before
+
+
+@pytest.mark.parametrize("meta", [None, {}, {"weights": {"source": "b.pth", "sha256": "0"}}, {"pretrain": "none"}])
+def test_missing_weights_that_nothing_was_made_from_are_refused(meta):
+    PRETRAINED.parent.mkdir()
+    if meta is not None:
+        save_checkpoint(PRETRAINED, {}, meta)
+    with pytest.raises(ConfigError, match=r"^pretrain\.weights must be an existing file, got here/a\.pth$"):
+        weights_digest(Path("here/a.pth"))

@@ -74,7 +74,7 @@ def read_feature_set(folder: Path) -> FeatureSet:
     path = head_file(folder)
     stored = read_head(path, STAGE)
     if not isinstance(stored.head, LinearHead):
-        raise ArtifactError(path, f"must hold a linear head, got one of {stored.method}", STAGE)
+        raise ArtifactError(path, f"must hold a linear head, got {stored.head.called}", STAGE)
     _check_match(folder, train, {"test": test, "val": val, "head": stored})
     return FeatureSet(folder, train, val, test, stored.head, stored.notes, stored.network)
 

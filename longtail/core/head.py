@@ -5,7 +5,7 @@ Shapes: C classes, D features, N rows.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -158,6 +158,8 @@ class ClassMeans:
         mean: (D,) float, over all training rows.
     """
 
+    called: ClassVar[str] = "class means"  # in messages
+
     centroids: np.ndarray
     mean: np.ndarray
 
@@ -177,6 +179,8 @@ class CenteredCosineHead:
         center: (D,) float, subtracted from the features.
         scale: above 0.
     """
+
+    called: ClassVar[str] = "a centered cosine head"
 
     weight: np.ndarray
     center: np.ndarray
@@ -211,6 +215,8 @@ class Neighbors:
         temperature: above 0.
         prior: ``uniform`` or ``train``.
     """
+
+    called: ClassVar[str] = "the rows of a nearest-neighbor classifier"
 
     rows: np.ndarray
     labels: np.ndarray

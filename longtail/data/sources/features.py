@@ -246,7 +246,7 @@ def _read_head(root: Path, shape: tuple[int, int]) -> tuple[Path | None, LinearH
         except ArtifactError as error:
             raise DataError(str(error)) from error
         if not isinstance(stored, LinearHead):
-            raise DataError(f"{path} must hold a linear head, got class means")
+            raise DataError(f"{path} must hold a linear head, got {stored.called}")
         head = stored
     else:
         with _arrays(path) as arrays:

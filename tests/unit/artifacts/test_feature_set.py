@@ -63,7 +63,10 @@ def test_features_of_another_split_or_backbone_are_refused(folder, name, what):
     [
         (dataclasses.replace(HEAD, backbone_digest="other"), "belongs to another backbone"),
         (dataclasses.replace(HEAD, head=LinearHead(np.ones((3, 4)))), "has 4 features, but .* has 5"),
-        (dataclasses.replace(HEAD, head=ClassMeans(np.ones((3, 5)), np.ones(5))), "must hold a linear head"),
+        (
+            dataclasses.replace(HEAD, head=ClassMeans(np.ones((3, 5)), np.ones(5))),
+            "must hold a linear head, got class means",
+        ),
     ],
 )
 def test_head_that_does_not_belong_to_the_features_is_refused(folder, head, message):

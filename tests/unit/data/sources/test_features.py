@@ -10,7 +10,7 @@ import pytest
 from longtail.artifacts.features import Features, write_features
 from longtail.artifacts.head_files import HeadFile, write_head
 from longtail.core.errors import DataError
-from longtail.core.head import ClassMeans, LinearHead
+from longtail.core.head import CenteredCosineHead, ClassMeans, LinearHead, Neighbors
 from longtail.data.sources import SOURCES
 from longtail.data.sources.features import load
 
@@ -95,11 +95,22 @@ def test_feature_and_head_files_of_this_library_are_taken(tmp_path):
     source = load(tmp_path, relabel=False)
     assert len(source.labels) == 11
     assert source.head is not None and (source.head.kind, source.head.scale) == ("cosine", 16.0)
-    write_head(tmp_path / "head.h5", HeadFile("ncm", ClassMeans(np.ones((3, 4)), np.ones(4)), "s", "b"))
-    refused(tmp_path, "head.h5", "linear head", "class means")
     content = (tmp_path / "features_val.h5").read_bytes()
     (tmp_path / "features_val.h5").write_bytes(content[:700] + b"xx" + content[702:])
     refused(tmp_path, "features_val.h5", "damaged")
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (ClassMeans(np.ones((3, 4)), np.ones(4)), "class means"),
+        (CenteredCosineHead(np.ones((3, 4)), np.ones(4), 16.0), "a centered cosine head"),
+        (Neighbors(np.ones((3, 4)), np.arange(3), np.zeros(4), np.ones(4), 1, 0.1), "the rows of a nearest-neighbor"),
+    ],
+)
+def test_head_that_is_not_linear_is_refused_by_what_it_is(folder, head, what):
+    write_head(folder / "head.h5", HeadFile("any", head, "s", "b"))
+    refused(folder, "head.h5", f"must hold a linear head, got {what}")
 
 
 @pytest.mark.parametrize("form", ["h5", "npz"])

@@ -87,7 +87,8 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
     if stage == "extract_features" and not _has_images(content):
         modules.append("stages.own_features")
     if stage == "extract_features" and content.get("train", {}).get("frozen"):
-        modules.append("stages.base_head")
+        if content.get("pretrain", {}).get("head") != "file":  # which is kept
+            modules.append("stages.base_head")
         if content["train"].get("views"):
             modules += [POLICIES.module(name) for name in POLICIES.available()]
     if stage == "rebalance":

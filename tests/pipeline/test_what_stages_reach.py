@@ -129,3 +129,11 @@ def test_code_of_own_features_counts_for_them_alone():
                 known = sources.closure(entry_modules(name, argument, content))
                 expected = dataset == "features" and name == "extract_features"
                 assert ("stages.own_features" in known) == expected, (dataset, name)
+
+
+@pytest.mark.parametrize(("head", "expected"), [("none", True), ("file", False)])
+def test_code_of_the_base_head_counts_where_one_is_fitted(head, expected):
+    content = {"train": {"frozen": True}, "pretrain": {"method": "weights", "weights": "a.pth", "head": head}}
+    known = Sources(None).closure(entry_modules("extract_features", "", content))
+    assert ("stages.base_head" in known) == expected
+    assert ("longtail.methods.heads.softmax_solver" in known) == expected

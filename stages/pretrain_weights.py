@@ -7,7 +7,8 @@ from torch import nn
 from longtail.core.head import LinearHead
 from longtail.data.manifest import DatasetInfo
 from longtail.methods.pretraining.params import PretrainParams
-from longtail.models.weights import input_config, load_file, load_published, own_size
+from longtail.models.timm_models import own_size
+from longtail.models.weights import input_config, load_file, load_published
 from stages.context import Context
 
 

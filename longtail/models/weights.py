@@ -1,26 +1,14 @@
-"""Pretrained weights for a backbone: from a file, or those that timm publishes for its model.
+"""Pretrained weights into a backbone: those of a file, or those that timm publishes for its model."""
 
-Files are read safely. ``.safetensors`` hold arrays only. Of the others torch rebuilds tensors, plain containers and
-NumPy scalars and arrays, and refuses everything else, so no code of a file ever runs.
-"""
-
-import argparse
-import importlib
 import logging
-import pickle
-import re
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from longtail.artifacts.checkpoints import recorded_meta
@@ -29,34 +17,12 @@ from longtail.augment.transforms import InputConfig
 from longtail.core.errors import ConfigError
 from longtail.core.head import LinearHead
 from longtail.models.key_names import Matched, collect, find_classifier, match, without_prefix
-from longtail.models.names import OWN_NAMES, TIMM_BUILT, TIMM_PREFIX
+from longtail.models.timm_models import classifier_names, read_published
+from longtail.models.weight_files import KEY, read_file
 
 LOG = logging.getLogger(__name__)
-KEY = "pretrain.weights"
 SHOWN = 3  # names that messages and metadata list
 COSINE_SCALE = 30.0  # of LDAM-DRW's cosine head, which keeps its scale in the loss
-# What the tag of a timm model calls its training images, with their names.
-DATASETS = {
-    "in1k": "ImageNet-1k",
-    "in12k": "ImageNet-12k",
-    "in21k": "ImageNet-21k",
-    "in22k": "ImageNet-22k",
-    "inat21": "iNaturalist 2021",
-    "laion": "LAION",
-    "openai": "OpenAI's image-text pairs",
-    "lvd142m": "LVD-142M",
-    "lvd1689m": "LVD-1689M",
-    "webli": "WebLI",
-    "datacomp": "DataComp",
-    "dfn": "DFN",
-    "yfcc": "YFCC",
-    "cc12m": "CC12M",
-    "merged2b": "Merged-2B",
-    "metaclip": "MetaCLIP",
-    "jft": "JFT-300M",
-    "ig1b": "Instagram-1B",
-    "swag": "Instagram",
-}
 
 
 @dataclass(frozen=True)
@@ -108,7 +74,7 @@ def load_file(backbone: nn.Module, path: Path, head_shape: tuple[int, int] | Non
     head = None
     if head_shape is not None:
         config = getattr(backbone, "pretrained_cfg", None) or {}
-        names, head = _head(tensors, found, head_shape, path.name, _names(config.get("classifier")), own)
+        names, head = _head(tensors, found, head_shape, path.name, classifier_names(config.get("classifier")), own)
     unknown = f"unknown (given file {path.name})"
     report = _report(backbone, found, found.left_out | beside, names)
     known = own.get("weights") or {}
@@ -134,41 +100,18 @@ def load_published(
         ConfigError: there are no published weights, they cannot be had without a network, or their classifier has
             another shape.
     """
-    import timm
-
-    config = _config_of(name)
-    if config is None or not (config.hf_hub_id or config.url):
-        raise ConfigError(f"{KEY} must be a file with train.backbone: {name}, which has no published weights, got auto")
-    options: dict[str, Any] = {"img_size": image_size} if config.fixed_input_size else {}
-    if head_shape is None:
-        options["num_classes"] = 0
-    repository = config.hf_hub_id or str(config.url)
-    if (cached := _cached(config)) is not None:  # without asking the server
-        options["pretrained_cfg_overlay"] = {"file": str(cached)}
-    try:
-        if cached is None:
-            _require_server(config)
-        model = timm.create_model(name.removeprefix(TIMM_PREFIX), pretrained=True, in_chans=channels, **options)
-    except Exception as error:  # whatever timm, the hub and their network libraries raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        where = f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
-        raise ConfigError(
-            f"{KEY} must be a file where the published weights of {name} cannot be had, got auto; download "
-            f"{config.hf_hub_filename or 'model.safetensors'} of {where} to any folder and set {KEY} to its path "
-            f"({reason})"
-        ) from error
-    tensors = dict(model.state_dict())
-    found = _fit(backbone, tensors, repository)
+    given = read_published(name, channels, image_size, with_classifier=head_shape is not None)
+    found = _fit(backbone, given.tensors, given.source)
     names: tuple[str, ...] = ()
     head = None
     if head_shape is not None:
-        names, head = _head(tensors, found, head_shape, repository, _names(config.classifier), {})
+        names, head = _head(given.tensors, found, head_shape, given.source, given.classifiers, {})
     report = _report(backbone, found, found.left_out, names)
     report |= {
-        "source": repository,
-        "sha256": None if (file := _cached(config)) is None else file_digest(file),
-        "license": config.license or "unknown",
-        "trained_on": trained_on(config.tag or ""),
+        "source": given.source,
+        "sha256": given.sha256,
+        "license": given.license,
+        "trained_on": given.trained_on,
     }
     return Loaded(report, head)
 
@@ -195,79 +138,6 @@ def input_config(backbone: nn.Module, channels: int, image_size: int | None) -> 
         interpolation=interpolation if interpolation == "bilinear" else "bicubic",
         crop_pct=None if config.get("crop_mode") == "squash" else float(config.get("crop_pct") or 1.0),
     )
-
-
-def own_size(name: str) -> int | None:
-    """The side in pixels that a timm model was trained at; None for our own networks."""
-    config = _config_of(name)
-    return None if config is None else int(config.input_size[-1])
-
-
-def trained_on(tag: str) -> str:
-    """The images that the tag of a timm model names, with the tag; ``unknown`` without one."""
-    if not tag:
-        return "unknown"
-    words = tag.split("_")
-    found = [full for short, full in DATASETS.items() if any(word.startswith(short) for word in words)]
-    return f"{', '.join(found)} ({tag})" if found else tag
-
-
-def read_file(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """The content of a weights file, and the metadata of a ``.safetensors`` file.
-
-    Raises:
-        ConfigError: the file is missing or damaged, is no mapping, or holds anything but data.
-    """
-    if not path.is_file():
-        raise ConfigError(f"{KEY} must be an existing file, got {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    with torch.serialization.safe_globals(_harmless()):
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            found = re.search(r"(?:GLOBAL|global|type|class)\s+['`]?([A-Za-z_][\w.]*\.\w+)", str(error))
-            if found is None:
-                raise _damaged(path, str(error).partition("error: ")[2] or error) from error
-            raise ConfigError(
-                f"{KEY} must be a file of tensors, numbers and plain containers, but {path.name} holds {found[1]}, "
-                f"which could run code and was not loaded"
-            ) from error
-        except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _damaged(path, error) from error
-    if not isinstance(content, Mapping):
-        raise ConfigError(
-            f"{KEY} must be a file with a mapping of names to tensors, but {path.name} holds a {type(content).__name__}"
-        )
-    return content, {}
-
-
-def _read_safetensors(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception | str) -> ConfigError:
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return ConfigError(f"{KEY} must be a readable file, but {path.name} is damaged or has another format ({reason})")
-
-
-def _harmless() -> list[Any]:
-    """What may stand beside tensors: NumPy scalars and arrays, and the namespaces of argparse."""
-    multiarray = importlib.import_module("numpy._core.multiarray" if "numpy._core" in sys.modules else "numpy.core")
-    kinds = {type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?SU"}
-    named = [
-        (getattr(multiarray, name), f"numpy.{core}.multiarray.{name}")
-        for name in ("scalar", "_reconstruct")
-        for core in ("core", "_core")
-        if hasattr(multiarray, name)
-    ]
-    return [*named, np.dtype, np.ndarray, *sorted(kinds, key=str), argparse.Namespace]
 
 
 def _fit(backbone: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Matched:
@@ -393,37 +263,3 @@ def _count(found: Mapping[str, Any]) -> str:
 
 def _shapes(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
     return ", ".join(f"{name} {tuple(tensors[name].shape)}" for name in list(names)[:SHOWN])
-
-
-def _names(classifier: Any) -> tuple[str, ...]:
-    """The names of a timm model's classifiers; a configuration has none, one or several."""
-    return () if not classifier else (classifier,) if isinstance(classifier, str) else tuple(classifier)
-
-
-def _config_of(name: str) -> Any:
-    """timm's ``PretrainedCfg`` of a backbone; None for networks that are not timm's."""
-    if name in OWN_NAMES or name in TIMM_BUILT:
-        return None
-    import timm
-
-    return timm.get_pretrained_cfg(name.removeprefix(TIMM_PREFIX))
-
-
-def _cached(config: Any) -> Path | None:
-    """The published file in the hub's cache; None if it is not there under a usual name."""
-    if not config.hf_hub_id:
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    for filename in (config.hf_hub_filename, "model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin"):
-        if filename and isinstance(path := try_to_load_from_cache(config.hf_hub_id, filename), str):
-            return Path(path)
-    return None
-
-
-def _require_server(config: Any) -> None:
-    """Fail at once if the server has no address, which the hub would try for most of a minute."""
-    from huggingface_hub import constants
-
-    if not getproxies():
-        socket.getaddrinfo(urlsplit(constants.ENDPOINT if config.hf_hub_id else str(config.url)).hostname, 443)

@@ -1,12 +1,10 @@
-"""Weights in: every format that people have loads into the same backbone, nothing else runs, and misfits are named."""
+"""Weights in: every format that people have loads into the same backbone, and misfits are named."""
 
 import argparse
-import os
 import re
 import socket
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,31 +12,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from longtail.core.errors import ConfigError
 from longtail.core.head import LinearHead
-from longtail.models.factory import create_backbone
 from longtail.models.stored import save_backbone
-from longtail.models.weights import input_config, load_file, load_published, own_size, read_file, trained_on
-
-State = dict[str, Tensor]
-CLASSES = 5
-
-
-def build(name: str = "resnet8", seed: int = 0, channels: int = 3, **options: Any) -> nn.Module:
-    torch.manual_seed(seed)
-    backbone = create_backbone(name, in_channels=channels, **options)
-    for part in backbone.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.running_mean)  # type: ignore[arg-type]
-            nn.init.uniform_(part.weight)
-    return backbone
-
-
-def state_of(name: str = "resnet8", **options: Any) -> State:
-    """What the file of the tests holds: the state of a network with its own weights."""
-    return dict(build(name, seed=1, **options).state_dict())
+from longtail.models.weights import input_config, load_file, load_published
+from tests.unit.models.helpers import CLASSES, State, build, load, refusal, state_of
 
 
 def head_of(width: int) -> State:
@@ -66,32 +45,10 @@ def noise(state: State) -> State:
     return {name: torch.full_like(tensor, 7) for name, tensor in state.items()}
 
 
-def load(
-    tmp_path: Path, content: Any, name: str = "resnet8", suffix: str = ".pth", **options: Any
-) -> tuple[Any, State]:
-    """Save, load into a fresh backbone: what was reported, and the backbone's state."""
-    path = tmp_path / f"given{suffix}"
-    if suffix == ".safetensors":
-        save_file({key: tensor.contiguous() for key, tensor in content.items()}, path)
-    else:
-        torch.save(content, path)
-    head_shape = options.pop("head_shape", None)
-    backbone = build(name, **options)
-    return load_file(backbone, path, head_shape), dict(backbone.state_dict())
-
-
 def assert_same(found: State, expected: State) -> None:
     counters = [name for name in expected if name.endswith("num_batches_tracked")]
     assert found.keys() == expected.keys()
     assert [name for name in expected if name not in counters and not torch.equal(found[name], expected[name])] == []
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(ConfigError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 # Formats. Each makes a file of the state of a backbone and of the classifier that belongs to it.
@@ -361,48 +318,6 @@ def test_wrong_shape_is_refused_with_names_and_shapes_of_both_sides_and_nothing_
     assert_same(dict(backbone.state_dict()), before)
 
 
-# Safety
-
-
-class _Code:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.path}",)
-
-
-@pytest.mark.parametrize("new", [True, False])
-@pytest.mark.parametrize("hidden", [False, True])
-def test_code_in_a_file_is_refused_by_name_and_never_runs(tmp_path, new, hidden):
-    code: Any = _Code(tmp_path / "ran")
-    content = {"state_dict": state_of(), "evil": np.array([code], dtype=object) if hidden else code}
-    torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=new)
-    message = refusal(lambda: load_file(build(), tmp_path / "bad.pth"))
-    assert "bad.pth" in message and ("numpy" if hidden else "system") in message and "was not loaded" in message
-    assert not (tmp_path / "ran").exists()
-
-
-def test_whole_module_is_refused_by_name(tmp_path):
-    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    assert "torch.nn.modules.linear.Linear" in refusal(lambda: read_file(tmp_path / "module.pt"))
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_missing_empty_damaged_and_other_files_are_refused_by_name(tmp_path, suffix):
-    path = tmp_path / f"given{suffix}"
-    assert "given" in refusal(lambda: read_file(path))
-    for content in (b"", b"no weights" * 50):
-        path.write_bytes(content)
-        assert "given" in refusal(lambda: read_file(path))
-    load(tmp_path, state_of(), suffix=suffix)
-    path.write_bytes(path.read_bytes()[:-3000])
-    assert "given" in refusal(lambda: read_file(path))
-    if suffix == ".pth":
-        torch.save(torch.ones(3), path)
-        assert "holds a Tensor" in refusal(lambda: read_file(path))
-
-
 # Origin
 
 
@@ -428,21 +343,6 @@ def test_backbone_that_the_pipeline_wrote_is_a_weights_file_and_keeps_its_head_a
     assert (loaded.head.kind, loaded.head.scale) == ("cosine", 16.0)
     np.testing.assert_array_equal(loaded.head.weight, head.weight)
     assert loaded.report["license"] == "mit" and loaded.report["trained_on"] == "X"
-
-
-@pytest.mark.parametrize(
-    ("tag", "expected"),
-    [
-        ("in1k", "ImageNet-1k (in1k)"),
-        ("augreg_in21k_ft_in1k", "ImageNet-1k, ImageNet-21k (augreg_in21k_ft_in1k)"),
-        ("laion2b_ft_in12k", "ImageNet-12k, LAION (laion2b_ft_in12k)"),
-        ("lvd142m", "LVD-142M (lvd142m)"),
-        ("some_tag", "some_tag"),
-        ("", "unknown"),
-    ],
-)
-def test_tag_of_a_timm_model_names_its_training_images(tag, expected):
-    assert trained_on(tag) == expected
 
 
 # What timm publishes
@@ -479,22 +379,6 @@ def test_published_weights_are_timms_with_their_origin(published):
     assert "(1000, 64)" in message and "(5, 64)" in message
 
 
-def test_without_a_network_the_error_says_which_file_to_place_where(monkeypatch):
-    def fail(*words: Any) -> Any:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    monkeypatch.delenv("https_proxy", raising=False)
-    message = refusal(lambda: load_published(build("test_vit"), name="test_vit", channels=3, image_size=160))
-    for word in ("pretrain.weights", "model.safetensors", "huggingface.co/timm/test_vit.r160_in1k", "its path"):
-        assert word in message
-
-
-def test_network_without_published_weights_needs_a_file():
-    message = refusal(lambda: load_published(build("resnet10"), name="resnet10", channels=3, image_size=64))
-    assert "resnet10, which has no published weights" in message
-
-
 # What the model expects of its images
 
 
@@ -505,12 +389,6 @@ def test_input_is_the_models_own_and_ours_have_none():
     assert input_config(build("test_vit", image_size=64), 1, 64).mean == (0.5,)
     assert input_config(build("timm:resnet18"), 3, 96).image_size == 96
     assert input_config(build("resnet8"), 3, 32) is None and input_config(build("resnet10"), 3, 32) is None
-    assert (own_size("test_vit"), own_size("timm:resnet18"), own_size("resnet18"), own_size("resnet10")) == (
-        160,
-        224,
-        None,
-        None,
-    )
 
 
 @pytest.mark.parametrize(

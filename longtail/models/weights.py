@@ -31,9 +31,10 @@ class Loaded:
 
     Attributes:
         report: as JSON: ``source`` (name of the file, or the repository of the hub), ``sha256`` (None if unknown),
-            ``loaded`` (number of tensors), ``left_out`` (for each reason, how many entries and the first names),
-            ``initial`` (how many tensors of the backbone kept their initial values, and the first names), ``head``
-            (name of the classifier that was taken, or None), ``license`` and ``trained_on``.
+            ``loaded`` (number of tensors), ``needed`` (number of tensors of the backbone, without the counters of batch
+            norm), ``left_out`` (for each reason, how many entries and the first names), ``initial`` (how many of the
+            needed tensors kept their initial values, and the first names), ``head`` (name of the classifier that was
+            taken, or None), ``license`` and ``trained_on``.
         head: the classifier, if it was asked for.
     """
 
@@ -44,6 +45,9 @@ class Loaded:
         """The report in a few lines for people."""
         report = self.report
         lines = [f"weights of {report['source']}: {report['loaded']} tensors loaded"]
+        needed, lacking = report["needed"], report["initial"]["count"]
+        if 2 * lacking > needed:
+            lines.append(f"  WARNING: only {needed - lacking} of {needed} tensors fit; is this file of another model?")
         for kind, found in report["left_out"].items():
             lines.append(f"  left out, {kind}: {_count(found)}")
         if report["initial"]["count"]:
@@ -200,9 +204,14 @@ def _converted(convert: Any, backbone: nn.Module, tensors: dict[str, Tensor]) ->
     return {str(name): tensor for name, tensor in made.items() if isinstance(tensor, Tensor)}
 
 
+def _needed(state: Mapping[str, Tensor]) -> list[str]:
+    """All tensors of the backbone but the counters of batch norm, which have no effect."""
+    return [name for name in state if not name.endswith("num_batches_tracked")]
+
+
 def _missing(found: Matched, state: Mapping[str, Tensor]) -> list[str]:
-    """Tensors of the backbone that the file lacks; the counters of batch norm have no effect and do not count."""
-    return [name for name in state if name not in found.tensors and not name.endswith("num_batches_tracked")]
+    """The needed tensors that the file lacks."""
+    return [name for name in _needed(state) if name not in found.tensors]
 
 
 def _head(
@@ -242,12 +251,14 @@ def _head(
 def _report(
     backbone: nn.Module, found: Matched, left_out: Mapping[str, str], head: tuple[str, ...] = ()
 ) -> dict[str, Any]:
+    state = backbone.state_dict()
     beside = {name: kind for name, kind in left_out.items() if name not in head}
     kinds = Counter(beside.values())
     return {
         "loaded": len(found.tensors),
+        "needed": len(_needed(state)),
         "left_out": {kind: _first([name for name, other in beside.items() if other == kind]) for kind in sorted(kinds)},
-        "initial": _first(_missing(found, backbone.state_dict())),
+        "initial": _first(_missing(found, state)),
         "head": head[0] if head else None,
     }
 

@@ -294,6 +294,18 @@ def test_partial_load_says_what_is_missing_and_why_the_rest_was_left_out(tmp_pat
         "unknown": 1,
     }
     assert "left out, classifier: 2 (fc.weight, fc.bias)" in text
+    assert "WARNING" not in text
+
+
+def test_file_that_fills_less_than_half_of_the_backbone_draws_a_warning(tmp_path):
+    state = state_of()
+    needed = [name for name in state if not name.endswith("num_batches_tracked")]
+    half = (len(needed) + 1) // 2
+    for kept in (half, half - 1):
+        loaded, _ = load(tmp_path, {name: state[name] for name in needed[:kept]})
+        warning = f"WARNING: only {kept} of {len(needed)} tensors fit; is this file of another model?"
+        assert ("WARNING" in "\n".join(loaded.lines())) == (kept < half), kept
+        assert (warning in loaded.lines()[1]) == (kept < half)
 
 
 def test_momentum_encoder_never_counts_and_is_reported(tmp_path):

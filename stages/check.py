@@ -6,7 +6,7 @@ reaches for its parameters has changed.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longtail.artifacts.atomic import atomic_open
 from longtail.core.yaml import read_yaml
@@ -14,6 +14,9 @@ from stages.context import check_file, fingerprint_file, run
 from stages.fingerprints import Sources
 from stages.own_files import own_files_digest, weights_digest
 from stages.paths import FINGERPRINTS, PARAMS
+
+if TYPE_CHECKING:
+    from longtail.data.params import DatasetParams
 
 DAG = Path("dvc.yaml")
 
@@ -48,8 +51,8 @@ def stages_of(dag: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def fingerprint(sources: Sources, stage: str, argument: str, content: Mapping[str, Any]) -> str:
     """Digest of the code that a stage reaches for these parameters, and of what dvc.yaml cannot name.
 
-    For ``prepare`` these are the user's own files, and whether there are pretrained weights: no other method of
-    pretraining changes anything there. For ``pretrain`` it is the weights file.
+    For ``prepare`` these are the user's own files, whether there are pretrained weights (no other method of pretraining
+    changes anything there), and the backbone if its size decides. For ``pretrain`` it is the weights file.
 
     Raises:
         ConfigError: the weights file is missing, and nothing was made from it.
@@ -60,7 +63,7 @@ def fingerprint(sources: Sources, stage: str, argument: str, content: Mapping[st
     if stage == "prepare":
         further = [own_files_digest(content)]
         if content.get("pretrain", {}).get("method") == WEIGHTS:
-            further.append(WEIGHTS)
+            further += [WEIGHTS, *_sizing_backbone(content)]
     path = _weights_file(content) if stage == "pretrain" else None
     if path is not None:
         further.append(weights_digest(path))
@@ -84,6 +87,8 @@ def entry_modules(stage: str, argument: str, content: Mapping[str, Any]) -> list
     if stage == "pretrain" and len(modules) > 1:
         chosen = content["pretrain"]["method"]
         modules.append("stages.pretrain_weights" if chosen == WEIGHTS else "stages.pretrain_training")
+    if stage == "prepare" and _sizing_backbone(content):
+        modules.append("stages.network_size")
     if stage == "extract_features" and not _has_images(content):
         modules.append("stages.own_features")
     if stage == "extract_features" and content.get("train", {}).get("frozen"):
@@ -109,10 +114,28 @@ def _has_images(content: Mapping[str, Any]) -> bool:
     return SOURCES.get(content.get("dataset", DatasetParams().dataset)).has_images
 
 
-def _groups_of(stage: str, argument: str, content: Mapping[str, Any]) -> list[Any]:
-    """The groups of parameters whose values choose modules that the stage imports."""
+def _sizing_backbone(content: Mapping[str, Any]) -> list[str]:
+    """The backbone whose size ``prepare`` gives to the images; none if something else decides."""
+    from longtail.core.params import bind
+    from longtail.methods.objectives import OBJECTIVES
+    from longtail.methods.objectives.params import TrainParams
+    from longtail.methods.pretraining import WEIGHTS
+
+    if content.get("pretrain", {}).get("method") != WEIGHTS or not _dataset(content).files_at_network_size:
+        return []
+    return [bind(TrainParams, content.get("train", {}), OBJECTIVES.available()).backbone]
+
+
+def _dataset(content: Mapping[str, Any]) -> "DatasetParams":
     from longtail.core.params import bind, keys_of
     from longtail.data.params import DatasetParams
+
+    return bind(DatasetParams, {name: value for name, value in content.items() if name in keys_of(DatasetParams)})
+
+
+def _groups_of(stage: str, argument: str, content: Mapping[str, Any]) -> list[Any]:
+    """The groups of parameters whose values choose modules that the stage imports."""
+    from longtail.core.params import bind
     from longtail.methods.ipdpp.params import IpdppParams
     from longtail.methods.objectives import OBJECTIVES
     from longtail.methods.objectives.params import TrainParams
@@ -120,8 +143,7 @@ def _groups_of(stage: str, argument: str, content: Mapping[str, Any]) -> list[An
     from longtail.methods.pretraining.params import PretrainParams
 
     if stage == "prepare":
-        top = {name: value for name, value in content.items() if name in keys_of(DatasetParams)}
-        return [bind(DatasetParams, top)]
+        return [_dataset(content)]
     if stage == "train_backbone":
         return [bind(TrainParams, content.get("train", {}), OBJECTIVES.available())]
     if stage == "pretrain":

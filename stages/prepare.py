@@ -1,5 +1,7 @@
 """Bring the source images into one common form: ``data/prepared``."""
 
+import importlib
+
 from longtail.data.params import DatasetParams
 from longtail.data.prepare import prepare
 from longtail.data.prepared_features import prepare_features
@@ -20,11 +22,14 @@ def main() -> None:
         print(f"{info.dataset}: {info.num_classes} classes, {rows} rows of {width} features")
         return
     later = context.content.get("pretrain", {}).get("method") == WEIGHTS
+    image_size = None if params.image_size == "auto" else params.image_size
+    if later and params.files_at_network_size and source.images is None:
+        image_size = importlib.import_module("stages.network_size").network_size(context.content)
     info = prepare(
         source,
         PREPARED,
         dataset=params.dataset,
-        image_size=None if params.image_size == "auto" else params.image_size,
+        image_size=image_size,
         storage=params.storage,
         workers=context.runtime.workers,
         progress=context.runtime.progress,

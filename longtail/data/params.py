@@ -63,6 +63,11 @@ class DatasetParams(Group):
         unused=only_with(dataset=("file_lists", "features")),
     )
 
+    @property
+    def files_at_network_size(self) -> bool:
+        """Whether files are stored in memory at the size of the network, if its weights are given."""
+        return self.storage == "memory" and self.image_size == "auto"
+
     def modules(self) -> tuple[str, ...]:
         return (SOURCES.module(self.dataset),)
 

@@ -18,6 +18,8 @@ from longtail.core.errors import ConfigError
 from longtail.core.head import LinearHead
 from longtail.models.factory import create_backbone
 from longtail.models.stored import load_backbone
+from stages.check import entry_modules, fingerprint
+from stages.fingerprints import Sources
 from tests.conftest import write_params
 from tests.pipeline.conftest import copy_code, stages_run
 from tests.pipeline.helpers import digests, read_metrics, refused
@@ -152,6 +154,43 @@ def test_files_are_read_as_the_model_of_timm_expects_them(tmp_path, image_root, 
     run(stage)
     transform = load_checkpoint(BACKBONE, "train_backbone")[1]["transform"]
     assert transform["image_size"] == 96 and transform["crop_pct"] is None
+
+
+@pytest.mark.parametrize(("given_size", "expected"), [({}, 160), ({"image_size": 48}, 48)])
+def test_files_in_memory_have_the_size_of_the_network_before_it_sees_them(
+    tmp_path, image_root, stage, given_size, expected
+):
+    base = {"dataset": "image_folder", "data_root": str(image_root), "imb_type": "natural", "storage": "memory"}
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "a.bin")
+    train = {"train": {"backbone": "test_resnet"}}
+    write_params(tmp_path, base, train, given(tmp_path / "a.bin"), {"val_per_class": 0}, given_size)
+    run(stage, "prepare", "subsample", "pretrain")
+    info = read_json(Path("data/prepared/dataset.json"), made_by="prepare")
+    assert (info["storage"], info["image_size"]) == ("memory", expected)
+    assert load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")[1]["image_size"] == expected
+
+
+def test_files_in_memory_have_their_usual_size_for_a_network_of_ours(tmp_path, image_root, stage):
+    base = {"dataset": "image_folder", "data_root": str(image_root), "imb_type": "natural", "storage": "memory"}
+    write_params(tmp_path, base, given(tmp_path / "a.pth"), {"val_per_class": 0})
+    write_weights(tmp_path / "a.pth")
+    stage("prepare")
+    assert read_json(Path("data/prepared/dataset.json"), made_by="prepare")["image_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("images", "counts"),
+    [({"storage": "memory"}, True), ({}, False), ({"storage": "memory", "image_size": 48}, False)],
+)
+def test_backbone_counts_for_prepare_only_where_it_sizes_the_images(tmp_path, images, counts):
+    (tmp_path / "a.pth").touch()
+    content = {"dataset": "image_folder", "data_root": str(tmp_path), **images, **given(tmp_path / "a.pth")}
+    found = [
+        fingerprint(Sources(None), "prepare", "", content | {"train": {"backbone": name}})
+        for name in ("test_resnet", "test_vit")
+    ]
+    assert (found[0] != found[1]) == counts
+    assert ("stages.network_size" in entry_modules("prepare", "", content)) == counts
 
 
 def test_missing_file_is_an_error_of_check_before_work_starts(tmp_path, stage):

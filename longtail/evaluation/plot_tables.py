@@ -161,7 +161,13 @@ def reliability(tables: Sequence[Predictions]) -> pd.DataFrame:
 
 
 def weight_norm(heads: Mapping[str, HeadFile], names: Sequence[str], counts: np.ndarray) -> pd.DataFrame:
-    """``method, class, name, count, norm``: Euclidean norm of each class's weight row, for all heads but NCM."""
+    """``method, class, name, count, norm, input`` of each head whose scores are linear in its input.
+
+    ``norm`` is the Euclidean norm of the class's row of the weight that acts on ``input``. That is ``features``, the
+    features as they are, also for a head on standardized ones; or ``unit features``, those divided by their norm.
+    """
+    columns = ["method", "class", "name", "count", "norm", "input"]
+    linear = {method: head.head.on_raw() for method, head in heads.items() if isinstance(head.head, LinearHead)}
     frames = [
         pd.DataFrame(
             {
@@ -169,14 +175,13 @@ def weight_norm(heads: Mapping[str, HeadFile], names: Sequence[str], counts: np.
                 "class": np.arange(len(counts)),
                 "name": list(names),
                 "count": counts,
-                "norm": _significant(np.linalg.norm(head.head.weight.astype(np.float64), axis=1)),
+                "norm": _significant(np.linalg.norm(head.effective_weight().astype(np.float64), axis=1)),
+                "input": "unit features" if head.unit_input else "features",
             }
         )
-        for method, head in heads.items()
-        if isinstance(head.head, LinearHead)
+        for method, head in linear.items()
     ]
-    empty = pd.DataFrame(columns=["method", "class", "name", "count", "norm"])
-    return pd.concat(frames, ignore_index=True) if frames else empty
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def _significant(values: np.ndarray) -> list[float]:

@@ -1,6 +1,7 @@
 """Plot tables: columns, groups, ranks, no missing values."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from longtail.artifacts.head_files import HeadFile
 from longtail.artifacts.predictions import Predictions, build_predictions
-from longtail.core.head import ClassMeans, LinearHead
+from longtail.core.head import ClassMeans, LinearHead, StandardizedHead
 from longtail.evaluation.plot_tables import (
     accuracy_by_group,
     class_profile,
@@ -107,10 +108,23 @@ def test_tau_curve_skips_absent_classes_and_marks_the_chosen_tau() -> None:
     ]
 
 
-def test_weight_norms_are_those_of_linear_and_cosine_heads_only() -> None:
-    frame = weight_norm({"joint": head(), "ncm": head("ncm"), "lws": head("cosine")}, NAMES, COUNTS)
-    assert frame["method"].unique().tolist() == ["joint", "lws"]
+def test_weight_norms_are_those_of_weights_that_act_on_the_features() -> None:
+    raw = head()
+    spread = np.array([0.5, 4.0])
+    weight = raw.head.weight * spread  # type: ignore[union-attr]
+    standardized = StandardizedHead(weight, np.zeros(3), center=np.ones(2), spread=spread)
+    heads = {"joint": raw, "ncm": head("ncm"), "crt": replace(raw, head=standardized)}
+    frame = weight_norm(heads, NAMES, COUNTS)
+    assert frame["method"].unique().tolist() == ["joint", "crt"]
     assert frame["norm"].tolist() == [5.0, 2.0, 1.3] * 2
+    assert frame["input"].unique().tolist() == ["features"]
+
+
+def test_weight_norms_of_heads_on_unit_features_say_so() -> None:
+    cosine = replace(head(), head=LinearHead(np.array([[3.0, 4], [0, 2], [1.2, -0.5]]), None, "cosine", 16.0))
+    frame = weight_norm({"joint": cosine, "lws": head("unit")}, NAMES, COUNTS)
+    assert frame["norm"].tolist() == [16.0] * 3 + [5.0, 2.0, 1.3]
+    assert frame["input"].unique().tolist() == ["unit features"]
 
 
 def test_head_curves_come_from_the_recorded_history() -> None:
@@ -127,6 +141,7 @@ def test_tables_without_rows_keep_their_columns() -> None:
         "name",
         "count",
         "norm",
+        "input",
     ]
     assert list(tau_curve(head(), COUNTS, Shots()).columns) == ["tau", "group", "accuracy", "selected"]
 

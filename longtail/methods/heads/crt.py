@@ -150,14 +150,15 @@ class CRTParams(HeadTrainingParams):
     lr: float | Auto = key(
         "auto",
         "base learning rate. A number: the released procedure, on the features as they are. auto: the features are "
-        "standardized, and the rate is 0.5 over their largest variance along any direction",
+        "standardized, and the rate is 0.5 over their largest variance along any direction; with `mode: online`, the "
+        "released rate on the features as they are",
         above=0,
         published="0.2",
     )
     weight_decay: float | Auto = key(
         "auto",
         "weight decay. auto: chosen with the epoch by mean class accuracy on val or, without it, on held-out training "
-        "rows, which are then given back; 5e-4 with a numeric `lr`",
+        "rows, which are then given back; 5e-4 with a numeric `lr` or `mode: online`",
         low=0,
         published="5e-4",
     )

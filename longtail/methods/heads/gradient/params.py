@@ -46,6 +46,12 @@ class HeadTrainingParams(SgdParams):
         unused=only_with(mode="online"),
     )
     samples_per_class: int = key(4, "rows per turn of the class-aware sampler", low=1)
+    select: Literal["auto", "last", "best_val"] = key(
+        "auto",
+        "epoch kept. `best_val`: the first of highest accuracy on val. auto: the first of highest mean class accuracy "
+        "on held-out rows, if any; the last one with `mode: online`",
+        published="best on val",
+    )
 
     @property
     def released_lr(self) -> float:

@@ -1,8 +1,9 @@
 """All methods on features of real images: ``python -m benchmarks.real_features --archive FILE --weights FILE``.
 
 The archive (``NAME/train/CLASS/*.jpg``, ``NAME/test/CLASS/*.jpg``) is unpacked, and the stages run on it with the
-recipe ``own_images_pretrained``: a frozen, pretrained backbone, every image once. The features are extracted once. Each
-seed then fits all heads and DLSA again, with its own held-out rows and its own order of rows.
+recipe ``own_images_pretrained``: a frozen, pretrained backbone, every image once. The features are extracted and the
+base head is fitted once. Each seed then fits all heads and DLSA again, with its own held-out rows and its own order of
+rows. How ``joint`` varies with the held-out rows, ``benchmarks.heads`` shows.
 
 - CIFAR-100-LT: ``--archive cifar100-images.tar.gz --imb-factor 100`` (the published split of LDAM-DRW)
 - plankton: ``--archive plankton-images.tar.gz`` (its own counts)

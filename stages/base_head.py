@@ -12,7 +12,8 @@ def fit(train: Features, val: Features, device: torch.device) -> tuple[Standardi
     """The softmax regression on the training rows and their views, and notes for the head file.
 
     Its L2 strength is chosen on val, or else on training rows that are held out and given back. The choice does not see
-    the views, since a view of a row that is held out would tell.
+    the views, since a view of a row that is held out would tell. These rows are the same for every ``seed``, because
+    otherwise each seed would extract the features again.
     """
     rows = (val.features, val.labels) if len(val.labels) else (None, None)
     print(f"fitting the base head on {len(train.labels)} rows of {train.features.shape[1]} features")

@@ -207,6 +207,7 @@ class _NetworkTask:
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             slower=None if settings.backbone_lr_factor == 1 else (model.backbone, settings.backbone_lr_factor),
+            constant=objective.at_constant_rate(),
         )
         self._partner = objective.partner_sampler(images.labels)
         if settings.compile:
@@ -228,7 +229,8 @@ class _NetworkTask:
         batch = next(self._batches)
         self._rate = settings.lr * settings.schedule(epoch, step / self.steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = self._rate * group.get("lr_factor", 1.0)
+            rate = settings.lr if "constant_lr" in group else self._rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
         torch.manual_seed(derive_seed(settings.seed, "step", epoch, step))
         position = Position(epoch, settings.epochs, step, self.steps)
         loss, logs = self._objective.step(self._model, batch, position, self._update)

@@ -89,6 +89,10 @@ class Objective(nn.Module):
         """The sampler of a second batch, which comes with each batch as ``batch.partner``; None for none."""
         return None
 
+    def at_constant_rate(self) -> list[nn.Module]:
+        """Modules of the objective whose learning rate stays at its base value whatever the schedule is."""
+        return []
+
     def attach(self, model: Classifier) -> None:
         """Called once before training with the initialized model, for example to copy a momentum encoder."""
 

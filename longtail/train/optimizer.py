@@ -20,6 +20,7 @@ def create_optimizer(
     momentum: float,
     weight_decay: float,
     slower: tuple[nn.Module, float] | None = None,
+    constant: Sequence[nn.Module] = (),
 ) -> torch.optim.Optimizer:
     """A fused optimizer. It can skip its steps on the device once a loss is not finite.
 
@@ -32,6 +33,7 @@ def create_optimizer(
         momentum: of ``sgd``; ``adamw`` ignores it.
         weight_decay: weight decay.
         slower: one of ``modules``, and the factor of the rate that the groups of its parameters keep as ``lr_factor``.
+        constant: the groups of their parameters have ``constant_lr``, so that schedules leave them alone.
 
     Raises:
         ConfigError: another name.
@@ -46,20 +48,22 @@ def create_optimizer(
         by_decay = ([p for p in every if p.ndim > 1], weight_decay), ([p for p in every if p.ndim <= 1], 0.0)
         groups = [{"params": parameters, "weight_decay": decay} for parameters, decay in by_decay if parameters]
     if slower is not None:
-        groups = _with_factor(groups, *slower)
+        groups = _split(groups, slower[:1], lr_factor=slower[1])
+    if constant:
+        groups = _split(groups, constant, constant_lr=True)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     return torch.optim.AdamW(groups, lr=lr, betas=ADAMW_BETAS, fused=True)
 
 
-def _with_factor(groups: list[dict[str, Any]], module: nn.Module, factor: float) -> list[dict[str, Any]]:
-    """The groups, each split in the parameters of ``module``, with ``lr_factor``, and the others."""
-    slow = {id(parameter) for parameter in module.parameters()}
+def _split(groups: list[dict[str, Any]], modules: Sequence[nn.Module], **options: Any) -> list[dict[str, Any]]:
+    """The groups, each split in the parameters of ``modules``, with the options, and the others."""
+    chosen = {id(parameter) for module in modules for parameter in module.parameters()}
     split: list[dict[str, Any]] = []
     for group in groups:
-        parts = [p for p in group["params"] if id(p) in slow], [p for p in group["params"] if id(p) not in slow]
+        parts = [p for p in group["params"] if id(p) in chosen], [p for p in group["params"] if id(p) not in chosen]
         if parts[0]:
-            split.append(group | {"params": parts[0], "lr_factor": factor})
+            split.append(group | {"params": parts[0]} | options)
         if parts[1]:
             split.append(group | {"params": parts[1]})
     return split

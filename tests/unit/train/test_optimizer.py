@@ -60,3 +60,23 @@ def test_slower_module_keeps_its_factor_in_groups_of_its_own(name):
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decays[id(backbone.weight)] == 0.5
     assert decays[id(backbone.bias)] == (0.5 if name == "sgd" else 0.0)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_modules_at_a_constant_rate_have_groups_of_their_own(name):
+    backbone, objective = torch.nn.Linear(2, 2), torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
+    optimizer = create_optimizer(
+        name,
+        [backbone, objective],
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=0.5,
+        slower=(backbone, 0.25),
+        constant=[objective[1]],
+    )
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    assert len(groups) == 6
+    for module, expected in ((backbone, (0.25, None)), (objective[0], (None, None)), (objective[1], (None, True))):
+        for parameter in module.parameters():
+            assert tuple(map(groups[id(parameter)].get, ("lr_factor", "constant_lr"))) == expected
+    assert groups[id(objective[1].weight)]["weight_decay"] == 0.5

@@ -25,7 +25,10 @@ FAST = {
     "runtime": {"progress": "off", "device": "cpu", "workers": 0, "checkpoint_every": 1},
 }
 FAST_PRETRAINING = {"pretrain": {"epochs": 2, "warmup_epochs": 0}}
-SMALL_PROJECTOR = {"pretrain": {"bns": {"projector_hidden": 32, "projector_dim": 16}}}
+SMALL_PROJECTORS = {
+    "bns": {"pretrain": {"bns": {"projector_hidden": 32, "projector_dim": 16}}},
+    "simsiam": {"pretrain": {"simsiam": {"dim": 32}}},
+}
 HEAD_NAMES = tuple(HEADS.names())
 METHODS = (*HEAD_NAMES, *(row for entry in STAGE_METHODS.entries().values() for row in entry.rows))
 
@@ -54,8 +57,8 @@ def write_params(folder: Path, *changes: dict) -> None:
     method = next(
         (change["pretrain"]["method"] for change in reversed(changes) if "method" in change.get("pretrain", {})), "none"
     )
-    faster = [FAST_PRETRAINING] * (method not in ("none", "weights")) + [SMALL_PROJECTOR] * (method == "bns")
-    for change in [*faster, *changes]:
+    faster = [FAST_PRETRAINING] * (method not in ("none", "weights"))
+    for change in [*faster, SMALL_PROJECTORS.get(method, {}), *changes]:
         params = merged(params, change)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 

@@ -57,9 +57,10 @@ PRETRAIN = Work(
 )
 SMALL = {"train": {"epochs": 6, "width": 4}, "runtime": {"checkpoint_every": 2}}
 STATEFUL = {
-    # Two passes a step, a partner batch and extra heads; a momentum encoder and a queue; random labels of its own.
+    # Two passes a step, a partner batch and extra heads; a momentum encoder and a queue; random labels of its own; a
+    # predictor whose rate is constant.
     **{name: (BACKBONE, {"train": {"objective": name}}) for name in ("fsgl", "paco")},
-    **{name: (PRETRAIN, {"pretrain": {"method": name, "epochs": 6}}) for name in ("moco", "rotation")},
+    **{name: (PRETRAIN, {"pretrain": {"method": name, "epochs": 6}}) for name in ("moco", "rotation", "simsiam")},
 }
 OBJECTIVES = {
     name: Work(work.stage, work.before, merged(SMALL, change), work.outputs)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from longtail.artifacts.checkpoints import load_checkpoint
+from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import TrainingError
 from longtail.methods.pretraining import METHODS
 from longtail.models.classifier import Classifier
@@ -16,7 +17,7 @@ from longtail.models.stored import load_backbone
 from longtail.train.batches import Batch
 from longtail.train.objective import Position, TaskInfo
 from tests.conftest import write_params
-from tests.pipeline.helpers import interrupt_save, known, pretrained, refused, write_image
+from tests.pipeline.helpers import BEFORE, interrupt_save, known, pretrained, refused, write_image
 
 
 @pytest.mark.parametrize("variant", ["code", "paper"])
@@ -80,7 +81,15 @@ METHOD_KEYS = {
         "negatives": 9,
     },
     "moco": {"temperature": 0.5, "queue": 10, "dim": 5, "momentum": 0.5, "splits": 2},
+    "simsiam": {
+        "dim": 5,
+        "projector_layers": 3,
+        "projector_hidden": 7,
+        "predictor_hidden": 3,
+        "predictor_lr": "scheduled",
+    },
 }
+SELF_SUPERVISED = [name for name in METHODS.names() if name != "bns"]
 
 
 @pytest.mark.parametrize("key", PRETRAIN_KEYS)
@@ -100,7 +109,7 @@ def test_every_key_of_a_method_of_pretraining_reaches_the_weights(tmp_path, stag
     assert changed["models/pretrained.safetensors"] != first
 
 
-@pytest.mark.parametrize("method", ["rotation", "moco"])
+@pytest.mark.parametrize("method", SELF_SUPERVISED)
 def test_self_supervised_pretraining_moves_every_tensor_of_the_backbone_and_knows_no_label(tmp_path, stage, method):
     """Weights and batch-norm buffers are other ones, the file holds nothing but the backbone, and the head that follows
     starts as it does without pretraining."""
@@ -128,7 +137,7 @@ def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_p
     labels = torch.arange(12) % 3
     images = torch.rand(2, 12, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     found = {}
-    for name in ("rotation", "moco"):
+    for name in SELF_SUPERVISED:
         kind = METHODS.get(name).load()
         for order in (labels, labels.flip(0)):
             torch.manual_seed(0)
@@ -138,6 +147,27 @@ def test_labels_of_the_images_do_not_matter_to_self_supervised_pretraining(tmp_p
             batch = Batch(tuple(images[: kind.views]), order, torch.arange(12))
             found.setdefault(name, []).append(objective.loss(model, batch, Position(0, 2, 0, 1))[0].item())
     assert all(one == other for one, other in found.values())
+
+
+@pytest.mark.parametrize(
+    "train",
+    [{"trainable": "head", "rule": "reweight"}, {"frozen": True, "epochs": 60, "batch_size": 64}],
+    ids=["linear probe", "frozen"],
+)
+def test_classifier_on_simsiam_leaves_its_backbone_as_it_is(tmp_path, stage, train):
+    """Weights and batch-norm statistics. The released script of "Essence of long-tailed recognition" trains so."""
+    simsiam = {"pretrain": {"method": "simsiam"}}
+    pretrained(stage, tmp_path, simsiam)
+    write_params(tmp_path, simsiam, {"train": train})
+    for name in BEFORE[3:]:
+        stage(name)
+    stage("rebalance", "joint")
+    start, _, _ = load_checkpoint(Path("models/pretrained.safetensors"), "pretrain")
+    backbone, _, _, _ = load_backbone(Path("models/backbone.safetensors"), "train_backbone")
+    assert {f"backbone.{name}" for name in backbone.state_dict()} == start.keys()
+    assert all(torch.equal(tensor, start[f"backbone.{name}"]) for name, tensor in backbone.state_dict().items())
+    probabilities = read_predictions(Path("metrics/predictions/joint.h5"), "rebalance@joint").label_log_probability
+    assert np.isfinite(probabilities).all()
 
 
 def test_momentum_of_pretraining_counts_with_sgd(tmp_path, stage):

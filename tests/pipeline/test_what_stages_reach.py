@@ -37,6 +37,10 @@ CHANGES = {
         "train": {"objective": "fsgl", "rule": "resample", "augment": "cutout"},
         "pretrain": {"method": "moco"},
     },
+    "linear probe": {
+        "pretrain": {"method": "simsiam"},
+        "train": {"trainable": "head", "rule": "reweight"},
+    },
 }
 
 

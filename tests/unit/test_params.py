@@ -120,7 +120,10 @@ def test_unknown_key_without_a_near_one_gets_no_suggestion():
             "dataset: mnist",
             "dataset must be one of cifar10, cifar100, digits, features, file_lists, image_folder, got mnist",
         ),
-        ("pretrain: {method: byol}", "pretrain.method must be one of none, weights, bns, moco, rotation, got byol"),
+        (
+            "pretrain: {method: byol}",
+            "pretrain.method must be one of none, weights, bns, moco, rotation, simsiam, got byol",
+        ),
         ("runtime: {progress: false}", "runtime.progress must be one of auto, bar, lines, off, got false"),
         ("seed: -1", "seed must be at least 0 and at most 9223372036854775807, got -1"),
         ("val_per_class: -1", "val_per_class must be at least 0, got -1"),

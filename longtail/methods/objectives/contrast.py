@@ -16,21 +16,22 @@ EMPTY = -1  # the label of a slot without a key
 class Projector(nn.Module):
     """(B, D) -> (B, dim): a linear layer, ReLU and a second linear layer, both with biases.
 
-    With ``batch_norm``, a batch normalization follows the first layer. A training batch of a single row has no
-    variance, so it is normalized with the running statistics.
+    With ``batch_norm``, a ``BatchNorm`` follows the first layer.
     """
 
     def __init__(self, num_features: int, hidden: int = 2048, dim: int = 128, batch_norm: bool = False) -> None:
         super().__init__()
         self.hidden = nn.Linear(num_features, hidden)
-        self.norm = _BatchNorm(hidden) if batch_norm else nn.Identity()
+        self.norm = BatchNorm(hidden) if batch_norm else nn.Identity()
         self.out = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(F.relu(self.norm(self.hidden(x))))
 
 
-class _BatchNorm(nn.BatchNorm1d):
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalization of rows. A training batch of a single row is normalized with the running statistics."""
+
     def forward(self, input: Tensor) -> Tensor:
         if len(input) > 1 or not self.training:
             return super().forward(input)

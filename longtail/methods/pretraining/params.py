@@ -22,7 +22,7 @@ class PretrainParams(TrainingParams):
     method: str = key(
         NONE,
         "`none`: seeded initial weights; `weights`: those of a file or of timm; `bns`: balanced negative sampling; "
-        "`rotation`, `moco`: self-supervised, without labels",
+        "`rotation`, `moco`, `simsiam`: self-supervised, without labels",
         choices=lambda: [NONE, WEIGHTS, *METHODS.available()],
     )
     weights: str = key(

@@ -110,6 +110,12 @@ def moco3(state: State, head: State) -> Any:
     return {"state_dict": content | {"module.predictor.0.weight": torch.ones(2, 2)}}
 
 
+def simsiam(state: State, head: State) -> Any:
+    encoder = torchvision_names(state) | {"fc.0.weight": torch.ones(4, 4), "fc.1.running_mean": torch.ones(4)}
+    content = prefixed("module.encoder.", encoder) | {"module.predictor.0.weight": torch.ones(2, 2)}
+    return {"epoch": 100, "arch": "resnet50", "state_dict": content, "optimizer": {"state": {}}}
+
+
 def paco(state: State, head: State) -> Any:
     queries = torchvision_names(state) | {"fc.0.weight": torch.ones(4, 4)}
     content = prefixed("module.encoder_q.", queries) | prefixed("module.encoder_k.", noise(queries))
@@ -154,6 +160,7 @@ FORMATS = {
     "LDAM-DRW and SSP": released_cifar,
     "MoCo": moco,
     "MoCo v3": moco3,
+    "SimSiam": simsiam,
     "PaCo": paco,
     "optimizer and NumPy beside": beside,
     "without counters": without_counters,

@@ -48,8 +48,9 @@ def choose_l2(
 ) -> ChosenL2:
     """The value of ``grid``, which falls, with the best mean class accuracy under a uniform prior.
 
-    Values within NOISE of the best are equally good. Of these, the one with the largest log-likelihood is taken, also
-    as a mean over classes. So something is chosen even where every held-out row is classified correctly.
+    Values within one standard error of the best are equally good: a small class has a row or two to judge with, so the
+    largest mean of a few classes is often luck. Of these, the one with the largest log-likelihood is taken, also as a
+    mean over classes. So something is chosen even where every held-out row is classified correctly.
 
     With more than SELECTION_ROWS rows, the large classes are cut to one size for this. Since the best l2 * N hardly
     depends on N, the values are then divided by the share of the rows that is left.
@@ -71,22 +72,41 @@ def choose_l2(
             judges.append(_Judge(rows, features, y, ~held_out, judge, y[held_out]))
     if not judges:
         return ChosenL2(None, None, np.empty(0), np.empty(0), "fixed")
+    labels = np.concatenate([judge.labels for judge in judges])
+    right: list[np.ndarray] = []
     macro: list[float] = []
     likelihood: list[float] = []
     starts: list[Weights] = []
     for l2 in grid:
         found = [judge.judge(l2 / share) for judge in judges]
-        hits, log_p, counts = (np.sum([one[part] for one in found], axis=0) for part in range(3))
-        present = counts > 0
-        macro.append(float(np.mean(hits[present] / counts[present])))
-        likelihood.append(float(np.mean(log_p[present] / counts[present])))
+        right.append(np.concatenate([hits for hits, _ in found]))
+        macro.append(_class_mean(right[-1], labels))
+        likelihood.append(_class_mean(np.concatenate([log_p for _, log_p in found]), labels))
         starts.append(judges[0].for_all_rows())
-        equal = [number for number, value in enumerate(macro) if value >= max(macro) - NOISE]
-        if len(macro) - 1 - equal[-1] >= patience:
+        if len(macro) - 1 - max(np.flatnonzero(np.array(macro) >= max(macro) - NOISE)) >= patience:
             break
+    best = int(np.argmax(macro))
+    errors = [max(NOISE, _standard_error(right[best] != one, labels)) for one in right]
+    equal = [number for number, error in enumerate(errors) if macro[number] >= macro[best] - error]
     chosen = max(equal, key=likelihood.__getitem__)
     selected_on = "train_slice" if val is None else "val"
     return ChosenL2(grid[chosen], starts[chosen], np.asarray(grid[: len(macro)]), np.asarray(macro), selected_on)
+
+
+def _class_mean(values: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over the classes in ``labels`` (M,) of their mean of ``values`` (M,)."""
+    counts = np.bincount(labels)
+    present = counts > 0
+    return float((np.bincount(labels, weights=values)[present] / counts[present]).mean())
+
+
+def _standard_error(differs: np.ndarray, labels: np.ndarray) -> float:
+    """Of the difference of two mean class accuracies on the same rows, if in truth they are equal.
+
+    differs (M,) bool: one of the two is right in the row and the other is wrong.
+    """
+    counts = np.bincount(labels)
+    return float(np.sqrt((1 / counts[labels[differs]] ** 2).sum()) / np.count_nonzero(counts))
 
 
 class _Judge:
@@ -96,26 +116,20 @@ class _Judge:
         self, rows: PrincipalRows, features: Tensor, y: np.ndarray, kept: np.ndarray, judge: Tensor, labels: np.ndarray
     ) -> None:
         device = features.device
-        self._rows, self._judge, self._labels = rows, judge, labels
+        self._rows, self._judge, self.labels = rows, judge, labels
         self._features = features if kept.all() else features[to_device(np.flatnonzero(kept), device)]
         self._targets = to_device(y[kept], device)
         shares = np.bincount(y[kept], minlength=rows.num_classes) / kept.sum()
         self._log_prior = to_device(np.log(shares), device).to(features.dtype)
         self._weights: Weights | None = None
 
-    def judge(self, l2: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Hits, summed log-likelihoods (nats) and rows of each class, (C,) each, under a uniform prior."""
-        num_classes = self._rows.num_classes
+    def judge(self, l2: float) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each row is classified correctly, (M,) bool, and its log-likelihood (nats), under a uniform prior."""
         weights = self._rows.solve(l2, self._weights, self._features, self._targets, COARSE)
         self._weights = weights
         scores = torch.addmm(weights.bias - self._log_prior, self._judge, weights.weight.T)
-        predicted, labels = scores.argmax(dim=1).cpu().numpy(), self._labels
-        log_p = torch.log_softmax(scores, dim=1).cpu().numpy()[np.arange(len(labels)), labels]
-        return (
-            np.bincount(labels[predicted == labels], minlength=num_classes),
-            np.bincount(labels, weights=log_p, minlength=num_classes),
-            np.bincount(labels, minlength=num_classes),
-        )
+        log_p = torch.log_softmax(scores, dim=1).cpu().numpy()[np.arange(len(self.labels)), self.labels]
+        return scores.argmax(dim=1).cpu().numpy() == self.labels, log_p
 
     def for_all_rows(self) -> Weights:
         """The last weights, with the prior of all training rows."""

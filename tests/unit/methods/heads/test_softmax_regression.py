@@ -10,8 +10,15 @@ from longtail.core.errors import ConfigError, DataError
 from longtail.core.head import StandardizedHead
 from longtail.methods.heads import Joint, LogitAdjustment, SoftmaxRegression
 from longtail.methods.heads.held_out import folds, within_budget
-from longtail.methods.heads.softmax_choice import cross_fits, out_of_fold_scores
+from longtail.methods.heads.softmax_choice import (
+    _class_mean,
+    _standard_error,
+    choose_l2,
+    cross_fits,
+    out_of_fold_scores,
+)
 from longtail.methods.heads.softmax_regression import L2_GRID
+from longtail.methods.heads.softmax_solver import PrincipalRows
 from longtail.methods.heads.standardization import standardization
 from tests.unit.methods.heads.helpers import long_tail
 
@@ -217,6 +224,35 @@ def test_likelihood_chooses_where_every_held_out_row_is_right():
     fitted = SoftmaxRegression().fit(rows, y)
     assert (fitted.macro_ == 1).all() and len(fitted.macro_) == len(L2_GRID)
     assert fitted.l2_ == L2_GRID[-1]  # of separable classes, the weakest is the most likely
+
+
+@pytest.mark.parametrize("gained, lost, chosen", [(6, 4, 0.1), (9, 1, 0.01)])
+def test_a_lead_of_less_than_a_standard_error_does_not_outweigh_the_likelihood(gained, lost, chosen, tail, monkeypatch):
+    """From 0.1 to 0.01 one row each of ``gained`` small classes becomes right and of ``lost`` wrong, and the likelihood
+    falls."""
+    labels = np.repeat(np.arange(20), [50] * 10 + [2] * 10)
+    rare = 500 + 2 * np.arange(10)
+    right = {0.1: np.ones(len(labels), bool), 0.01: np.ones(len(labels), bool)}
+    right[0.1][rare[:gained]] = False
+    right[0.01][rare[gained:]] = False
+    assert _standard_error(right[0.1] != right[0.01], labels) == pytest.approx(np.sqrt(10 * 0.5**2) / 20)
+    macros = [_class_mean(right[l2], labels) for l2 in (0.1, 0.01)]
+    assert macros == [pytest.approx(1 - gained * 0.5 / 20), pytest.approx(1 - lost * 0.5 / 20)]
+
+    class Judge:
+        def __init__(self, *arguments: object) -> None:
+            self.labels = labels
+
+        def judge(self, l2: float) -> tuple[np.ndarray, np.ndarray]:
+            return right[l2], np.full(len(labels), -1.0 if l2 == 0.1 else -2.0)
+
+        def for_all_rows(self) -> None:
+            return None
+
+    monkeypatch.setattr("longtail.methods.heads.softmax_choice._Judge", Judge)
+    rows, y, *_ = tail
+    found = choose_l2(PrincipalRows(rows, y, int(y.max()) + 1, CPU), (rows, y), 0, (0.1, 0.01), 2)
+    assert found.l2 == chosen and found.macro.tolist() == macros
 
 
 def test_prior_of_a_stored_head_is_never_subtracted_twice(tail):

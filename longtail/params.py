@@ -9,7 +9,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.params import Group, bind, check_given, defaults_of, keys_of, refuse, show, unknown_key
 from longtail.core.registry import Registry
 from longtail.core.seeds import SeedParams
-from longtail.data.params import DatasetParams, SplitParams
+from longtail.data.params import DatasetParams, SimilarParams, SplitParams
 from longtail.data.sources import SOURCES
 from longtail.evaluation.shots import Shots
 from longtail.methods.heads import HEADS
@@ -24,7 +24,7 @@ from longtail.models.names import OWN_NAMES, STEM_DEPTHS, TIMM_BUILT
 from longtail.train.params import RuntimeParams
 
 TOP_LEVEL: tuple[type[Group], ...] = (DatasetParams, NormalizeParams, SplitParams, SeedParams)
-NAMED: tuple[type[Group], ...] = (Shots, PretrainParams, TrainParams, RuntimeParams)
+NAMED: tuple[type[Group], ...] = (SimilarParams, Shots, PretrainParams, TrainParams, RuntimeParams)
 # Groups that hold one further group per registered method with parameters of its own.
 EXTENDED: dict[str, Registry[Any]] = {"pretrain": PRETRAINING, "train": OBJECTIVES}
 
@@ -160,6 +160,7 @@ def _check_together(params: Params) -> None:
 def _check_without_images(params: Params, reason: str) -> None:
     """Refuse what a dataset without images ignores. Other keys of a method that is switched off may stay."""
     check_unset(params.bound[NormalizeParams], reason)
+    check_unset(params.bound["similar"], reason)
     for name in ("pretrain", "train", *STAGE_METHODS.names()):
         needs_images = name not in STAGE_METHODS or STAGE_METHODS.get(name).needs_images
         if needs_images and getattr(params.bound[name], "enabled", True):

@@ -4,19 +4,22 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from PIL.Image import Image
 
 from longtail.artifacts.digest import file_digest
 from longtail.artifacts.tables import read_csv
 from longtail.augment.transforms import Transform
-from longtail.data.manifest import decode, read_manifest, read_pixels, read_verified
+from longtail.core.errors import ArtifactError
+from longtail.data.blends import Blends, blend_pictures, blend_pixels
+from longtail.data.manifest import read_manifest, read_picture, read_pixels
 from longtail.data.splits import Split
 from longtail.train.batches import ImageSet, open_part
 from stages.context import Context
-from stages.paths import PREPARED, SPLIT, SPLIT_COLUMNS
+from stages.paths import BLEND_COLUMNS, PREPARED, SPLIT, SPLIT_COLUMNS
 
 
 class PreparedImages:
-    """The prepared dataset with its split. Pixels of a set in memory are read once.
+    """The prepared dataset with its split, blended images included. Pixels of a set in memory are read once.
 
     Attributes:
         manifest: the dataset without its pixels.
@@ -36,7 +39,7 @@ class PreparedImages:
     @cached_property
     def pixels(self) -> np.ndarray | None:
         """(N, H, W, channels) uint8, or None for files."""
-        return read_pixels(PREPARED) if self.info.storage == "memory" else None
+        return blend_pixels(read_pixels(PREPARED), self.split.blends) if self.info.storage == "memory" else None
 
     @property
     def train_pixels(self) -> np.ndarray | None:
@@ -48,15 +51,30 @@ class PreparedImages:
         context = self._context
         workers = context.runtime.workers
         return open_part(
-            self.manifest, PREPARED, context.data_root, index, transform, context.device, workers, self.pixels
+            self.manifest,
+            PREPARED,
+            context.data_root,
+            index,
+            transform,
+            context.device,
+            workers,
+            pixels=self.pixels,
+            blends=self.split.blends,
         )
 
     def picture(self, row: int) -> np.ndarray:
         """(H, W, channels) uint8 of one image of the dataset."""
         if self.pixels is not None:
             return self.pixels[row]
+        blends = self.split.blends
+        picture, partner = self._read(row), blends.partner[blends.image == row]
+        return np.asarray(
+            blend_pictures(picture, self._read(int(partner[0])), blends.head_weight) if len(partner) else picture
+        )
+
+    def _read(self, row: int) -> Image:
         root, path = Path(str(self._context.data_root)), str(self.manifest.paths[row])
-        return np.asarray(decode(read_verified(root, path, str(self.manifest.sha256[row])), root / path))
+        return read_picture(root, path, str(self.manifest.sha256[row]))
 
     def digests(self) -> list[str]:
         """Digests of the split and of all files of the prepared dataset."""
@@ -65,6 +83,14 @@ class PreparedImages:
 
 def read_split() -> tuple[Split, str]:
     """The split, and the digest of its file."""
-    table = read_csv(SPLIT, made_by="subsample", columns=SPLIT_COLUMNS, text=("part",))
+    table = read_csv(SPLIT, made_by="subsample", columns=SPLIT_COLUMNS, optional=BLEND_COLUMNS, text=("part",))
     index, part = table["index"].to_numpy(np.int64), table["part"].to_numpy(str)
-    return Split(*(index[part == name] for name in ("train", "val", "test"))), file_digest(SPLIT)
+    blends = Blends()
+    if "partner" in table:
+        blended = table[table["partner"] >= 0]
+        weights = blended["head_weight"].unique()
+        if len(weights) != 1:
+            raise ArtifactError(SPLIT, "is damaged (blended images must have one head_weight)", "subsample")
+        blends = Blends(blended["index"].to_numpy(np.int64), blended["partner"].to_numpy(np.int64), float(weights[0]))
+    train, val, test = (index[part == name] for name in ("train", "val", "test"))
+    return Split(train, val, test, blends), file_digest(SPLIT)

@@ -1,5 +1,6 @@
 """Paths of the artifacts in the repository."""
 
+import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -7,6 +8,7 @@ RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
 SPLIT = Path("data/split.csv")
 SPLIT_COLUMNS = ("part", "index", "label")
+BLEND_COLUMNS = ("partner", "head_weight")
 CLASS_COUNTS = Path("data/class_counts.csv")
 IPDPP_SUBSET = Path("data/ipdpp_subset.csv")
 FEATURES = Path("features")
@@ -25,5 +27,5 @@ PLOTS = METRICS / "plots"
 CURVES = METRICS / "curves"
 COST = METRICS / "cost"
 IPDPP_IMAGES = METRICS / "ipdpp_images.png"
-SCRATCH = Path(".scratch")
+SCRATCH = Path(os.environ.get("LONGTAIL_SCRATCH", ".scratch"))  # a study keeps that of its runs
 FINGERPRINTS = Path(".fingerprints")

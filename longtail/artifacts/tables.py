@@ -21,9 +21,17 @@ def write_csv(path: str | Path, table: pd.DataFrame, sep: str = ",") -> None:
 
 
 def read_csv(
-    path: str | Path, *, made_by: str, columns: Sequence[str], text: Sequence[str] = (), sep: str = ","
+    path: str | Path,
+    *,
+    made_by: str,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    text: Sequence[str] = (),
+    sep: str = ",",
 ) -> pd.DataFrame:
-    """Read a table that must have exactly ``columns``. The columns in ``text`` stay strings, as written.
+    """Read a table that must have exactly ``columns``, or these and then all ``optional`` ones.
+
+    The columns in ``text`` stay strings, as written.
 
     Raises:
         ArtifactError: the file is missing or unreadable, or has other columns; ``maker`` is ``made_by``.
@@ -35,6 +43,8 @@ def read_csv(
         table = pd.read_csv(path, sep=sep, keep_default_na=False, dtype=dict.fromkeys(text, str), encoding="utf-8")
     except (ValueError, OSError) as error:
         raise ArtifactError(path, f"is damaged ({error})", made_by) from error
+    if list(table.columns) == [*columns, *optional]:
+        columns = [*columns, *optional]
     if list(table.columns) != list(columns):
         expected, given = ", ".join(columns), ", ".join(map(str, table.columns))
         raise ArtifactError(path, f"must have the columns {expected}, got {given}", made_by)

@@ -165,6 +165,8 @@ def show(value: Any) -> str:
         return f"{value:g}" if float(f"{value:g}") == value or math.isnan(value) else repr(value)
     if isinstance(value, list):
         return f"[{', '.join(map(show, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {show(item)}' for name, item in value.items())}}}"
     if isinstance(value, str) and (not re.fullmatch(r"[\w.*/+-]+", value) or re.fullmatch(_NOT_PLAIN, value)):
         return repr(value)
     return str(value)
@@ -290,6 +292,12 @@ def _accept(option: Any, value: Any) -> tuple[bool, Any]:
             return False, value
         items = [_accept(inner, item) for item in value]
         return all(accepted for accepted, _ in items), [item for _, item in items]
+    if typing.get_origin(option) is dict:  # keys are texts; YAML reads an unquoted 7 as a number
+        _, inner = typing.get_args(option)
+        if not isinstance(value, dict):
+            return False, value
+        pairs = {name if isinstance(name, str) else show(name): _accept(inner, item) for name, item in value.items()}
+        return all(accepted for accepted, _ in pairs.values()), {name: item for name, (_, item) in pairs.items()}
     if option is float:
         number = isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         return number, float(value) if number else value
@@ -323,6 +331,8 @@ def describe(hint: Any, spec: Key | None = None) -> str:
         return options[0] if len(options) == 1 else f"one of {', '.join(options)}"
     if typing.get_origin(hint) is list:
         return f"a list of {_PLURALS[typing.get_args(hint)[0]]}"
+    if typing.get_origin(hint) is dict:
+        return f"a mapping of names to {_PLURALS[typing.get_args(hint)[1]]}"
     if hint is str and spec is not None and spec.choices:
         return f"one of {', '.join(spec.choices())}"
     if hint is str and spec is not None and spec.pattern:

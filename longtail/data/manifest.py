@@ -113,6 +113,11 @@ def read_verified(root: Path, path: str, sha256: str) -> bytes:
     return content
 
 
+def read_picture(root: Path, path: str, sha256: str) -> Image.Image:
+    """One image file as an RGB picture, verified. Raises what ``read_verified`` and ``decode`` raise."""
+    return decode(read_verified(root, path, sha256), root / path)
+
+
 def image_dimensions(content: bytes, name: Path) -> tuple[int, int]:
     """(width, height) from the header. Raises a DataError that names an unreadable file."""
     try:

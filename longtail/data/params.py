@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from longtail.core.errors import ConfigError
-from longtail.core.params import Auto, Group, group, key, only_with
+from longtail.core.params import Auto, Group, group, key, only_with, show
 from longtail.data.sources import SOURCES
 
 
@@ -92,11 +92,10 @@ def _explain_imbalance(value: Any) -> str:
 class SplitParams(Group):
     """How the long-tailed split is drawn."""
 
-    imb_type: Literal["exp", "step", "natural"] = key(
+    imb_type: Literal["exp", "step", "natural", "counts"] = key(
         "exp",
         "`exp`: n_k = n_max * rho^(-k/(C-1)), truncated; `step`: half the classes n_max, half n_max / rho; "
-        "`natural`: the "
-        "counts as they are",
+        "`natural`: the counts as they are; `counts`: those of `class_counts`",
     )
     imb_factor: float = key(
         100.0,
@@ -106,6 +105,12 @@ class SplitParams(Group):
         unused=only_with(imb_type=("exp", "step")),
         hint=_explain_imbalance,
     )
+    class_counts: list[int] | dict[str, int] | None = key(
+        None,
+        "`counts`: training images of each class, a list in label order or `{name: count}`; a class that is not named "
+        "keeps all its images",
+        unused=only_with(imb_type="counts"),
+    )
     val_per_class: int = key(
         10,
         "images per class that are held out for selection *before* subsampling, at most a fifth of the class. 0: the "
@@ -113,3 +118,31 @@ class SplitParams(Group):
         low=0,
     )
     split_seed: int = key(0, "seed of the split", low=0, high=2**32 - 1)
+
+    def check(self) -> None:
+        given = self.class_counts is not None
+        self.require(
+            "class_counts", given or self.imb_type != "counts", "the counts of the classes with imb_type: counts"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarParams(Group):
+    """Virtual similar samples: images of a head class that are blended with images of a tail class."""
+
+    path: ClassVar[str] = "similar"
+
+    head: int | str | None = key(None, "class, by name or label, whose images are blended; null: none are")
+    tail: int | str | None = key(None, "class that they are blended with; its own images stay as they are")
+    share: float = key(0.2, "share of the head images that are blended", low=0, high=1, published="0.1 to 0.5")
+    head_weight: float = key(
+        0.2, "weight of the head image in a blend; 1 leaves it as it is", low=0, high=1, published="0.2"
+    )
+
+    def check(self) -> None:
+        for name, other in (("head", "tail"), ("tail", "head")):
+            both = getattr(self, name) is not None or getattr(self, other) is None
+            self.require(name, both, f"a class with similar.{other}: {show(getattr(self, other))}")
+
+    def inactive(self) -> str:
+        return "head: null" if self.head is None else ""

@@ -2,17 +2,22 @@
 
 Counts and selection follow LDAM-DRW (Cao et al., NeurIPS 2019):
 
-- Counts are exponential or step, truncated to integers.
+- Counts are exponential or step, truncated to integers. Explicit counts are selected in the same way, so with the same
+  seed a larger set contains a smaller one.
 - Selection uses NumPy's legacy generator. Classes are visited in ascending order. All images of a class are shuffled,
   and the first ones are kept.
 """
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from longtail.core.errors import ConfigError, DataError
+from longtail.core.params import show
 from longtail.core.seeds import generator
+from longtail.data.blends import Blends, draw_blends, find_class
 
 TEST_PER_CLASS = 40
 VAL_SHARE = 5
@@ -20,11 +25,25 @@ VAL_SHARE = 5
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the dataset, int64. train is in the order of selection; val and test are sorted by class."""
+    """Indices into the dataset, int64. train is in the order of selection; val and test are sorted by class.
+
+    ``blends`` are training images that are blended with others; usually there are none.
+    """
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
+    blends: Blends = field(default_factory=Blends)
+
+
+@dataclass(frozen=True)
+class Similar:
+    """Which blends to draw: see ``longtail.data.blends.draw_blends``. Classes are names or labels."""
+
+    head: int | str
+    tail: int | str
+    share: float
+    head_weight: float
 
 
 def long_tailed_counts(pool: np.ndarray, imb_type: str, imb_factor: float) -> np.ndarray:
@@ -66,16 +85,53 @@ def long_tailed_counts(pool: np.ndarray, imb_type: str, imb_factor: float) -> np
     return np.asarray(counts, np.int64)
 
 
-def select(labels: np.ndarray, candidates: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+def explicit_counts(
+    pool: np.ndarray, class_counts: Sequence[int] | Mapping[str, int], class_names: Sequence[str]
+) -> np.ndarray:
+    """The number of training images per class, (C,) int64, as the user gives them.
+
+    Args:
+        pool: (C,), number of images available per class.
+        class_counts: one number per class in label order, or numbers by class name. A class that is not named keeps all
+            its images.
+        class_names: (C,).
+
+    Raises:
+        ConfigError: too few or too many numbers, an unknown name, or a number that is below 1 or above the pool. Names
+            the class.
+    """
+    if not isinstance(class_counts, Mapping):
+        if len(class_counts) != len(pool):
+            raise ConfigError(
+                f"class_counts must have one number for each of the {len(pool)} classes, got {len(class_counts)}"
+            )
+        class_counts = dict(zip(class_names, class_counts, strict=True))
+    unknown = [name for name in class_counts if name not in class_names]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], class_names, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ConfigError(f"class_counts must name classes of the dataset, got {show(unknown[0])}{hint}")
+    counts = pool.astype(np.int64)
+    for label, name in enumerate(class_names):
+        given = class_counts.get(name, pool[label])
+        if not 1 <= given <= pool[label]:
+            raise ConfigError(
+                f"class_counts must be 1 to {pool[label]} for class {label} ({name}), whose training images these are, "
+                f"got {given}"
+            )
+        counts[label] = given
+    return counts
+
+
+def select(labels: np.ndarray, candidates: np.ndarray, counts: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
     """Draw ``counts[k]`` images of each class k from ``candidates``, exactly as LDAM-DRW does. Returns int64 indices.
 
     Args:
         labels: (N,) labels of the whole dataset.
         candidates: indices into the dataset, in dataset order.
         counts: (C,), number of images to keep.
-        seed: seed of NumPy's legacy generator.
+        rng: NumPy's legacy generator.
     """
-    rng = np.random.RandomState(seed)
     candidate_labels = labels[candidates]
     chosen = []
     for label, count in enumerate(counts):
@@ -108,6 +164,8 @@ def make_split(
     imb_factor: float,
     val_per_class: int,
     split_seed: int,
+    class_counts: Sequence[int] | Mapping[str, int] | None = None,
+    similar: Similar | None = None,
 ) -> Split:
     """Split a dataset into a long-tailed train part, a held-out val part and a test part.
 
@@ -119,13 +177,15 @@ def make_split(
         labels: (N,) labels of the whole dataset.
         parts: (N,) strings, ``train``, ``val``, ``test`` or ``pool``.
         class_names: (C,), used in errors.
-        imb_type, imb_factor: see ``long_tailed_counts``.
+        imb_type, imb_factor: see ``long_tailed_counts``; with ``counts`` see ``explicit_counts``.
         val_per_class: at most this many val images per class; 0 means none.
         split_seed: seeds all draws.
+        class_counts: the counts of ``counts``.
+        similar: blends some training images; None for none.
 
     Raises:
         DataError: a class has no training or no test images, or a pool has too few images.
-        ConfigError: raised by ``long_tailed_counts``.
+        ConfigError: raised by ``long_tailed_counts``, ``explicit_counts``, or about a class of ``similar``.
     """
     num_classes = len(class_names)
 
@@ -154,5 +214,16 @@ def make_split(
         wanted = np.minimum(val_per_class, count(train) // VAL_SHARE)
         val = hold_out(labels, train, wanted, split_seed, "val")
         train = np.setdiff1d(train, val)
-    counts = long_tailed_counts(count(train), imb_type, imb_factor)
-    return Split(train=select(labels, train, counts, split_seed), val=val, test=test)
+    if class_counts is not None:
+        counts = explicit_counts(count(train), class_counts, class_names)
+    else:
+        counts = long_tailed_counts(count(train), imb_type, imb_factor)
+    rng = np.random.RandomState(split_seed)
+    train = select(labels, train, counts, rng)
+    if similar is None:
+        return Split(train, val, test)
+    head, tail = (find_class(getattr(similar, name), class_names, f"similar.{name}") for name in ("head", "tail"))
+    if head == tail:
+        raise ConfigError(f"similar.tail must be another class than similar.head, got {show(similar.tail)}")
+    blends = draw_blends(labels, train, head, tail, similar.share, similar.head_weight, rng)
+    return Split(train, val, test, blends)

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from longtail.augment.transforms import Transform, augment_batch, normalizer, path_transform, resize_batch
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.seeds import derive_seed
-from longtail.data.manifest import Manifest, decode, read_pixels, read_verified
+from longtail.data.blends import Blends, blend_pictures
+from longtail.data.manifest import Manifest, read_picture, read_pixels
 
 
 @dataclass
@@ -34,6 +35,14 @@ class Batch:
     labels: Tensor
     rows: Tensor
     partner: "Batch | None" = None
+
+    def to_channels_last(self) -> None:
+        """Store images, the partner's too, in channels-last order. Features stay as they are."""
+        self.views = tuple(
+            view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view for view in self.views
+        )
+        if self.partner is not None:
+            self.partner.to_channels_last()
 
 
 class ImageSet(Protocol):
@@ -114,18 +123,38 @@ class FeatureRows:
                 yield rows, labels
 
 
+@dataclass(frozen=True)
+class Partners:
+    """Images that are blended with others: path and SHA-256 of the partner, by position in the split part."""
+
+    files: dict[int, tuple[str, str]]
+    head_weight: float = 1.0
+
+    @classmethod
+    def of(cls, blends: Blends, manifest: Manifest, index: np.ndarray) -> "Partners":
+        """Those among the rows ``index`` of the dataset."""
+        partners = dict(zip(blends.image.tolist(), blends.partner.tolist(), strict=True))
+        rows = ((position, partners[row]) for position, row in enumerate(index.tolist()) if row in partners)
+        files = {position: (str(manifest.paths[row]), str(manifest.sha256[row])) for position, row in rows}
+        return cls(files, blends.head_weight)
+
+
 class _Files(Dataset):
     """One item a file: uint8 views (views, 3, S, S); the key carries the seed, so workers hold no state."""
 
-    def __init__(self, root: Path, paths: np.ndarray, sha256: np.ndarray, transform: Transform) -> None:
+    def __init__(
+        self, root: Path, paths: np.ndarray, sha256: np.ndarray, transform: Transform, partners: "Partners"
+    ) -> None:
         self._root, self._paths, self._sha256 = root, paths, sha256
-        self._transform = transform
+        self._transform, self._partners = transform, partners
         self._eval = path_transform(transform, train=False)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
         row, views, seed = key
-        name = self._root / str(self._paths[row])
-        picture = decode(read_verified(self._root, str(self._paths[row]), str(self._sha256[row])), name)
+        picture = read_picture(self._root, str(self._paths[row]), str(self._sha256[row]))
+        if row in self._partners.files:
+            partner = read_picture(self._root, *self._partners.files[row])
+            picture = blend_pictures(picture, partner, self._partners.head_weight)
         if views == 0:
             return self._eval(picture), row
         with torch.random.fork_rng(devices=[]):
@@ -149,10 +178,11 @@ class PathImages:
         transform: Transform,
         device: torch.device,
         workers: int,
+        partners: Partners | None = None,
     ) -> None:
         self.labels = labels
         self._labels = torch.from_numpy(labels).to(device)
-        self._files = _Files(root, paths, sha256, transform)
+        self._files = _Files(root, paths, sha256, transform, partners or Partners({}))
         self._device, self._workers = device, workers
         self._side = transform.image_size
         self._normalize = normalizer(transform, device)
@@ -198,13 +228,15 @@ def open_part(
     device: torch.device,
     workers: int,
     pixels: np.ndarray | None = None,
+    blends: Blends | None = None,
 ) -> ImageSet:
     """The images ``index`` (n,) of a prepared dataset.
 
     Args:
         manifest, folder: the prepared dataset and where its images.h5 lies.
         data_root: the folder of the files of a path set.
-        pixels: all pixels of a memory set, if they have been read already.
+        pixels: all pixels of a memory set, if they have been read already, with the blended images in their rows.
+        blends: for a path set, images that are blended as they are read.
 
     Raises:
         ConfigError: a path set without data_root.
@@ -218,4 +250,5 @@ def open_part(
             "data_root must be the folder of the images, got null (the prepared dataset holds paths below it)"
         )
     paths, sha256 = manifest.paths[index], manifest.sha256[index]
-    return PathImages(Path(data_root), paths, sha256, labels, transform, device, workers)
+    partners = Partners.of(blends or Blends(), manifest, index)
+    return PathImages(Path(data_root), paths, sha256, labels, transform, device, workers, partners)

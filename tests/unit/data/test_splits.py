@@ -148,7 +148,7 @@ def test_selection_has_the_worked_values():
     labels = np.arange(200) % 10
     counts = long_tailed_counts(np.bincount(labels), "exp", 10)
     assert counts.tolist() == [20, 15, 11, 9, 7, 5, 4, 3, 2, 2]
-    chosen = select(labels, np.arange(200), counts, seed=5)
+    chosen = select(labels, np.arange(200), counts, np.random.RandomState(5))
     assert len(chosen) == 78
     assert chosen.sum() == 8216
     assert chosen[:8].tolist() == [20, 50, 170, 190, 120, 10, 110, 100]
@@ -310,3 +310,39 @@ def test_worked_selection_of_the_bns_code():
     labels = np.concatenate([np.arange(12) % 3, np.arange(3)])
     split = split_of(labels, ["train"] * 12 + ["test"] * 3, imb_factor=4.0)
     assert split.train.tolist() == [6, 9, 3, 0, 1, 7, 11]
+
+
+def explicit(class_counts, **changes):
+    labels = np.repeat([0, 1, 2], [30, 20, 25])
+    parts = np.full(75, "train")
+    for label in range(3):
+        parts[np.flatnonzero(labels == label)[:5]] = "test"
+    settings = {"imb_type": "counts", "imb_factor": 100, "val_per_class": 0, "split_seed": 0} | changes
+    return labels, make_split(labels, parts, ("cat", "dog", "eel"), **settings, class_counts=class_counts)
+
+
+@pytest.mark.parametrize("given", [[7, 3, 20], {"cat": 7, "dog": 3}])
+def test_explicit_counts_by_position_or_name_and_unnamed_classes_keep_all(given):
+    labels, split = explicit(given)
+    assert np.bincount(labels[split.train]).tolist() == [7, 3, 20]
+
+
+def test_larger_explicit_sets_contain_smaller_ones_with_the_same_seed_only():
+    sets = {counts: set(explicit(list(counts))[1].train.tolist()) for counts in ((5, 15, 9), (6, 15, 10), (25, 15, 20))}
+    small, middle, large = sets.values()
+    assert small < middle < large
+    assert set(explicit([5, 15, 9], split_seed=1)[1].train.tolist()) != small
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ([7, 16, 20], r"class_counts must be 1 to 15 for class 1 \(dog\), whose training images these are, got 16"),
+        ({"eel": 0}, r"class_counts must be 1 to 20 for class 2 \(eel\), whose training images these are, got 0"),
+        ([7, 3], "class_counts must have one number for each of the 3 classes, got 2"),
+        ({"eels": 3}, r"class_counts must name classes of the dataset, got eels \(did you mean eel\?\)"),
+    ],
+)
+def test_explicit_counts_that_do_not_fit_are_refused_by_class(given, message):
+    with pytest.raises(ConfigError, match=message):
+        explicit(given)

@@ -3,13 +3,14 @@
 ``longtail fit FOLDER`` is ``python -m stages.fit FOLDER`` with the Python that longtail is installed in.
 """
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 
 COMMANDS = {
     "fit": "all heads on your own images, from pretrained weights: FOLDER with train/CLASS and test/CLASS",
     "recipe": "lay published settings over params.yaml; without a name, list them",
+    "study": "diagnostics over many runs: toy examples, similar classes, architectures",
     "table": "print the table of the last run",
 }
 
@@ -25,4 +26,5 @@ def main() -> None:
     command, *rest = arguments
     if not Path("stages", f"{command}.py").is_file() or not Path("dvc.yaml").is_file():
         sys.exit(f"longtail {command} must run in a checkout of the project, got {Path.cwd()}")
-    sys.exit(subprocess.run([sys.executable, "-m", f"stages.{command}", *rest], check=False).returncode)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", f"stages.{command}", *rest])  # noqa: S606  signals reach it alone

@@ -15,6 +15,7 @@ from longtail.core.errors import ConfigError
 from longtail.core.yaml import parse_yaml, read_yaml
 from longtail.train.params import RuntimeParams
 from stages import recipe
+from stages.commands import environment
 from stages.context import run
 from stages.paths import PARAMS
 
@@ -74,7 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.show:
         return
     sys.stdout.flush()
-    finished = subprocess.run([sys.executable, "-m", "dvc", "repro", "evaluate"], check=False)
+    command = [sys.executable, "-m", "dvc", "repro", "evaluate"]
+    finished = subprocess.run(command, env=environment(), check=False)
     if finished.returncode:
         raise ConfigError("dvc repro evaluate failed; its messages are above")
     sys.stdout.flush()

@@ -1,6 +1,5 @@
 """Paths of the artifacts in the repository."""
 
-import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -27,5 +26,5 @@ PLOTS = METRICS / "plots"
 CURVES = METRICS / "curves"
 COST = METRICS / "cost"
 IPDPP_IMAGES = METRICS / "ipdpp_images.png"
-SCRATCH = Path(os.environ.get("LONGTAIL_SCRATCH", ".scratch"))  # a study keeps that of its runs
+SCRATCH = Path(".scratch")
 FINGERPRINTS = Path(".fingerprints")

@@ -296,6 +296,8 @@ def _accept(option: Any, value: Any) -> tuple[bool, Any]:
         _, inner = typing.get_args(option)
         if not isinstance(value, dict):
             return False, value
+        if len({str(name) for name in value}) < len(value):  # 7 and "7"
+            return False, value
         pairs = {name if isinstance(name, str) else show(name): _accept(inner, item) for name, item in value.items()}
         return all(accepted for accepted, _ in pairs.values()), {name: item for name, (_, item) in pairs.items()}
     if option is float:

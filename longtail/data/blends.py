@@ -76,12 +76,10 @@ def blend(head: np.ndarray, tail: np.ndarray, head_weight: float) -> np.ndarray:
 
 
 def blend_pixels(pixels: np.ndarray, blends: Blends) -> np.ndarray:
-    """All pixels (N, H, W, channels) uint8 of a dataset, a copy with the blended images in their rows."""
-    if not len(blends):
-        return pixels
-    blended = pixels.copy()
-    blended[blends.image] = blend(pixels[blends.image], pixels[blends.partner], blends.head_weight)
-    return blended
+    """Put the blended images into their rows of ``pixels`` (N, H, W, channels) uint8, in place. Returns ``pixels``."""
+    if len(blends):
+        pixels[blends.image] = blend(pixels[blends.image], pixels[blends.partner], blends.head_weight)
+    return pixels
 
 
 def blend_pictures(head: Image.Image, tail: Image.Image, head_weight: float) -> Image.Image:

@@ -214,7 +214,8 @@ def make_split(
         wanted = np.minimum(val_per_class, count(train) // VAL_SHARE)
         val = hold_out(labels, train, wanted, split_seed, "val")
         train = np.setdiff1d(train, val)
-    if class_counts is not None:
+    if imb_type == "counts":
+        assert class_counts is not None, "imb_type counts without class_counts"
         counts = explicit_counts(count(train), class_counts, class_names)
     else:
         counts = long_tailed_counts(count(train), imb_type, imb_factor)

@@ -77,7 +77,7 @@ def test_command_lists_its_commands_and_refuses_others(folder, monkeypatch, caps
     assert call("--help") == 0
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in cli.COMMANDS)
-    assert call("fly") == "longtail: the command must be one of fit, recipe, table, got fly"
+    assert call("fly") == "longtail: the command must be one of fit, recipe, study, table, got fly"
     assert "must run in a checkout of the project" in call("fit", "images")
 
 

@@ -1,0 +1,1 @@
+"""Studies: many runs of the pipeline that together answer one question. Not nodes of the DAG."""

@@ -3,16 +3,18 @@
 ``WarmCommands`` makes a folder with ``python`` and ``dvc`` in it, to be put first on PATH. ``dvc ...`` and
 ``python -m stages.NAME ...`` run there with the arguments, working folder, environment, streams, signals and exit
 status of the caller, in a fork of a process that has imported third-party packages and nothing of this repository.
-All other calls of ``python`` go to the interpreter. Without pidfds (Linux) everything does.
+They do not wait for the disk, and dvc parses each text once. All other calls of ``python`` go to the interpreter. Without pidfds (Linux) everything does.
 """
 
 import atexit
 import contextlib
-import copy
 import gc
+import hashlib
 import importlib
+import io
 import json
 import os
+import pickle
 import runpy
 import selectors
 import shutil
@@ -105,32 +107,64 @@ def close_shared_commands() -> None:
         _shared.pop().close()
 
 
-def preload(name: str) -> None:
+def preload(name: str, folder: Path) -> None:
     """Import the packages of one server, wherever they are of this version."""
     for module in PRELOADED[name]:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    os.fsync = lambda number: None
     if name == "dvc":
+        import diskcache.core
         from dvc.cli.parser import get_main_parser
 
+        diskcache.core.DEFAULT_SETTINGS["sqlite_synchronous"] = 0
         get_main_parser()  # imports every command
-        remember_parsed_yaml()
+        remember_yaml(folder)
 
 
-def remember_parsed_yaml() -> None:
-    """Let dvc parse each text once per call: it reads the same few files a hundred times, in pure Python."""
-    from dvc.utils.serialize import _yaml
+def remember_yaml(folder: Path) -> None:
+    """Let ruamel.yaml parse each text once for all calls, and never what it has written: it is slow pure Python.
 
-    parse, known = _yaml.parse_yaml, {}
+    Args:
+        folder: keeps what was parsed, for the next call.
+    """
+    from ruamel.yaml import YAML
 
-    def parse_once(text, path, typ="safe"):  # type: ignore[no-untyped-def]
-        if typ != "safe":
-            return parse(text, path, typ)
-        if text not in known:
-            known[text] = parse(text, path, typ)
-        return copy.deepcopy(known[text])
+    load, dump = YAML.load, YAML.dump
 
-    _yaml.parse_yaml = parse_once
+    def place(text: str, typ: str) -> Path:
+        return folder / hashlib.sha256(f"{typ}\n{text}".encode()).hexdigest()
+
+    def keep(data: object, path: Path) -> None:
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(pickle.dumps(data))
+        partial.replace(path)
+
+    def load_once(yaml, text):  # type: ignore[no-untyped-def]
+        known = place(text, *yaml.typ)
+        if not known.is_file():
+            keep(load(yaml, text), known)
+        return pickle.loads(known.read_bytes())  # noqa: S301 - our own file
+
+    def dump_and_keep(yaml, data, stream):  # type: ignore[no-untyped-def]
+        dump(yaml, data, written := io.StringIO())
+        text = written.getvalue()
+        keep(data, place(text, "rt"))
+        keep(plain(data), place(text, "safe"))
+        stream.write(text)
+
+    YAML.load, YAML.dump = load_once, dump_and_keep  # type: ignore[method-assign]
+
+
+def plain(data: object) -> object:
+    """The values of a YAML document, without its comments and layout."""
+    if isinstance(data, dict):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [plain(value) for value in data]
+    if data is None or isinstance(data, bool):
+        return data
+    return next(kind(data) for kind in (int, float, str) if isinstance(data, kind))
 
 
 def serve(address: str) -> list[str]:
@@ -232,7 +266,7 @@ def end_with(status: int) -> NoReturn:
 
 if __name__ == "__main__":
     del sys.path[0]
-    preload(sys.argv[1])
+    preload(sys.argv[1], Path(sys.argv[2]).parent)
     gc.collect()
     gc.freeze()
     end_with(run(serve(sys.argv[2])))

@@ -2,11 +2,12 @@
 
 import logging
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.fsync = lambda number: None  # no test cuts the power, and a disk takes milliseconds for each flush
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,16 @@ from longtail.methods.heads import HEADS
 from longtail.methods.stage_methods import STAGE_METHODS
 from tests.imports import ROOT
 
+os.fsync = lambda number: None  # no test cuts the power, and a disk takes milliseconds for each flush
+
 SHARED_DATA = ROOT.parent / "shared" / "data"
 FAST = {
     "train": {"epochs": 2, "batch_size": 32},
     "crt": {"epochs": 2, "batch_size": 32},
     "lws": {"epochs": 2, "batch_size": 32},
+    "cosine": {"epochs": 2},
+    "los": {"epochs": 2},
+    "max_norm": {"epochs": 2},
     "dlsa": {"epochs": 6, "flow_epochs": 3},
     "ipdpp": {"epochs": 4, "reselect_every": 2, "warmup_epochs": 0},
     "runtime": {"progress": "off", "device": "cpu", "workers": 0, "checkpoint_every": 1},
@@ -52,16 +58,22 @@ def merged(base: dict, changes: dict) -> dict:
     return result
 
 
-def write_params(folder: Path, *changes: dict) -> None:
-    """The repository's params.yaml with fast settings and ``changes``."""
-    params = merged(yaml.safe_load((ROOT / "params.yaml").read_text()), FAST)
+def write_params(folder: Path, *changes: dict, heads: tuple[str, ...] = HEAD_NAMES) -> None:
+    """The repository's params.yaml with fast settings and ``changes``, for code that has ``heads`` alone."""
+    params = merged(_default_params(), FAST)
     method = next(
         (change["pretrain"]["method"] for change in reversed(changes) if "method" in change.get("pretrain", {})), "none"
     )
     faster = [FAST_PRETRAINING] * (method not in ("none", "weights"))
     for change in [*faster, SMALL_PROJECTORS.get(method, {}), *changes]:
         params = merged(params, change)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    params = {name: value for name, value in params.items() if name in heads or name not in HEAD_NAMES}
+    (folder / "params.yaml").write_text(yaml.dump(params, Dumper=yaml.CSafeDumper))
+
+
+@cache
+def _default_params() -> dict:
+    return yaml.load((ROOT / "params.yaml").read_text(), yaml.CSafeLoader)
 
 
 class PrintingHandler(logging.Handler):
@@ -91,20 +103,40 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     logger.setLevel(before)
 
 
-@pytest.fixture
-def pipeline(stage: Callable[..., None]) -> Callable[..., None]:
+def run_all(stage: Callable[..., None], last: str = "evaluate") -> None:
     """Run every stage up to ``last``."""
+    for name in ("prepare", "subsample", "pretrain", "train_backbone", "extract_features"):
+        stage(name)
+        if name == last:
+            return
+    for method in HEAD_NAMES:
+        stage("rebalance", method)
+    stage("train_dlsa")
+    stage("finetune_ipdpp")
+    if last == "evaluate":
+        stage("evaluate")
+
+
+_RUNS: dict[tuple[str, str], Path] = {}
+
+
+@pytest.fixture
+def pipeline(stage: Callable[..., None], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """Run every stage up to ``last``, and fill the empty working folder with that.
+
+    Stages give the same bytes in every folder. So what the same parameters gave before is copied, unless they name
+    files of the test.
+    """
 
     def run(last: str = "evaluate") -> None:
-        for name in ("prepare", "subsample", "pretrain", "train_backbone", "extract_features"):
-            stage(name)
-            if name == last:
-                return
-        for method in HEAD_NAMES:
-            stage("rebalance", method)
-        stage("train_dlsa")
-        stage("finetune_ipdpp")
-        if last == "evaluate":
-            stage("evaluate")
+        params = (tmp_path / "params.yaml").read_text()
+        key = (params, last)
+        if str(tmp_path) in params:
+            run_all(stage, last)
+        elif key in _RUNS:
+            shutil.copytree(_RUNS[key], tmp_path, dirs_exist_ok=True)
+        else:
+            run_all(stage, last)
+            _RUNS[key] = shutil.copytree(tmp_path, tmp_path_factory.mktemp("run"), dirs_exist_ok=True)
 
     return run

@@ -3,7 +3,8 @@
 ``WarmCommands`` makes a folder with ``python`` and ``dvc`` in it, to be put first on PATH. ``dvc ...`` and
 ``python -m stages.NAME ...`` run there with the arguments, working folder, environment, streams, signals and exit
 status of the caller, in a fork of a process that has imported third-party packages and nothing of this repository.
-They do not wait for the disk, and dvc parses each text once. All other calls of ``python`` go to the interpreter. Without pidfds (Linux) everything does.
+They do not wait for the disk, and dvc parses each text once. All other calls of ``python`` go to the interpreter.
+Without pidfds (Linux) everything does.
 """
 
 import atexit

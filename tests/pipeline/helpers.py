@@ -82,6 +82,14 @@ def known(key: str, compute) -> dict[str, bytes]:
     return _KNOWN[key]
 
 
+def restore(folder: Path, contents: dict[str, bytes]) -> dict[str, bytes]:
+    """Write files with these contents, by their names in the folder; the contents."""
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return contents
+
+
 def record_saves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The parts of which the training loop saves checkpoints from now on, one entry per checkpoint."""
     original, saves = loop._save, []

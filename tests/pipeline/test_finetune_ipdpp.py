@@ -28,7 +28,7 @@ from longtail.train.extract import outputs
 from stages.data import read_split
 from stages.paths import PREPARED
 from tests.conftest import write_params
-from tests.pipeline.helpers import BEFORE, interrupt_save, known, refused, write_image
+from tests.pipeline.helpers import BEFORE, interrupt_save, known, refused, restore, write_image
 
 CPU = torch.device("cpu")
 
@@ -59,13 +59,19 @@ def finetune(stage, folder: Path, **changes) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in IPDPP_OUTPUTS}
 
 
+def finetuned(stage, folder: Path, **changes) -> dict[str, bytes]:
+    """What ``finetune`` gives in the folder of ``trained``, from the first time."""
+    write_params(folder, {"train": {"epochs": 10}, "ipdpp": changes})
+    return restore(folder, known(f"ipdpp {sorted(changes.items())}", lambda: finetune(stage, folder, **changes)))
+
+
 def draws(folder: Path):
     return read_selection(folder / "models/ipdpp_selection.h5", "finetune_ipdpp")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_finetuning_writes_the_same_bytes_twice_and_no_path(trained, stage, kind):
-    first = finetune(stage, trained, **KINDS[kind])
+    first = finetuned(stage, trained, **KINDS[kind])
     for name in IPDPP_OUTPUTS:
         (trained / name).unlink()
     assert finetune(stage, trained, **KINDS[kind]) == first
@@ -74,7 +80,7 @@ def test_finetuning_writes_the_same_bytes_twice_and_no_path(trained, stage, kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_subset_holds_min_k_and_n_c_images_of_each_class_in_every_round(trained, stage, kind):
-    finetune(stage, trained, **KINDS[kind])
+    finetuned(stage, trained, **KINDS[kind])
     table, split = pd.read_csv("data/ipdpp_subset.csv"), read_split()[0]
     assert list(table.columns) == ["round", "class", "index", "probability", "inclusion_probability"]
     labels = read_manifest(PREPARED).labels
@@ -92,7 +98,7 @@ def test_subset_holds_min_k_and_n_c_images_of_each_class_in_every_round(trained,
 
 
 def test_round_0_is_drawn_by_the_backbones_own_head(trained, stage):
-    finetune(stage, trained)
+    finetuned(stage, trained)
     features, head = read_features(Path("features/features_train.h5")), read_head(Path("features/head.h5"), "x").head
     logits = features.features.astype(np.float64) @ head.weight.T + head.bias
     log_p = torch.log_softmax(torch.from_numpy(logits), dim=1).numpy()[np.arange(len(logits)), features.labels]
@@ -108,9 +114,9 @@ def test_round_0_is_drawn_by_the_backbones_own_head(trained, stage):
 
 def test_later_rounds_are_drawn_by_the_model_of_that_moment(trained, stage):
     """With as many epochs as a round the stored model is that moment's; another round begins there with one more."""
-    finetune(stage, trained, epochs=3, reselect_every=2, schedule="constant")
+    finetuned(stage, trained, epochs=3, reselect_every=2, schedule="constant")
     second = draws(trained).log_probability[1]
-    finetune(stage, trained, epochs=2, reselect_every=2, schedule="constant")
+    finetuned(stage, trained, epochs=2, reselect_every=2, schedule="constant")
     model, _ = stored_model()
     images = part_images(read_split()[0].train)
     now = label_log_probability(outputs(model, images, 10, "p", "off"), images.labels)
@@ -119,9 +125,9 @@ def test_later_rounds_are_drawn_by_the_model_of_that_moment(trained, stage):
 
 @pytest.mark.parametrize(("source", "fixed"), [("auto", False), ("model", False), ("head", True)])
 def test_p_source_says_whose_probabilities_count(trained, stage, source, fixed):
-    finetune(stage, trained, p_source=source)
+    finetuned(stage, trained, p_source=source)
     own = draws(trained).log_probability
-    finetune(stage, trained, p_source="head")
+    finetuned(stage, trained, p_source="head")
     of_head = draws(trained).log_probability
     assert np.array_equal(own[0], of_head[0]) == (source != "model")
     assert np.array_equal(own[1], of_head[1]) == fixed
@@ -141,7 +147,7 @@ def stored_model():
 
 @pytest.mark.parametrize("kind", ["default", "encoder", "best_val"])
 def test_stored_model_gives_the_predictions_of_the_table(trained, stage, kind):
-    finetune(stage, trained, **KINDS[kind])
+    finetuned(stage, trained, **KINDS[kind])
     model, test = stored_model()
     logits = outputs(model, test, 10, "test", "off")
     table = read_predictions(Path("metrics/predictions/ipdpp.h5"), "finetune_ipdpp")
@@ -156,17 +162,17 @@ def test_frozen_encoder_stays_and_a_free_one_moves_in_all_its_weights(trained, s
         after = load_checkpoint(Path("models/ipdpp.safetensors"), "finetune_ipdpp")[0]
         return {name for name in before if name.startswith("backbone.") and not torch.equal(before[name], after[name])}
 
-    finetune(stage, trained, freeze="encoder")
+    finetuned(stage, trained, freeze="encoder")
     assert moved() == set()
-    finetune(stage, trained)
+    finetuned(stage, trained)
     assert moved() == {name for name in before if name.startswith("backbone.")}
-    finetune(stage, trained, bn_mode="eval")
+    finetuned(stage, trained, bn_mode="eval")
     assert not any("running" in name for name in moved()) and moved()
 
 
 def test_control_is_uniform_of_the_same_size_and_does_not_know_the_kernel(trained, stage):
-    first = finetune(stage, trained)
-    other = finetune(stage, trained, scale="n2", p_source="head")
+    first = finetuned(stage, trained)
+    other = finetuned(stage, trained, scale="n2", p_source="head")
     assert first["metrics/predictions/ipdpp_uniform.h5"] == other["metrics/predictions/ipdpp_uniform.h5"]
     assert first["metrics/predictions/ipdpp.h5"] != other["metrics/predictions/ipdpp.h5"]
     stored = draws(trained)
@@ -177,7 +183,7 @@ def test_control_is_uniform_of_the_same_size_and_does_not_know_the_kernel(traine
 
 @pytest.mark.parametrize("freeze", ["none", "encoder"])
 def test_method_and_control_are_the_same_run_where_nothing_is_drawn(trained, stage, freeze):
-    finetune(stage, trained, k=1000, freeze=freeze)
+    finetuned(stage, trained, k=1000, freeze=freeze)
     method, control = (
         read_predictions(Path(f"metrics/predictions/{name}.h5"), "x") for name in ("ipdpp", "ipdpp_uniform")
     )
@@ -189,28 +195,30 @@ def test_method_and_control_are_the_same_run_where_nothing_is_drawn(trained, sta
 
 
 def test_released_draws_are_those_of_the_released_code_in_every_round(trained, stage):
-    finetune(stage, trained, **KINDS["released draws"])
+    finetuned(stage, trained, **KINDS["released draws"])
     stored = draws(trained)
     assert np.array_equal(stored.selected[0], stored.selected[1])
 
 
 def test_finetuning_lowers_the_loss(trained, stage):
-    finetune(stage, trained, epochs=30)
+    finetuned(stage, trained, epochs=15)
     curves = pd.read_csv("metrics/curves/finetune_ipdpp.tsv", sep="\t")
     for name, rows in curves.groupby("method"):
         assert rows["loss"].iloc[-5:].mean() < 0.5 * rows["loss"].iloc[0], name
-        assert len(rows) == 30
+        assert len(rows) == 15
 
 
 def test_picture_is_a_png_of_all_classes(trained, stage):
-    finetune(stage, trained)
+    finetuned(stage, trained)
     with Image.open("metrics/ipdpp_images.png") as picture:
         assert picture.format == "PNG" and picture.size[0] > 400 and picture.size[1] > 400
 
 
-def test_summary_selection_and_diagnostics_name_both_rows(tmp_path, pipeline):
-    write_params(tmp_path, {"ipdpp": {"select": "best_val"}})
+def test_summary_selection_and_diagnostics_name_both_rows(tmp_path, pipeline, stage):
     pipeline()
+    write_params(tmp_path, {"ipdpp": {"select": "best_val"}})
+    stage("finetune_ipdpp")
+    stage("evaluate")
     summary, selection, found = (
         json.loads(Path(f"metrics/{name}.json").read_text()) for name in ("summary", "selection", "ipdpp")
     )
@@ -281,8 +289,8 @@ def test_contradiction_in_ipdpp_is_refused_before_training(trained, stage, chang
 
 
 def test_feature_kernel_of_huge_information_and_tiny_ridge_still_draws_k(trained, stage):
-    finetune(stage, trained, sampler="feature_kdpp", beta=100.0)
-    finetune(stage, trained, sampler="feature_kdpp", ridge=1e-300, k=100)
+    finetuned(stage, trained, sampler="feature_kdpp", beta=100.0)
+    finetuned(stage, trained, sampler="feature_kdpp", ridge=1e-300, k=100)
     assert draws(trained).selected.sum(axis=1).tolist() == [np.minimum(draws(trained).train_counts, 100).sum()] * 2
 
 
@@ -314,25 +322,30 @@ def test_diverging_finetuning_ends_with_its_name_and_leaves_no_output(trained, s
 
 
 @pytest.mark.parametrize("freeze", ["none", "encoder"])
-@pytest.mark.parametrize("save", [1, 3, 4, 6, 7, 8])
-def test_interrupted_finetuning_goes_on_and_gives_the_same_bytes(trained, stage, monkeypatch, capsys, save, freeze):
+def test_finetuning_that_is_interrupted_again_and_again_gives_the_same_bytes(
+    trained, stage, monkeypatch, capsys, freeze
+):
     """Four epochs each of ipdpp (saves 1 to 4) and of its control (5 to 8), two a round."""
-    whole = known(f"freeze {freeze}", lambda: finetune(stage, trained, freeze=freeze))
-    write_params(trained, {"train": {"epochs": 10}, "ipdpp": {"freeze": freeze}})
+    whole = finetuned(stage, trained, freeze=freeze)
     for name in IPDPP_OUTPUTS:
-        (trained / name).unlink(missing_ok=True)
-    with monkeypatch.context() as patch:
-        interrupt_save(patch, save)
-        with pytest.raises(KeyboardInterrupt):
-            stage("finetune_ipdpp")
-    capsys.readouterr()
+        (trained / name).unlink()
+    last = 0
+    for save in (1, 3, 4, 6, 7, 8):
+        with monkeypatch.context() as patch:
+            interrupt_save(patch, save - last)
+            with pytest.raises(KeyboardInterrupt):
+                stage("finetune_ipdpp")
+        if last:
+            assert f"resuming after epoch {(last - 1) % 4 + 1}" in capsys.readouterr().out
+        assert not any((trained / name).exists() for name in IPDPP_OUTPUTS)
+        last = save
     assert finetune(stage, trained, freeze=freeze) == whole
-    assert f"resuming after epoch {(save - 1) % 4 + 1}" in capsys.readouterr().out
+    assert "resuming after epoch 4" in capsys.readouterr().out
     assert not list((trained / ".scratch/finetune_ipdpp").glob("*/*")), "scratch is cleared after success"
 
 
 def test_damaged_checkpoint_of_one_run_names_the_stage_and_is_computed_anew(trained, stage, monkeypatch, capsys):
-    whole = finetune(stage, trained)
+    whole = finetuned(stage, trained)
     with monkeypatch.context() as patch:
         interrupt_save(patch, 7)
         with pytest.raises(KeyboardInterrupt):
@@ -360,21 +373,22 @@ def test_unfinished_finetuning_of_other_parameters_or_features_is_not_resumed(tr
     assert "resuming" not in capsys.readouterr().out
 
 
+SHORT = {"epochs": 2, "reselect_every": 1}
 IPDPP_KEYS = {
     "scale": "n2",
     "k": 5,
-    "reselect_every": 1,
+    "reselect_every": 2,
     "p_source": "model",
     "freeze": "encoder",
     "bn_mode": "eval",
     "augment": "none",
-    "epochs": 2,
+    "epochs": 1,
     "batch_size": 8,
     "optimizer": "sgd",
     "lr": 0.01,
     "weight_decay": 0.5,
     "schedule": "constant",
-    "warmup_epochs": 3,
+    "warmup_epochs": 1,
     "select": "best_val",
     "precision": "bf16",
     "sampler": "feature_kdpp",
@@ -385,9 +399,10 @@ IPDPP_KEYS = {
 @pytest.mark.parametrize("key", IPDPP_KEYS)
 def test_every_key_of_finetuning_reaches_the_predictions(trained, stage, key):
     tables = [f"metrics/predictions/{name}.h5" for name in ("ipdpp", "ipdpp_uniform")]
-    base = {} if key in ("bn_mode", "augment", "freeze") else {"augment": "simclr_noflip"}
-    first = known(f"ipdpp {base}", lambda: finetune(stage, trained, **base))
-    changed = finetune(stage, trained, **base, **{key: IPDPP_KEYS[key]})
+    base = {} if key == "select" else SHORT  # the best of two epochs is the last
+    base = base | ({} if key in ("bn_mode", "augment", "freeze") else {"augment": "simclr_noflip"})
+    first = finetuned(stage, trained, **base)
+    changed = finetune(stage, trained, **base | {key: IPDPP_KEYS[key]})
     own_draw = key in ("scale", "p_source", "sampler")
     assert changed[tables[0]] != first[tables[0]]
     if key != "select":  # whose epoch may be the last in the control
@@ -406,5 +421,6 @@ def test_every_key_of_finetuning_reaches_the_predictions(trained, stage, key):
     ids=str,
 )
 def test_keys_of_finetuning_that_need_another_key_reach_the_predictions(trained, stage, base, change):
-    first, changed = finetune(stage, trained, **base), finetune(stage, trained, **base, **change)
+    first = finetuned(stage, trained, **SHORT, **base)
+    changed = finetuned(stage, trained, **SHORT, **base, **change)
     assert changed["metrics/predictions/ipdpp.h5"] != first["metrics/predictions/ipdpp.h5"]

@@ -19,9 +19,11 @@ from tests.pipeline.helpers import (
     DLSA_OUTPUTS,
     dlsa_bytes,
     interrupt_save,
+    known,
     read_metrics,
     record_saves,
     refused,
+    restore,
 )
 
 DLSA_KINDS = {
@@ -34,11 +36,20 @@ DLSA_KINDS = {
 }
 
 
+def train(stage, folder: Path, kind: str) -> dict[str, bytes]:
+    """The outputs of one kind in the folder, trained at the first call."""
+    write_params(folder, {"dlsa": DLSA_KINDS[kind]})
+
+    def run() -> dict[str, bytes]:
+        stage("train_dlsa")
+        return dlsa_bytes(folder)
+
+    return restore(folder, known(f"dlsa {kind}", run))
+
+
 @pytest.mark.parametrize("kind", DLSA_KINDS)
 def test_dlsa_writes_the_same_bytes_twice_and_no_path(with_heads, stage, kind):
-    write_params(with_heads, {"dlsa": DLSA_KINDS[kind]})
-    stage("train_dlsa")
-    first = dlsa_bytes(with_heads)
+    first = train(stage, with_heads, kind)
     for name in first:
         (with_heads / name).unlink()
     stage("train_dlsa")
@@ -49,11 +60,9 @@ def test_dlsa_writes_the_same_bytes_twice_and_no_path(with_heads, stage, kind):
 
 @pytest.mark.parametrize("kind", DLSA_KINDS)
 def test_stored_dlsa_gives_the_routes_and_predictions_of_the_tables(with_heads, stage, kind):
-
     from longtail.methods.dlsa.stored import load_chain
 
-    write_params(with_heads, {"dlsa": DLSA_KINDS[kind]})
-    stage("train_dlsa")
+    train(stage, with_heads, kind)
     chain, meta = load_chain("models/dlsa.safetensors")
     test = read_features("features/features_test.h5")
     rows = torch.from_numpy(test.features)
@@ -94,6 +103,7 @@ def test_depth_0_is_the_control_and_evaluate_needs_no_flow(with_heads, stage, pr
     for name in ("index", "label", "top_class", "top_probability", "label_log_probability"):
         np.testing.assert_array_equal(getattr(dlsa, name), getattr(control, name))
     stage("evaluate")
+    assert read_metrics("selection")["dlsa"]["preset"] == preset
     assert read_metrics("summary")["dlsa"] == read_metrics("summary")["dlsa_control"]
     assert not [key for key in read_metrics("dlsa") if key.startswith("level")]
     for name in ("likelihood", "losses", "clusters"):
@@ -153,28 +163,17 @@ def test_dlsa_without_val_holds_out_training_rows_where_every_class_has_two(
     tmp_path, pipeline, stage, imb_factor, chosen
 ):
     write_params(tmp_path, {"val_per_class": 0, "imb_factor": imb_factor})
-    pipeline()
+    pipeline("extract_features")
+    stage("train_dlsa")
     counts = pd.read_csv("data/class_counts.csv")["train"]
     assert (counts.min() == 1) == (chosen == "last")
-    selection = read_metrics("selection")["dlsa"]
-    assert {selection[key] for key in ("selected_on", "head_1_selected_on", "head_2_selected_on")} == {chosen}
     routing = read_routing("models/dlsa_routing.h5", "train_dlsa")
+    assert {routing.notes[key] for key in ("selected_on", "head_1_selected_on", "head_2_selected_on")} == {chosen}
     assert set(routing.parts) == {"train", "test"}
     np.testing.assert_array_equal(np.bincount(routing.parts["train"].label), counts)
 
 
-@pytest.mark.parametrize(
-    ("of", "save", "resumed"),
-    [
-        ("head", 1, "dlsa_control head 1 of 1: resuming after epoch 1"),
-        ("head", 6, "dlsa_control head 1 of 1: resuming after epoch 6"),
-        ("flow", 2, "dlsa flow 1 of 2: resuming after epoch 2"),
-        ("flow", 4, "dlsa flow 2 of 2: resuming after epoch 1"),
-        ("head", 9, "dlsa head 1 of 3: resuming after epoch 3"),
-        ("head", 24, "dlsa head 3 of 3: resuming after epoch 6"),
-    ],
-)
-def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(with_heads, stage, capsys, monkeypatch, of, save, resumed):
+def test_dlsa_that_is_interrupted_again_and_again_gives_the_same_bytes(with_heads, stage, capsys, monkeypatch):
     write_params(with_heads, {"dlsa": {"depth": 2}})
     with monkeypatch.context() as patch:
         in_one_go = record_saves(patch)
@@ -182,16 +181,25 @@ def test_interrupted_dlsa_goes_on_and_gives_the_same_bytes(with_heads, stage, ca
     whole = dlsa_bytes(with_heads)
     for name in whole:
         (with_heads / name).unlink()
+    capsys.readouterr()
     with monkeypatch.context() as patch:
         saves = record_saves(patch)
-        with patch.context() as inner:
-            interrupt_save(inner, save, of)
-            with pytest.raises(KeyboardInterrupt):
-                stage("train_dlsa")
-        assert not any((with_heads / name).exists() for name in DLSA_OUTPUTS)
-        capsys.readouterr()
+        for of, further, resumed in [
+            ("head", 1, ""),
+            ("head", 5, "dlsa_control head 1 of 1: resuming after epoch 1"),
+            ("flow", 2, "dlsa_control head 1 of 1: resuming after epoch 6"),
+            ("flow", 2, "dlsa flow 1 of 2: resuming after epoch 2"),
+            ("head", 3, "dlsa flow 2 of 2: resuming after epoch 1"),
+            ("head", 15, "dlsa head 1 of 3: resuming after epoch 3"),
+        ]:
+            with patch.context() as inner:
+                interrupt_save(inner, further, of)
+                with pytest.raises(KeyboardInterrupt):
+                    stage("train_dlsa")
+            assert resumed in capsys.readouterr().out
+            assert not any((with_heads / name).exists() for name in DLSA_OUTPUTS)
         stage("train_dlsa")
-    assert resumed in capsys.readouterr().out
+    assert "dlsa head 3 of 3: resuming after epoch 6" in capsys.readouterr().out
     assert dlsa_bytes(with_heads) == whole
     assert saves == in_one_go, "no epoch is trained twice"
     assert not list((with_heads / ".scratch/train_dlsa").glob("*/*")), "scratch is cleared after success"

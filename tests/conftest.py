@@ -60,7 +60,7 @@ def merged(base: dict, changes: dict) -> dict:
 
 def write_params(folder: Path, *changes: dict, heads: tuple[str, ...] = HEAD_NAMES) -> None:
     """The repository's params.yaml with fast settings and ``changes``, for code that has ``heads`` alone."""
-    params = merged(_default_params(), FAST)
+    params = merged(default_params(), FAST)
     method = next(
         (change["pretrain"]["method"] for change in reversed(changes) if "method" in change.get("pretrain", {})), "none"
     )
@@ -72,7 +72,7 @@ def write_params(folder: Path, *changes: dict, heads: tuple[str, ...] = HEAD_NAM
 
 
 @cache
-def _default_params() -> dict:
+def default_params() -> dict:
     return yaml.load((ROOT / "params.yaml").read_text(), yaml.CSafeLoader)
 
 

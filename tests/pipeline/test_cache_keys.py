@@ -1,11 +1,15 @@
-"""What runs again after an edit of the code, through the real dvc."""
+"""What runs again after an edit of the code, and with a head more, through the real dvc."""
 
+import json
 import re
 
 import pytest
 
-from tests.conftest import HEAD_NAMES
-from tests.pipeline.conftest import stages_run
+from tests.imports import ROOT
+from tests.pipeline.conftest import FEW_HEADS, stages_run
+
+DOCUMENT = (ROOT / "docs" / "adding-a-method.md").read_text()
+MODULE, GROUP, LINE = re.findall(r"```\w+\n(.*?)```", DOCUMENT, re.DOTALL)[:3]
 
 
 def edit(project, path, old, new):
@@ -17,11 +21,16 @@ def edit(project, path, old, new):
 
 
 @pytest.fixture
-def edited(reproduced):
+def edited(few_heads):
     """The reproduced project; edits of its code are taken back afterwards, and results restored from the cache."""
-    yield reproduced
-    reproduced.restore()
-    reproduced.dvc("repro")
+    yield few_heads
+    few_heads.restore()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def digests_of_the_restored_code(few_heads):
+    yield
+    few_heads.dvc("repro")
 
 
 def test_a_changed_comment_docstring_or_line_break_anywhere_runs_no_stage(edited):
@@ -94,8 +103,44 @@ def test_a_queued_sweep_runs_beside_the_workspace_and_computes_its_digests_itsel
     assert {"4", "5"} <= {row[column] for row in rows[1:]}
 
 
-def test_experiments_show_one_column_per_stage_and_no_source_file(reproduced):
-    shown = reproduced.dvc("exp", "show", "--csv").splitlines()[0].split(",")
+def test_experiments_show_one_column_per_stage_and_no_source_file(few_heads):
+    shown = few_heads.dvc("exp", "show", "--csv").splitlines()[0].split(",")
     assert not [name for name in shown if name.endswith(".py")]
     digests = [name for name in shown if name.startswith(".fingerprints")]
-    assert len(digests) == 8 + len(HEAD_NAMES)
+    assert len(digests) == 8 + len(FEW_HEADS)
+
+
+def add_the_head(folder):
+    """The three edits. Returns the files that they touched."""
+    (folder / "longtail/methods/heads/shrunken.py").write_text(MODULE)
+    with open(folder / "params.yaml", "a") as params:
+        params.write(GROUP)
+    dag = (folder / "dvc.yaml").read_text()
+    assert dag.count("      - tau\n") == 1
+    (folder / "dvc.yaml").write_text(dag.replace("      - tau\n", f"      - tau\n{LINE}"))
+    return {"longtail/methods/heads/shrunken.py", "params.yaml", "dvc.yaml"}
+
+
+def test_a_head_added_by_the_docs_has_its_row_in_the_table(few_heads):
+    """docs/adding-a-method.md, followed to the letter."""
+    before = json.loads((few_heads.folder / "metrics/summary.json").read_text())
+    try:
+        touched = add_the_head(few_heads.folder)
+        output = few_heads.dvc("repro")
+        assert stages_run(output) == ["rebalance@shrunken", "evaluate"]
+        (row,) = (line for line in output.splitlines() if line.startswith("shrunken "))
+        assert len(row.split()) == 7
+        after = json.loads((few_heads.folder / "metrics/summary.json").read_text())
+        assert set(after) == {*before, "shrunken"}
+        assert {name: after[name] for name in before} == before
+        changed = few_heads.call("git", "status", "--porcelain", "--", ".", ":!metrics", ":!dvc.lock")
+        assert {line[3:] for line in changed.splitlines()} == touched
+        refused = few_heads.dvc("exp", "run", "-S", "shrunken.amount=2", check=False)
+        assert "error: shrunken.amount must be at least 0 and at most 1, got 2" in refused
+    finally:
+        for made in ("models/heads/shrunken.h5", "metrics/predictions/shrunken.h5"):
+            (few_heads.folder / made).unlink(missing_ok=True)
+        few_heads.restore()
+    assert stages_run(few_heads.dvc("repro")) == []
+    assert not (few_heads.folder / ".fingerprints/rebalance_shrunken").exists(), "its stage is gone"
+    assert few_heads.call("git", "status", "--porcelain") == ""

@@ -28,7 +28,7 @@ def test_a_changed_method_runs_itself_and_evaluate_and_going_back_runs_nothing(f
     before = last = summary(few_heads)
     for settings, stage, rows in (
         (["crt.epochs=3"], "rebalance@crt", {"crt"}),
-        (["dlsa.depth=3", "dlsa.preset=latent"], "train_dlsa", {"dlsa"}),
+        (["dlsa.depth=3"], "train_dlsa", {"dlsa"}),
         (["ipdpp.k=20*n_min", "ipdpp.scale=n2"], "finetune_ipdpp", {"ipdpp", "ipdpp_uniform"}),
         (["shots.many_above=50"], None, ROWS),
     ):
@@ -38,11 +38,10 @@ def test_a_changed_method_runs_itself_and_evaluate_and_going_back_runs_nothing(f
         last = summary(few_heads)
     diff = json.loads(few_heads.dvc("metrics", "diff", "--json"))
     assert diff["metrics/selection.json"]["dlsa.depth"] == {"old": 1, "new": 3, "diff": 2}
-    assert json.loads((few_heads.folder / "metrics/selection.json").read_text())["dlsa"]["preset"] == "latent"
     assert {"level_3", "route_4"} <= {name.split(".")[0] for name in diff["metrics/dlsa.json"]}
     assert diff["metrics/selection.json"]["ipdpp.images"]["diff"] > 0
     assert {"ipdpp", "ipdpp_uniform"} <= {name.split(".")[0] for name in diff["metrics/summary.json"]}
-    back = ["crt.epochs=2", "dlsa.depth=auto", "dlsa.preset=small", "ipdpp.k=10*n_min", "ipdpp.scale=n"]
+    back = ["crt.epochs=2", "dlsa.depth=auto", "ipdpp.k=10*n_min", "ipdpp.scale=n"]
     back.append("shots.many_above=100")
     assert stages_run(few_heads.dvc("exp", "run", *(word for setting in back for word in ("-S", setting)))) == []
     assert summary(few_heads) == before

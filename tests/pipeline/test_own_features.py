@@ -18,7 +18,7 @@ from longtail.artifacts.left_out import left_out_reason
 from longtail.artifacts.predictions import read_predictions
 from longtail.core.errors import ArtifactError, ConfigError, DataError
 from longtail.params import check_params, defaults
-from tests.conftest import FAST, HEAD_NAMES, merged
+from tests.conftest import HEAD_NAMES, default_params, merged, run_all, write_params
 from tests.imports import ROOT
 from tests.pipeline.conftest import Project, copy_code, stages_run
 from tests.pipeline.helpers import BEFORE, read_metrics, refused, write_own
@@ -28,13 +28,11 @@ IPDPP_ROWS = ("ipdpp_uniform", "ipdpp")
 NO_IMAGES = "dataset: features has no images"
 
 
-def own_params(folder: Path, data_root: Path, *changes: dict) -> None:
+def own_params(folder: Path, data_root: Path, *changes: dict, heads: tuple[str, ...] = HEAD_NAMES) -> None:
     """The repository's params.yaml with fast settings of what runs on features, and ``changes``."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    fast = {name: FAST[name] for name in ("crt", "lws", "dlsa", "runtime")}
-    for change in (fast, {"dataset": "features", "data_root": str(data_root), "imb_type": "natural"}, *changes):
-        params = merged(params, change)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    own = {"dataset": "features", "data_root": str(data_root), "imb_type": "natural"}
+    images = {name: default_params()[name] for name in ("pretrain", "train", "ipdpp")}
+    write_params(folder, images, own, *changes, heads=heads)
 
 
 def write_parts(folder: Path, *parts: str, form: str = "h5") -> None:
@@ -52,15 +50,6 @@ def own(tmp_path: Path, stage: Any) -> Path:
     write_parts(tmp_path / "own", "train", "test")
     own_params(tmp_path, tmp_path / "own")
     return tmp_path / "own"
-
-
-def run_all(stage: Any) -> None:
-    for name in BEFORE:
-        stage(name)
-    for method in HEAD_NAMES:
-        stage("rebalance", method)
-    for name in ("train_dlsa", "finetune_ipdpp", "evaluate"):
-        stage(name)
 
 
 def test_every_method_but_ipdpp_has_its_row_and_ipdpp_a_line(own, stage, capsys):
@@ -237,7 +226,8 @@ def test_predictions_of_a_method_whose_artifact_is_left_out_are_refused(with_hea
 
 # Through dvc
 
-ALL_STAGES = [*BEFORE, *(f"rebalance@{method}" for method in HEAD_NAMES), "train_dlsa", "finetune_ipdpp", "evaluate"]
+HEADS = ("joint", "tau", "softmax_regression")
+STAGES = [*BEFORE, *(f"rebalance@{method}" for method in HEADS), "train_dlsa", "finetune_ipdpp", "evaluate"]
 
 
 def summary(project: Project) -> dict:
@@ -245,13 +235,13 @@ def summary(project: Project) -> dict:
 
 
 def test_dvc_runs_the_whole_dag_on_features_and_never_writes_to_them(tmp_path):
-    project, own = copy_code(tmp_path / "project"), tmp_path / "own"
+    project, own = copy_code(tmp_path / "project", HEADS), tmp_path / "own"
     write_parts(own, "train", "test")
     before = contents(own)
-    own_params(project.folder, own)
+    own_params(project.folder, own, heads=HEADS)
     project.commit("code")
     output = project.dvc("repro")
-    assert sorted(stages_run(output)) == sorted(ALL_STAGES)
+    assert sorted(stages_run(output)) == sorted(STAGES)
     assert f"left out: ipdpp_uniform, ipdpp ({NO_IMAGES})" in output
     project.commit("reproduced")
     assert stages_run(project.dvc("repro")) == []
@@ -261,7 +251,7 @@ def test_dvc_runs_the_whole_dag_on_features_and_never_writes_to_them(tmp_path):
     assert {name for name in first if summary(project)[name] != first[name]} <= {"tau"}
     off = project.dvc("exp", "run", "-S", "tau.value=auto", "-S", "dlsa.enabled=false")
     assert stages_run(off) == ["train_dlsa", "evaluate"]
-    assert set(summary(project)) == set(HEAD_NAMES)
+    assert set(summary(project)) == set(HEADS)
     project.dvc("plots", "show", "-o", "plots_out")
     assert stages_run(project.dvc("exp", "run", "-S", "dlsa.enabled=true")) == []
     assert summary(project) == first

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,15 +10,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+import longtail.core.yaml
 from longtail.methods.heads import HEADS
 from longtail.methods.stage_methods import STAGE_METHODS
 from tests.imports import ROOT
 
 os.fsync = lambda number: None  # no test cuts the power, and a disk takes milliseconds for each flush
+
+_parse, _parsed = longtail.core.yaml.parse_yaml, {}
+
+
+def _parse_once(text: str, name: str = "text") -> Any:
+    if text not in _parsed:
+        _parsed[text] = pickle.dumps(_parse(text, name))
+    return pickle.loads(_parsed[text])  # noqa: S301 - our own
+
+
+longtail.core.yaml.parse_yaml = _parse_once  # the parser is slow pure Python, and stages read the same few texts
 
 SHARED_DATA = ROOT.parent / "shared" / "data"
 FAST = {

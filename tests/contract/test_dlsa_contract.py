@@ -7,12 +7,12 @@ from dataclasses import fields
 
 import pytest
 from sklearn.base import clone
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import longtail.methods.dlsa as dlsa
 from longtail.core.params import keys_of
 from longtail.methods.dlsa import DLSA, PRESETS, Settings
 from longtail.methods.dlsa.settings import DlsaParams
+from tests.contract.estimator_checks import each_check
 
 FAST = {"epochs": 2, "flow_epochs": 1}
 ALL = [
@@ -23,7 +23,7 @@ ALL = [
 ]
 
 
-@parametrize_with_checks(ALL)
+@each_check(ALL)
 def test_estimator_keeps_the_scikit_learn_contract(estimator, check):
     check(estimator)
 

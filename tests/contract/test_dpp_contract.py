@@ -14,6 +14,7 @@ from longtail.core.errors import ConfigError
 from longtail.methods.ipdpp import DPPyKDPP, Information, IPDPPSampler, LowRankKDPP, RankOneKDPP, ipdpp_kernel
 
 DRAWS = 40_000
+DRAWS_OF_DPPY = 10_000  # five times slower, and not our code
 P = np.array([0.02, 0.3, 0.55, 0.55, 0.8, 0.93, 0.99, 1.0])
 _stream = np.random.default_rng(3)
 RANK_5, RANK_2, WIDE = (_stream.normal(size=shape) for shape in [(8, 5), (8, 2), (6, 9)])
@@ -74,20 +75,20 @@ def test_draws_follow_the_exact_distribution_of_subsets(name):
     subsets, probability = enumerated(kernel, k)
     position = {subset: i for i, subset in enumerate(subsets)}
     process, stream = build(k), np.random.default_rng(11)
-    counts = np.zeros(len(subsets))
-    for _ in range(DRAWS):
+    counts, draws = np.zeros(len(subsets)), DRAWS_OF_DPPY if name == "dppy-kernel" else DRAWS
+    for _ in range(draws):
         counts[position[tuple(process.sample(stream).tolist())]] += 1
 
-    rare = probability * DRAWS < 5
-    observed, expected = counts[~rare], probability[~rare] * DRAWS
+    rare = probability * draws < 5
+    observed, expected = counts[~rare], probability[~rare] * draws
     if rare.any():
-        assert counts[rare].sum() <= 20 + 2 * probability[rare].sum() * DRAWS
+        assert counts[rare].sum() <= 20 + 2 * probability[rare].sum() * draws
         expected *= observed.sum() / expected.sum()
     assert chisquare(observed, expected).pvalue > 1e-3
 
     exact = inclusion_of(subsets, probability, len(kernel))
-    empirical = inclusion_of(subsets, counts / DRAWS, len(kernel))
-    assert (np.abs(empirical - exact) <= 4.5 * np.sqrt(exact * (1 - exact) / DRAWS) + 1e-12).all()
+    empirical = inclusion_of(subsets, counts / draws, len(kernel))
+    assert (np.abs(empirical - exact) <= 4.5 * np.sqrt(exact * (1 - exact) / draws) + 1e-12).all()
 
 
 @every_case

@@ -4,9 +4,12 @@ import argparse
 import contextlib
 import importlib
 import io
+import json
+import multiprocessing
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -47,6 +50,7 @@ from stages.recipe import flat, names, read_recipe
 from tests.synthetic import hierarchical_features
 
 CLASSES = ("bird", "cat", "dog")
+FORKS = multiprocessing.get_context("fork")
 TINY = ["--rows", "400", "--dim", "8", "--classes", "10", "--batch-size", "64", "--repeats", "2", "--threads", "1"]
 
 
@@ -65,9 +69,29 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             importlib.import_module(f"stages.{command[0]}").main(*command[1:])
         return time.perf_counter() - start
 
-    for module in (common, cifar_lt, ipdpp):
-        if hasattr(module, "run_stage"):
-            monkeypatch.setattr(module, "run_stage", run_stage)
+    for module in (common, cifar_lt, dlsa, ipdpp, objectives):
+        monkeypatch.setattr(module, "run_stage", run_stage)
+
+
+@pytest.fixture
+def in_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sides of a benchmark run in forks of this process, which has torch already."""
+
+    def side(module: str, words: list[str], output: str) -> None:
+        with open(output, "w") as file, contextlib.redirect_stdout(file):
+            importlib.import_module(module).main(words)
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess:
+        assert command[:2] == [sys.executable, "-m"] and options["check"]
+        with tempfile.NamedTemporaryFile() as output:
+            process = FORKS.Process(target=side, args=(command[2], command[3:], output.name))
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+            return subprocess.CompletedProcess(command, 0, output.read().decode())
+
+    for module in (bns, dlsa_flow):
+        monkeypatch.setattr(module, "subprocess", argparse.Namespace(run=run))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +116,12 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))
+
+
+def test_stages_of_benchmarks_are_processes_of_their_own_in_the_folder(tmp_path: Path) -> None:
+    write_params(tmp_path, [])
+    assert common.run_stage(tmp_path, "prepare") > 0
+    assert (tmp_path / "data/prepared").is_dir()
 
 
 def read_params(folder: Path) -> Params:
@@ -193,6 +223,7 @@ def test_simclr_benchmark_agrees_with_torchvision_and_prints_its_table(
     assert sides == ["longtail", "torchvision v1", "torchvision v2, PIL", "torchvision v2, tensors"]
 
 
+@pytest.mark.usefixtures("in_forks")
 def test_bns_benchmark_agrees_with_the_broadcast_form_and_prints_its_table(capsys: pytest.CaptureFixture) -> None:
     bns.main(["--batch", "32", "--repeats", "1", "--seconds", "0.1", "--threads", "1"])
     output = capsys.readouterr().out
@@ -221,6 +252,7 @@ def test_ipdpp_benchmark_compares_variants_with_their_controls(capfd: pytest.Cap
     assert gain == pytest.approx(method - control, abs=0.02)
 
 
+@pytest.mark.usefixtures("in_process")
 def test_objectives_benchmark_has_a_row_for_each_case(capfd: pytest.CaptureFixture) -> None:
     quick = ["train.epochs=1", "runtime.device=cpu"]
     chosen = ["--objectives", "ldam", "paco", "--rules", "drw", "--mixes", "--starts"]
@@ -353,6 +385,7 @@ def flags(values: dict[str, int]) -> list[str]:
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
+@pytest.mark.usefixtures("in_forks")
 def test_flow_benchmark_agrees_with_the_direct_form_and_prints_a_table(capsys: pytest.CaptureFixture) -> None:
     sizes = {"batch": 64, "clusters": 20, "width": 32, "steps": 2, "repeats": 1, "threads": 1}
     dlsa_flow.main(flags(sizes))
@@ -367,7 +400,7 @@ def test_flow_benchmark_stops_where_the_sides_differ(monkeypatch: pytest.MonkeyP
     def fake(*arguments, **options):  # type: ignore[no-untyped-def]
         return subprocess.CompletedProcess([], 0, f'{{"seconds": [1.0], "bytes": 1, "losses": [{next(runs)}]}}')
 
-    monkeypatch.setattr(dlsa_flow.subprocess, "run", fake)
+    monkeypatch.setattr(dlsa_flow, "subprocess", argparse.Namespace(run=fake))
     with pytest.raises(SystemExit, match=r"the losses of the two sides differ by 9\.1e-02"):
         dlsa_flow.main(["--repeats", "1"])
 
@@ -417,14 +450,25 @@ def test_heads_benchmark_refuses_what_the_parameters_refuse(
     assert message in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_flow_benchmark_trains_the_whole_chain(capsys: pytest.CaptureFixture) -> None:
-    sizes = {"width": 4, "batch": 4096, "clusters": 5, "epochs": 1, "head-epochs": 1, "threads": 1}
-    dlsa_flow.main(["--full", *flags(sizes)])
+def test_flow_benchmark_trains_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "counts.json").write_text(json.dumps({"ImageNet_LT_train": [40] * 100 + [5] * 900}))
+    sizes = {"width": 4, "batch": 1024, "clusters": 5, "epochs": 1, "head-epochs": 1, "threads": 1}
+    dlsa_flow.main(["--full", "--counts", str(tmp_path / "counts.json"), *flags(sizes)])
     output = capsys.readouterr().out
-    assert "115," in output and "depth 3" in output and "s per epoch of the first flow" in output
+    assert "8,500 x 4 features" in output and "depth 3" in output and "s per epoch of the first flow" in output
 
 
-def test_dlsa_benchmark_compares_every_variant_with_its_control(capsys: pytest.CaptureFixture) -> None:
+def test_class_counts_of_the_flow_benchmark_are_like_those_of_imagenet_lt() -> None:
+    counts = dlsa_flow.counts_like_imagenet_lt(115_846)
+    assert abs(counts.sum() - 115_846) < 1000
+    assert (counts[0], counts[-1]) == (1280, 5)
+
+
+def test_dlsa_benchmark_compares_every_variant_with_its_control(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = partial(hierarchical_features, classes=6, width=8, largest=60, imbalance=20.0, test=20)
+    monkeypatch.setattr(dlsa, "hierarchical_features", small)
     dlsa.main(["synthetic", "--seeds", "2", "--smoke"])
     rows = rows_of(capsys.readouterr().out, "method")
     assert [row[0] for row in rows] == [*HEADS.names(), *dlsa.VARIANTS]

@@ -298,17 +298,16 @@ def test_base_head_is_the_default_start(with_val):
 
 
 @pytest.mark.parametrize("settings", [{}, {"depth": 0}, {"depth": 2, "flow_dims": 4}, {"preset": "latent"}], ids=str)
-@pytest.mark.parametrize(("factor", "shift"), [(0.01, 0.0), (100.0, 0.0), (1.0, 30.0)])
-def test_scale_and_origin_of_the_features_do_not_matter(settings, factor, shift):
+def test_scale_and_origin_of_the_features_do_not_matter(settings):
     """Up to rounding: at most one row in a thousand changes."""
     data = hierarchical_features(2, classes=8, width=12, largest=100, held_out=10, test=500)
-    offset = (shift * np.linspace(-1, 1, 12)).astype(np.float32)
+    offset = (30.0 * np.linspace(-1, 1, 12)).astype(np.float32)
     answers = []
-    for scale, origin in ((1.0, 0.0), (factor, offset)):
+    for scale, origin in ((1.0, 0.0), (0.01, 0.0), (100.0, 0.0), (1.0, offset)):
         moved = {part: ((scale * x + origin).astype(np.float32), y) for part, (x, y) in data.items()}
         model = DLSA(epochs=5, flow_epochs=4, **settings).fit(*moved["train"])
         answers.append(model.predict(moved["test"][0]))
-    assert (answers[0] != answers[1]).mean() <= 1e-3
+    assert all((answer != answers[0]).mean() <= 1e-3 for answer in answers)
 
 
 def test_given_validation_rows_leave_all_training_rows_for_training(deep):

@@ -57,6 +57,7 @@ def test_every_choice_beside_the_keys_of_pretraining_reaches_the_weights(tmp_pat
     assert pretrained(stage, tmp_path, change)["models/pretrained.safetensors"] != first
 
 
+SMALL = {"train": {"width": 4}}
 PRETRAIN_KEYS = {
     "optimizer": "sgd",
     "weight_decay": 0.5,
@@ -94,16 +95,15 @@ SELF_SUPERVISED = [name for name in METHODS.names() if name != "bns"]
 
 @pytest.mark.parametrize("key", PRETRAIN_KEYS)
 def test_every_key_of_pretraining_reaches_the_weights(tmp_path, stage, key):
-    first = known("pretrain", lambda: pretrained(stage, tmp_path))["models/pretrained.safetensors"]
-    assert (
-        pretrained(stage, tmp_path, {"pretrain": {key: PRETRAIN_KEYS[key]}})["models/pretrained.safetensors"] != first
-    )
+    first = known("pretrain", lambda: pretrained(stage, tmp_path, SMALL))["models/pretrained.safetensors"]
+    changed = pretrained(stage, tmp_path, SMALL, {"pretrain": {key: PRETRAIN_KEYS[key]}})
+    assert changed["models/pretrained.safetensors"] != first
 
 
 @pytest.mark.parametrize(("method", "key"), [(method, key) for method, keys in METHOD_KEYS.items() for key in keys])
 def test_every_key_of_a_method_of_pretraining_reaches_the_weights(tmp_path, stage, method, key):
     of_method = {"variant": "paper"} if key in ("extra_positives", "negatives") else {}
-    base = {"pretrain": {"method": method, method: of_method}}
+    base = SMALL | {"pretrain": {"method": method, method: of_method}}
     first = known(f"pretrain {base}", lambda: pretrained(stage, tmp_path, base))["models/pretrained.safetensors"]
     changed = pretrained(stage, tmp_path, base, {"pretrain": {method: {key: METHOD_KEYS[method][key]}}})
     assert changed["models/pretrained.safetensors"] != first

@@ -117,7 +117,7 @@ def test_every_objective_rule_and_key_trains_a_backbone_of_its_own(tmp_path, sta
     """class_balanced is cross-entropy with reweight; all others differ."""
     weights = {}
     for name, change in OBJECTIVE_CHANGES.items():
-        write_params(tmp_path, {"train": {"epochs": 3, "schedule": "constant"} | change})
+        write_params(tmp_path, {"train": {"epochs": 3, "schedule": "constant", "width": 4} | change})
         for before in ("prepare", "subsample", "pretrain") if not weights else ():
             stage(before)
         stage("train_backbone")

@@ -227,7 +227,8 @@ def test_predictions_of_a_method_whose_artifact_is_left_out_are_refused(with_hea
 # Through dvc
 
 HEADS = ("joint", "tau", "softmax_regression")
-STAGES = [*BEFORE, *(f"rebalance@{method}" for method in HEADS), "train_dlsa", "finetune_ipdpp", "evaluate"]
+AFTER = ("evaluate_backbone", "train_dlsa", "finetune_ipdpp", "evaluate")
+STAGES = [*BEFORE, *(f"rebalance@{method}" for method in HEADS), *AFTER]
 
 
 def summary(project: Project) -> dict:

@@ -39,6 +39,7 @@ class Project:
         environment |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t"}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # users' machines do write compiled modules
         environment |= {"GIT_COMMITTER_EMAIL": "t@t", "DVC_NO_ANALYTICS": "1", "DVC_STUDIO_OFFLINE": "1"}
+        environment["DVC_SITE_CACHE_DIR"] = str(self.folder / ".dvc/tmp/site")
         result = subprocess.run(
             [shutil.which(command[0], path=path) or command[0], *command[1:]],
             cwd=self.folder,

@@ -17,10 +17,13 @@ class Source:
     Attributes:
         class_names: C names in label order.
         labels: (N,) int64 in 0..C-1.
-        parts: (N,) strings: ``train``, ``val``, ``test``, or ``pool`` if the source has no test part of its own.
+        parts: (N,) strings: ``train``, ``val``, ``test``; ``all`` if the source is not split (a share becomes the test
+            part), or ``pool`` (40 images of each class become the test part).
         images: (N, H, W, channels) uint8, or None for files.
         root: the folder of the files, or None for an array.
         paths: N paths relative to ``root``, with ``/``; empty for an array.
+        groups: N names of what must stay in one part, such as a camera site or a patient; empty text for an image on
+            its own. Empty for none at all.
     """
 
     class_names: tuple[str, ...]
@@ -29,6 +32,7 @@ class Source:
     images: np.ndarray | None = None
     root: Path | None = None
     paths: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ def _rows(kind: type[Group]) -> Iterator[tuple[str, ...]]:
         if isinstance(value, Group):
             yield from _rows(type(value))
             continue
-        full = f"{kind.path}.{name}" if kind.path else name
+        full = f"{kind.place()}.{name}" if kind.place() else name
         default = "" if value is None else f"`{show(value)}`"
         yield f"`{full}`", default, spec.published, _allowed(hint, spec), spec.meaning
 

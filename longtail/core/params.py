@@ -142,9 +142,14 @@ class Group:
         """Keys that have an effect all the same where :meth:`inactive` gives a reason."""
         return ()
 
+    @classmethod
+    def place(cls) -> str:
+        """``path``. A group with a key of its own called ``path`` overrides this method."""
+        return cls.path
+
     def full_name(self, name: str) -> str:
         """The full name of a key, for example ``crt.epochs``."""
-        return f"{self.path}.{name}" if self.path else name
+        return f"{self.place()}.{name}" if self.place() else name
 
     def require(self, name: str, met: bool, expected: str) -> None:
         """Raise a ConfigError about the key ``name`` unless ``met``."""
@@ -210,14 +215,15 @@ def bind(kind: type[T], content: Any, allowed: Iterable[str] = ()) -> T:
         ConfigError: an unknown key, a wrong type, a value out of range, or values that contradict each other.
     """
     if not isinstance(content, Mapping):
-        raise refuse(kind.path, "a group of keys", content)
+        raise refuse(kind.place(), "a group of keys", content)
     hints, specs, others = _hints(kind), keys_of(kind), set(allowed)
     values: dict[str, Any] = {}
     for name, value in content.items():
         if name in others:
             continue
         if name not in specs:
-            raise unknown_key(f"{kind.path}.{show(name)}" if kind.path else show(name), show(name), [*specs, *others])
+            where = f"{kind.place()}.{show(name)}" if kind.place() else show(name)
+            raise unknown_key(where, show(name), [*specs, *others])
         hint = hints[name]
         values[name] = bind(hint, value) if isinstance(hint, type) and issubclass(hint, Group) else value
     return kind(**values)
@@ -249,7 +255,7 @@ def check_given(owner: Group) -> None:
 
 
 def _absolute(owner: Group, reason: str) -> str:
-    return owner.full_name(reason) if owner.path and re.match(r"\w+: ", reason) else reason
+    return owner.full_name(reason) if owner.place() and re.match(r"\w+: ", reason) else reason
 
 
 def _given(where: str, value: Any, default: Any) -> Iterator[tuple[str, Any, Any]]:

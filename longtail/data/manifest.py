@@ -1,6 +1,6 @@
 """``data/prepared``: one common form for every dataset.
 
-- ``manifest.csv`` has one row per image: index, label, part, path, sha256.
+- ``manifest.csv`` has one row per image: index, label, part, path, sha256, group.
 - ``classes.csv`` has the class names in label order.
 - ``dataset.json`` has the fields of DatasetInfo.
 - ``images.h5`` has the pixels, if the dataset is held in memory.
@@ -10,7 +10,7 @@ A dataset that is features has other files in place of images; see ``longtail.da
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from longtail.core.errors import ArtifactError, DataError
 STAGE = "prepare"
 FEATURES = "features"  # the storage of a dataset without images
 IMAGES_SCHEMA = "longtail/images/1"
-MANIFEST_COLUMNS = ("index", "label", "part", "path", "sha256")
+MANIFEST_COLUMNS = ("index", "label", "part", "path", "sha256", "group")
 _UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
 
 
@@ -60,7 +60,10 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A prepared dataset without its pixels. Arrays have one row per image, in index order."""
+    """A prepared dataset without its pixels. Arrays have one row per image, in index order.
+
+    ``groups`` are names of what must stay in one part; empty text for an image on its own.
+    """
 
     info: DatasetInfo
     class_names: tuple[str, ...]
@@ -68,6 +71,7 @@ class Manifest:
     parts: np.ndarray
     paths: np.ndarray
     sha256: np.ndarray
+    groups: np.ndarray = field(default_factory=lambda: np.empty(0, str))
 
 
 def read_info(folder: Path) -> DatasetInfo:
@@ -80,7 +84,8 @@ def read_manifest(folder: Path) -> Manifest:
     info = read_info(folder)
     classes = read_csv(folder / "classes.csv", made_by=STAGE, columns=("label", "name"), text=("name",))
     table = read_csv(folder / "manifest.csv", made_by=STAGE, columns=MANIFEST_COLUMNS, text=MANIFEST_COLUMNS[2:])
-    if not np.array_equal(table["index"], np.arange(len(table))) or len(classes) != info.num_classes:
+    whole = (folder / "manifest.csv").read_bytes().endswith(b"\n")  # a cut row would lack its last, empty fields
+    if not whole or not np.array_equal(table["index"], np.arange(len(table))) or len(classes) != info.num_classes:
         raise ArtifactError(folder / "manifest.csv", "is damaged (its rows do not match classes.csv)", STAGE)
     return Manifest(
         info=info,
@@ -89,6 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
         parts=table["part"].to_numpy(str),
         paths=table["path"].to_numpy(str),
         sha256=table["sha256"].to_numpy(str),
+        groups=table["group"].to_numpy(str),
     )
 
 

@@ -81,7 +81,8 @@ def prepare(
     info = DatasetInfo(dataset, storage, size, channels, len(source.class_names))
     rows = range(len(source.labels))
     paths = source.paths or [""] * len(source.labels)
-    columns = [rows, source.labels, source.parts, paths, digests]
+    groups = source.groups or [""] * len(source.labels)
+    columns = [rows, source.labels, source.parts, paths, digests, groups]
     if pixels is not None:
         write_hdf5(folder / "images.h5", {"images": pixels, "labels": source.labels}, {}, schema=IMAGES_SCHEMA)
     write_csv(folder / "manifest.csv", pd.DataFrame(dict(zip(MANIFEST_COLUMNS, columns, strict=True))))

@@ -30,7 +30,7 @@ def prepare_features(source: FeatureSource, folder: Path, *, dataset: str) -> Da
     """Write ``source`` to ``folder``, usually ``data/prepared``. ``dataset`` is the recorded name."""
     info = DatasetInfo(dataset, FEATURES, 0, 0, len(source.class_names))
     rows = len(source.labels)
-    columns = [range(rows), source.labels, source.parts, [""] * rows, [""] * rows]
+    columns = [range(rows), source.labels, source.parts, [""] * rows, [""] * rows, source.groups or [""] * rows]
     write_hdf5(_rows_file(folder), {"features": source.features, "labels": source.labels}, {}, schema=SCHEMA)
     _head_file(folder).unlink(missing_ok=True)
     if source.head is not None:

@@ -1,4 +1,6 @@
-"""The content of the user's own files. If features change, ``prepare`` runs again; if weights do, ``pretrain``.
+"""The content of the user's own files.
+
+If features, lists or tables change, ``prepare`` runs again; if weights do, ``pretrain``.
 
 Where the files are not at hand, as in a clone that has only pulled the results, what these stages recorded counts.
 """
@@ -12,11 +14,10 @@ from typing import Any
 from longtail.artifacts.atomic import atomic_open
 from longtail.artifacts.checkpoints import read_meta
 from longtail.artifacts.digest import file_digest
-from longtail.artifacts.tables import read_csv
 from longtail.core.errors import ConfigError
 from longtail.core.params import bind, keys_of
+from longtail.data.own_files import read_files
 from longtail.data.params import DatasetParams
-from longtail.data.prepared_features import FILES_COLUMNS, files_table
 from longtail.data.sources import SOURCES
 from stages.paths import PREPARED, PRETRAINED, SCRATCH
 
@@ -24,21 +25,26 @@ CACHE = SCRATCH / "own_files.json"
 
 
 def own_files_digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 over names and contents of a source's few files; empty for a source whose files do not count."""
+    """SHA-256 over names and contents of a source's few files; empty for a source without such files.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
     params = bind(DatasetParams, {name: value for name, value in content.items() if name in keys_of(DatasetParams)})
     list_files = SOURCES.get(params.dataset).files
     if list_files is None:
         return ""
-    found = {path.name: known_digest(path) for path in list_files(params)} or _recorded()
+    recorded = read_files(PREPARED)
+    found = {}
+    for name, path in list_files(params).items():
+        try:
+            digest = known_digest(path) if path.is_file() else recorded.get(name)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+        if digest is not None:  # otherwise `prepare` names the missing file
+            found[name] = digest
+    found = found or recorded
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-
-
-def _recorded() -> dict[str, str]:
-    path = files_table(PREPARED)
-    if not path.is_file():
-        return {}
-    table = read_csv(path, made_by="prepare", columns=FILES_COLUMNS, text=FILES_COLUMNS)
-    return dict(zip(*(table[name] for name in FILES_COLUMNS), strict=True))
 
 
 def weights_digest(path: Path) -> str:

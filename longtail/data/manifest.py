@@ -4,6 +4,8 @@
 - ``classes.csv`` has the class names in label order.
 - ``dataset.json`` has the fields of DatasetInfo.
 - ``images.h5`` has the pixels, if the dataset is held in memory.
+- ``files.csv`` has the digests of the lists or tables that name the images, if there are any.
+- ``columns.csv`` has the further columns of a table by path, if there are any.
 
 A dataset that is features has other files in place of images; see ``longtail.data.prepared_features``.
 """

@@ -14,9 +14,38 @@ class ListParams(Group):
 
     path: ClassVar[str] = "lists"
 
-    train: str | None = key(None, "list of the training images; absolute, or relative to `data_root`")
-    val: str | None = key(None, "list of the validation images (optional)")
-    test: str | None = key(None, "list of the test images")
+    train: str | None = key(
+        None, "list (`dataset: table`: table) of the training images; absolute, or relative to `data_root`"
+    )
+    val: str | None = key(None, "list or table of the validation images (optional)")
+    test: str | None = key(None, "list or table of the test images")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnParams(Group):
+    """Names of the columns of ``dataset: table``."""
+
+    path: str = key("path", "column of the image files, relative to `data_root`")  # type: ignore[misc]
+    label: str = key("label", "column of the labels: names, or whole numbers from 0")
+    split: str | None = key(
+        "split",
+        "column of the parts: train, test, and val, valid or validation. Without such a column, or with null, all rows "
+        "are split by `split_seed`",
+    )
+    group: str | None = key(
+        "group", "column of what must stay in one part, such as a camera site or a patient; null ignores it"
+    )
+
+    @classmethod
+    def place(cls) -> str:
+        return "columns"
+
+    def check(self) -> None:
+        given: dict[str, str] = {}
+        for name, column in vars(self).items():
+            if column is not None:
+                other = given.setdefault(column, name)
+                self.require(name, other == name, f"another column than columns.{other}")
 
 
 def _ignores_data_root(params: "DatasetParams") -> str:
@@ -42,7 +71,13 @@ class DatasetParams(Group):
         "the folder of torchvision's archive (default `data/raw`). Make it absolute, or queued runs will not find it",
         unused=_ignores_data_root,
     )
-    lists: ListParams = group(ListParams, unused=only_with(dataset="file_lists"))
+    lists: ListParams = group(ListParams, unused=only_with(dataset=("file_lists", "table")))
+    table: str | None = key(
+        None,
+        "CSV, TSV, Parquet or JSON lines with one row per image; absolute, or relative to `data_root`",
+        unused=only_with(dataset="table"),
+    )
+    columns: ColumnParams = group(ColumnParams, unused=only_with(dataset="table"))
     image_size: int | Auto = key(
         "auto",
         "side in pixels. auto: the model's with `pretrain.method: weights`; otherwise the source's own if all images "
@@ -59,8 +94,8 @@ class DatasetParams(Group):
     )
     relabel: bool = key(
         False,
-        "number the labels that occur 0 to C-1; without it, gaps are refused",
-        unused=only_with(dataset=("file_lists", "features")),
+        "number the numeric labels that occur 0 to C-1; without it, gaps are refused",
+        unused=only_with(dataset=("file_lists", "table", "features")),
     )
 
     @property
@@ -76,9 +111,16 @@ class DatasetParams(Group):
         if source.needs_data_root and self.data_root is None:
             what = "images" if source.has_images else "features"
             raise ConfigError(f"data_root must be the folder of the {what} with dataset: {self.dataset}, got null")
-        if self.dataset == "file_lists":
+        lists = [name for name, file in vars(self.lists).items() if file is not None]
+        if self.dataset == "table" and (self.table is not None or not lists):
+            self.require(
+                "table", self.table is not None, "a file with dataset: table (or set lists.train and lists.test)"
+            )
+            self.require("table", not lists, f"null with lists.{lists[0]}" if lists else "")
+        elif self.dataset in ("file_lists", "table"):
+            what = "list" if self.dataset == "file_lists" else "table"
             for name in ("train", "test"):
-                self.lists.require(name, getattr(self.lists, name) is not None, "a list file with dataset: file_lists")
+                self.lists.require(name, name in lists, f"a {what} file with dataset: {self.dataset}")
 
 
 def _explain_imbalance(value: Any) -> str:

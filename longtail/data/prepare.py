@@ -17,6 +17,7 @@ from longtail.artifacts.tables import write_csv, write_json
 from longtail.core.errors import ConfigError, DataError
 from longtail.core.progress import Progress
 from longtail.data.manifest import IMAGES_SCHEMA, MANIFEST_COLUMNS, DatasetInfo, decode, image_dimensions
+from longtail.data.own_files import write_files
 from longtail.data.sources.base import Source, check_labels
 
 MEMORY_BUDGET = 2**30  # bytes of pixels that `storage: auto` holds in memory
@@ -87,8 +88,17 @@ def prepare(
         write_hdf5(folder / "images.h5", {"images": pixels, "labels": source.labels}, {}, schema=IMAGES_SCHEMA)
     write_csv(folder / "manifest.csv", pd.DataFrame(dict(zip(MANIFEST_COLUMNS, columns, strict=True))))
     write_csv(folder / "classes.csv", pd.DataFrame({"label": range(info.num_classes), "name": source.class_names}))
+    write_files(folder, source.digests)
+    _write_columns(folder / "columns.csv", source)
     write_json(folder / "dataset.json", asdict(info))
     return info
+
+
+def _write_columns(path: Path, source: Source) -> None:
+    if source.columns is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_csv(path, source.columns)
 
 
 def _survey(root: Path, paths: Sequence[str], workers: int, progress: str) -> tuple[list[str], np.ndarray]:

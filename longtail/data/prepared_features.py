@@ -2,7 +2,7 @@
 
 - ``features.h5`` has the rows of all parts, in the order of the manifest.
 - ``head.h5`` has the given head, if there is one.
-- ``files.csv`` has the name and SHA-256 of each file that was read.
+- ``files.csv`` has the name and SHA-256 of each file that was read; see ``longtail.data.own_files``.
 
 Shape legend: N rows, D features.
 """
@@ -20,9 +20,9 @@ from longtail.artifacts.tables import write_csv, write_json
 from longtail.core.errors import ArtifactError
 from longtail.core.head import LinearHead
 from longtail.data.manifest import FEATURES, MANIFEST_COLUMNS, STAGE, DatasetInfo
+from longtail.data.own_files import write_files
 from longtail.data.sources.base import FeatureSource
 
-FILES_COLUMNS = ("file", "sha256")
 SCHEMA = "longtail/prepared_features/1"
 
 
@@ -35,7 +35,7 @@ def prepare_features(source: FeatureSource, folder: Path, *, dataset: str) -> Da
     _head_file(folder).unlink(missing_ok=True)
     if source.head is not None:
         write_head(_head_file(folder), HeadFile("given", source.head, split_digest="", backbone_digest=""))
-    write_csv(files_table(folder), pd.DataFrame(sorted(source.digests.items()), columns=list(FILES_COLUMNS)))
+    write_files(folder, source.digests)
     write_csv(folder / "manifest.csv", pd.DataFrame(dict(zip(MANIFEST_COLUMNS, columns, strict=True))))
     write_csv(folder / "classes.csv", pd.DataFrame({"label": range(info.num_classes), "name": source.class_names}))
     write_json(folder / "dataset.json", asdict(info))
@@ -67,11 +67,6 @@ def read_given_head(folder: Path) -> LinearHead | None:
     head = read_head(path, STAGE).head
     assert isinstance(head, LinearHead)
     return head
-
-
-def files_table(folder: Path) -> Path:
-    """The table of the files that were read."""
-    return folder / "files.csv"
 
 
 def _rows_file(folder: Path) -> Path:

@@ -24,8 +24,9 @@ class SourceEntry:
         reads_data_root: whether ``data_root`` has any effect.
         has_images: whether it has images; otherwise ``load`` returns a ``FeatureSource``.
         image_shape: (side, channels) of the images, if the source has one of its own.
-        files: parameters -> the files that there are, if they are few and their content decides what ``prepare``
-            writes; None for a source whose files are not compared.
+        files: parameters -> the user's own few files whose content decides what ``prepare`` writes, by the names of
+            ``Source.digests``. A file that may be left out is named if it is there. None for a source without such
+            files.
         has_val: parameters -> whether the source has a val part of its own; None if only its files can tell.
     """
 
@@ -34,7 +35,7 @@ class SourceEntry:
     reads_data_root: bool = True
     has_images: bool = True
     image_shape: tuple[int, int] | None = None
-    files: Callable[[DatasetParams], list[Path]] | None = None
+    files: Callable[[DatasetParams], dict[str, Path]] | None = None
     has_val: Callable[[DatasetParams], bool | None] = lambda params: False
 
 

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from longtail.core.errors import DataError
 from longtail.core.head import LinearHead
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class Source:
         paths: N paths relative to ``root``, with ``/``; empty for an array.
         groups: N names of what must stay in one part, such as a camera site or a patient; empty text for an image on
             its own. Empty for none at all.
+        digests: SHA-256 of each of the user's own few files that were read (lists, tables, features), by a name that
+            does not depend on where the file is.
+        columns: further columns of a table beside ``path``, one row per image; None for none.
     """
 
     class_names: tuple[str, ...]
@@ -33,6 +40,8 @@ class Source:
     root: Path | None = None
     paths: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    digests: dict[str, str] = field(default_factory=dict)
+    columns: "pd.DataFrame | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +51,10 @@ class FeatureSource(Source):
     Attributes:
         features: (N, D) float32, finite.
         head: a linear head on them, or None.
-        digests: SHA-256 of each file that was read, by its name.
     """
 
     features: np.ndarray
     head: LinearHead | None = None
-    digests: dict[str, str] = field(default_factory=dict)
 
 
 def check_labels(labels: np.ndarray, class_names: Sequence[str], origin: str) -> None:

@@ -304,10 +304,10 @@ def _stored_names(train: Part) -> list[str] | None:
         return [name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()]
 
 
-def _files(params: "DatasetParams") -> list[Path]:
+def _files(params: "DatasetParams") -> dict[str, Path]:
     root = Path(str(params.data_root))
     names = [f"{kind}_{part}.{suffix}" for kind in ("features", "labels") for part in PARTS for suffix in SUFFIXES]
-    return [path for name in (*names, "head.h5", "head.npz", "classes.txt") if (path := root / name).is_file()]
+    return {name: root / name for name in (*names, "head.h5", "head.npz", "classes.txt") if (root / name).is_file()}
 
 
 def _has_val(params: "DatasetParams") -> bool | None:

@@ -1,50 +1,82 @@
 """Published split lists: ``relative/path label`` lines, like those of ImageNet-LT, Places-LT and iNaturalist 2018."""
 
-import gzip
-import zlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from longtail.artifacts.digest import file_digest
 from longtail.core.errors import DataError
+from longtail.data.listed import LOG, Row, expanded, read_text, shown, to_source
 from longtail.data.sources import SourceEntry
 from longtail.data.sources.base import Source
 
 if TYPE_CHECKING:
     from longtail.data.params import DatasetParams
 
-MAX_DIGITS = 9
+FORM = "`relative/path label`"
+HEADERS = ("path", "file", "filename", "file_name", "image", "image_id", "image_path", "img", "name", "id")
+LABEL_HEADERS = ("label", "labels", "class", "class_id", "class_name", "category", "target", "dx", "y")
+_QUOTED_PATH = re.compile(r"""(["'])(?P<path>.+?)\1\s+(?P<label>.+)""")
+_QUOTED_LABEL = re.compile(r"""(?P<path>.*\S)\s+(["'])(?P<label>.+)\2""")
+_IMAGE_NAME = re.compile(r".*\.(jpe?g|jpe|jfif|png|bmp|gif|webp|tiff?|avif|heic|p[pg]m)", re.IGNORECASE)
 
 
-def read_list(path: Path) -> tuple[list[str], np.ndarray]:
+def read_list(path: Path, part: str = "train") -> list[Row]:
     """Read one list, plain or ``.gz``.
 
+    A line is a path, blanks and a label. The label is what follows the last tab if there is one, otherwise the last
+    word. Each may be in quotes. Empty lines, lines that begin with ``#``, and a first line of two column names are
+    passed over; how many is logged.
+
     Returns:
-        The relative paths and their labels, (n,) int64, in file order.
+        Its rows in file order.
 
     Raises:
-        DataError: the file is missing, or a line is not a path, blanks and a whole number >= 0 (the message has its
-            number).
+        DataError: the file is missing or has no rows, or a line has another form (the message has its number).
     """
-    if not path.is_file():
-        raise DataError(f"list file {path} is missing")
-    opener = gzip.open if path.suffix == ".gz" else open
-    paths: list[str] = []
-    labels: list[int] = []
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                parts = line.rsplit(maxsplit=1)
-                if len(parts) != 2 or not parts[1].isdecimal() or len(parts[1]) > MAX_DIGITS:
-                    raise DataError(f"{path}, line {number} must be `relative/path label`, got {line.strip()!r}")
-                paths.append(parts[0])
-                labels.append(int(parts[1]))
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"list file {path} cannot be read: {error}") from error
-    return paths, np.asarray(labels, np.int64)
+    text = read_text(path, "list file")
+    _refuse_json(path, text)
+    rows: list[Row] = []
+    passed_over = 0
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        if not line:
+            continue
+        if line.startswith("#") or (not rows and _is_header(line)):
+            passed_over += 1
+            continue
+        named, label = _parse(line, f"{path}, line {number}")
+        rows.append(Row(named, label, part, "", str(path), number))
+    if passed_over:
+        LOG.info(f"{path}: {passed_over} comment or header lines are passed over")
+    if not rows:
+        raise DataError(f"list file {path} is empty")
+    return rows
+
+
+def _refuse_json(path: Path, text: str) -> None:
+    if re.match(r'\s*(\{\s*["}]|\[\s*[\[{])', text):
+        raise DataError(
+            f"list file {path} must have lines of {FORM}, got JSON; dataset: table reads JSON lines with a path and a "
+            "label each"
+        )
+
+
+def _is_header(line: str) -> bool:
+    words = line.lower().split()
+    return len(words) == 2 and words[0] in HEADERS and words[1] in LABEL_HEADERS
+
+
+def _parse(line: str, place: str) -> tuple[str, str]:
+    """Path and label of a line without blanks around it."""
+    match = _QUOTED_PATH.fullmatch(line) or _QUOTED_LABEL.fullmatch(line)
+    if match:
+        return match["path"], match["label"].strip()
+    named, label = ([*line.rsplit("\t" if "\t" in line else None, 1), ""])[:2]
+    if label and not re.search(r"[/\\,;]", label) and not _IMAGE_NAME.fullmatch(label):
+        return named.strip(), label.strip()
+    hint = "; dataset: table reads CSV files with a header" if re.search("[,;]", label or named) else ""
+    raise DataError(f"{place} must be {FORM}, got {shown(line)}{hint}")
 
 
 def load(root: Path, lists: dict[str, Path], relabel: bool) -> Source:
@@ -53,45 +85,32 @@ def load(root: Path, lists: dict[str, Path], relabel: bool) -> Source:
     Args:
         root: the folder that the paths are relative to.
         lists: part -> list file.
-        relabel: number the labels that occur in train 0..C-1, in ascending order. Otherwise gaps are refused.
+        relabel: number the labels that occur in train 0..C-1, in ascending order. Otherwise gaps are refused. Labels
+            that are names are always numbered.
+
+    Raises:
+        DataError: see :func:`read_list` and :func:`longtail.data.listed.to_source`.
     """
-    paths: list[str] = []
-    labels: list[np.ndarray] = []
-    parts: list[str] = []
-    for part in (part for part in ("train", "val", "test") if part in lists):
-        listed, listed_labels = read_list(lists[part])
-        paths += listed
-        labels.append(listed_labels)
-        parts += [part] * len(listed)
-    joined, part_of = np.concatenate(labels), np.asarray(parts)
-    known = np.unique(joined[part_of == "train"])
-    if len(known) == 0:
-        raise DataError(f"list file {lists['train']} is empty")
-    strange = np.flatnonzero(~np.isin(joined, known))
-    if len(strange):
-        row = strange[0]
-        raise DataError(f"{lists[part_of[row]]}: label {joined[row]} ({paths[row]}) does not occur in {lists['train']}")
-    if known[-1] != len(known) - 1 and not relabel:
-        gap = np.flatnonzero(known != np.arange(len(known)))[0]
-        raise DataError(
-            f"{lists['train']} must have labels 0 to C-1 without gaps, got {known[-1]} but not {gap}; set relabel: "
-            "true to number the labels that occur"
-        )
-    names = _class_names(known, joined, paths)
-    return Source(names, np.searchsorted(known, joined), part_of, root=root, paths=tuple(paths))
+    parts = [part for part in ("train", "val", "test") if part in lists]
+    rows = [row for part in parts for row in read_list(lists[part], part)]
+    digests = {f"lists.{part}": file_digest(lists[part]) for part in parts}
+    return to_source(root, rows, relabel=relabel, digests=digests)
 
 
-def _class_names(known: np.ndarray, labels: np.ndarray, paths: list[str]) -> tuple[str, ...]:
-    """The folder name of each class's first image if these names differ, otherwise the labels."""
-    _, first = np.unique(labels, return_index=True)
-    folders = [Path(paths[row]).parent.name for row in first]
-    return tuple(folders) if len(set(folders)) == len(known) and all(folders) else tuple(str(label) for label in known)
+def list_paths(params: "DatasetParams") -> dict[str, Path]:
+    """The list file of each part that has one."""
+    root = Path(str(params.data_root))
+    return {part: expanded(root, name) for part, name in vars(params.lists).items() if name is not None}
+
+
+def _files(params: "DatasetParams") -> dict[str, Path]:
+    return {f"lists.{part}": path for part, path in list_paths(params).items()}
 
 
 def _load(params: "DatasetParams", downloads: Path) -> Source:
-    root = Path(str(params.data_root))
-    lists = {part: root / name for part, name in vars(params.lists).items() if name is not None}
-    return load(root, lists, params.relabel)
+    return load(Path(str(params.data_root)), list_paths(params), params.relabel)
 
 
-SOURCE = SourceEntry(load=_load, needs_data_root=True, has_val=lambda params: params.lists.val is not None)
+SOURCE = SourceEntry(
+    load=_load, needs_data_root=True, files=_files, has_val=lambda params: params.lists.val is not None
+)

@@ -8,7 +8,8 @@ import pytest
 
 from longtail.core.head import LinearHead
 from longtail.data.manifest import read_info, read_manifest
-from longtail.data.prepared_features import files_table, prepare_features, read_given_head, read_rows
+from longtail.data.own_files import files_table
+from longtail.data.prepared_features import prepare_features, read_given_head, read_rows
 from longtail.data.sources.base import FeatureSource
 from tests.refusals import refused
 

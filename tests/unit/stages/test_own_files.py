@@ -8,7 +8,7 @@ import pytest
 from longtail.artifacts.checkpoints import save_checkpoint
 from longtail.artifacts.digest import file_digest
 from longtail.core.errors import ConfigError
-from longtail.data.prepared_features import files_table
+from longtail.data.own_files import files_table
 from stages import own_files
 from stages.own_files import own_files_digest, weights_digest
 from stages.paths import PREPARED, PRETRAINED

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from longtail.core.errors import DataError
 from longtail.data.manifest import read_manifest
+from longtail.data.params import DatasetParams, ListParams
 from longtail.data.sources import file_lists
 from longtail.data.sources.base import Source
 from longtail.data.splits import make_split
@@ -25,6 +27,12 @@ LISTS = {
     "Places_LT_test": (36500, 365, 100, 100),
     "iNaturalist18_val": (24426, 8142, 3, 3),
 }
+
+
+def read(path: Path) -> tuple[list[str], np.ndarray]:
+    """Paths and labels of a list with numbers."""
+    rows = file_lists.read_list(path)
+    return [row.path for row in rows], np.array([int(row.label) for row in rows])
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,7 @@ def test_every_list_at_hand_is_checked(splits):
 
 @pytest.mark.parametrize("name", LISTS)
 def test_published_list_has_its_rows_and_class_counts(splits, name):
-    paths, labels = file_lists.read_list(splits / f"{name}.txt.gz")
+    paths, labels = read(splits / f"{name}.txt.gz")
     counts = np.unique(labels, return_counts=True)[1]
     assert (len(paths), len(counts), counts.max(), counts.min()) == LISTS[name]
     assert len(labels) == len(set(paths)) == len(paths)
@@ -64,7 +72,7 @@ def test_places_counts_and_groups_are_the_published_ones(places, class_counts):
 
 
 def test_places_keeps_the_order_of_its_lists_and_splits_as_published(places, splits):
-    paths, labels = file_lists.read_list(splits / "Places_LT_train.txt.gz")
+    paths, labels = read(splits / "Places_LT_train.txt.gz")
     assert places.paths[:62500] == tuple(paths)
     split = make_split(
         places.labels,
@@ -91,7 +99,7 @@ def test_gaps_are_refused_and_relabel_numbers_what_occurs(splits, class_counts):
     with pytest.raises(DataError, match=r"ImageNet_LT_90_train.*must have labels 0 to C-1 without gaps.*relabel: true"):
         file_lists.load(Path("/data"), lists, relabel=False)
     source = file_lists.load(Path("/data"), lists, relabel=True)
-    known = np.unique(file_lists.read_list(lists["train"])[1])
+    known = np.unique(read(lists["train"])[1])
     assert counts_of(source).tolist() == np.array(class_counts["ImageNet_LT_train"])[known].tolist()
     assert set(counts_of(source, "test")) == {50}
     assert len(source.class_names) == 90
@@ -110,17 +118,29 @@ def test_lists_are_read_plain_and_zipped_with_blank_lines_and_blanks_in_paths(tm
     (tmp_path / "plain.txt").write_bytes(text.encode())
     (tmp_path / "zipped.txt.gz").write_bytes(gzip.compress(text.encode()))
     for name in ("plain.txt", "zipped.txt.gz"):
-        paths, labels = file_lists.read_list(tmp_path / name)
+        paths, labels = read(tmp_path / name)
         assert paths == ["a dir/1.jpg", "b/2.jpg", "c/3.jpg"]
         assert labels.tolist() == [0, 1, 2]
-        assert labels.dtype == np.int64
 
 
-@pytest.mark.parametrize("line", ["a/2.jpg", "a/2.jpg x", "a/2.jpg -1", "a/2.jpg 1.0", "7", "a/2.jpg 1e3", "a,1"])
+@pytest.mark.parametrize("line", ["a/2.jpg", "7", "a,1", "0 a/2.jpg", "0 2.JPG", "my cat.jpg,0", "a/2.jpg b\\c"])
 def test_malformed_line_is_named_with_its_number(tmp_path, line):
     with pytest.raises(DataError, match=r"train\.txt, line 3 must be `relative/path label`, got ") as caught:
         write_lists(tmp_path, f"a/1.jpg 0\n\n{line}\n")
     assert repr(line) in str(caught.value)
+    assert ("dataset: table reads CSV" in str(caught.value)) == ("," in line)
+
+
+@pytest.mark.parametrize("label", ["-1", "1.5", "1e3", "+1", "''"])
+def test_number_that_is_no_label_is_named_with_its_line(tmp_path, label):
+    with pytest.raises(DataError, match=r"train\.txt, line 2 must have as label a name or a whole number of at most 9"):
+        write_lists(tmp_path, f"a/1.jpg 0\nb/1.jpg {label}\n")
+
+
+def test_numbers_beside_names_are_refused_with_the_first_line_that_differs(tmp_path):
+    wanted = r"train\.txt, line 3: label 'x' is a name, but '0' \(.*train\.txt, line 1\) is a number$"
+    with pytest.raises(DataError, match=wanted):
+        write_lists(tmp_path, "a/1.jpg 0\nb/1.jpg 1\nb/2.jpg x\n")
 
 
 @pytest.mark.parametrize("label", ["1000000000000", "99999999999999999999999", "9" * 5000])
@@ -130,7 +150,7 @@ def test_absurd_label_is_refused_at_once(tmp_path, label):
 
 
 def test_label_that_train_does_not_have_is_refused_with_its_list(tmp_path):
-    with pytest.raises(DataError, match=r"test\.txt: label 2 \(c/9\.jpg\) does not occur in .*train\.txt"):
+    with pytest.raises(DataError, match=r"test\.txt, line 2: label 2 \(c/9\.jpg\) does not occur in .*train\.txt"):
         write_lists(tmp_path, "a/1.jpg 0\nb/1.jpg 1\n", "a/9.jpg 0\nc/9.jpg 2\n")
 
 
@@ -189,3 +209,132 @@ def test_lists_are_prepared_from_files(tmp_path):
     assert info.num_classes == 2
     assert manifest.paths[:2].tolist() == ["train/cat/1.png", "train/cat/0.png"]
     assert manifest.class_names == ("cat", "dog")
+
+
+# As people write them
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbfcat/1.jpg 0\r\nb dir/2.jpg 1\r\n",
+        "cat/1.jpg 0\r\nb dir/2.jpg 1\r\n".encode("utf-16"),
+        b"cat/1.jpg 0\rb dir/2.jpg 1\r",
+        b"cat/1.jpg 0.0  \nb dir/2.jpg 1.0\t \n",
+        b"cat/1.jpg 00\nb dir/2.jpg 1.\n",
+        b"cat\\1.jpg 0\nb dir\\2.jpg 1\n",
+        b"./cat/1.jpg 0\nx/..//b dir/2.jpg 1\n",
+        b'"cat/1.jpg" 0\n\'b dir/2.jpg\' "1"\n',
+        b"'cat/1.jpg\t0\nb dir/2.jpg\t1\n".replace(b"'", b""),
+        b"# made by hand\n\npath label\ncat/1.jpg 0\n# the rest\nb dir/2.jpg 1\n",
+        b"cat/1.jpg 0\nb dir/2.jpg 1\ncat/1.jpg 0.0\ncat\\1.jpg 0\n",
+    ],
+)
+def test_lists_are_read_as_people_write_them(tmp_path, text):
+    (tmp_path / "list.txt").write_bytes(text)
+    source = file_lists.load(tmp_path, {"train": tmp_path / "list.txt"}, relabel=False)
+    assert source.paths == ("cat/1.jpg", "b dir/2.jpg")
+    assert source.labels.tolist() == [0, 1]
+    assert source.class_names == ("cat", "b dir")
+
+
+def test_what_is_passed_over_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", logger="longtail")
+    write_lists(tmp_path, "# x\npath label\na/1.jpg 0\na/1.jpg 0\nb/1.jpg 1\n")
+    assert [record.getMessage().removeprefix(f"{tmp_path}/") for record in caplog.records] == [
+        "train.txt: 2 comment or header lines are passed over",
+        "1 of 5 rows repeat an image of an earlier one; each counts once",
+    ]
+
+
+def test_file_with_a_backslash_in_its_name_is_kept(tmp_path):
+    (tmp_path / "a\\1.jpg").touch()
+    source = write_lists(tmp_path, "a\\1.jpg 0\nb\\1.jpg 1\n")
+    assert source.paths[:2] == ("a\\1.jpg", "b/1.jpg")
+
+
+def test_names_become_classes_in_natural_order(tmp_path):
+    lines = ["x/1.png c10", "x/2.png C2", "x/3.png b", 'x/4.png "polar bear"', "x/5.png\tc 1"]
+    source = write_lists(tmp_path, "\n".join(lines), "y/1.png b\n")
+    assert source.class_names == ("b", "C2", "c10", "c 1", "polar bear")
+    assert [source.class_names[label] for label in source.labels] == ["c10", "C2", "b", "polar bear", "c 1", "b"]
+
+
+def test_any_order_of_the_lines_gives_the_same_counts_by_class_name(tmp_path):
+    rng = np.random.default_rng(0)
+    for kind in (str, lambda label: f"{label:.1f}", lambda label: f"name{label}"):
+        lines = [f"{part}{i % 2}/{i}.jpg {kind(i % 3 % 2)}" for part in "ab" for i in range(12)]
+        lines += lines[:5]
+        found = []
+        for _ in range(4):
+            source = write_lists(tmp_path, "\n".join(rng.permutation(lines)), f"t/9.jpg {kind(0)}")
+            found.append(dict(zip(source.class_names, counts_of(source).tolist(), strict=True)))
+        assert found[0] == found[1] == found[2] == found[3]
+        assert sum(found[0].values()) == 24
+
+
+def test_contradicting_labels_of_one_image_are_refused(tmp_path):
+    wanted = r"^a/1\.jpg must have one label, got '0' \(.*train\.txt, line 1\) and '1' \(.*train\.txt, line 3\)$"
+    with pytest.raises(DataError, match=wanted):
+        write_lists(tmp_path, "a/1.jpg 0\nb/1.jpg 1\na\\1.jpg 1\nb/1.jpg 0\n")
+    with pytest.raises(DataError, match=r"a/1\.jpg must have one label, got '0' .*train\.txt.* and '1' .*test\.txt"):
+        write_lists(tmp_path, "a/1.jpg 0\nb/1.jpg 1\n", "a/1.jpg 1\n")
+
+
+def test_image_in_two_parts_is_refused_with_the_number(tmp_path):
+    wanted = (
+        r"^b/1\.jpg must be in one of train, val and test, got train \(.*train\.txt, line 2\) and test \(.*test\.txt, "
+        r"line 1\); images in more than one part: 2$"
+    )
+    with pytest.raises(DataError, match=wanted):
+        write_lists(tmp_path, "a/1.jpg 0\nb/1.jpg 1\n", "b/1.jpg 1\na/1.jpg 0\nb/1.jpg 1\n")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x.jpg", "a/../../x.jpg", "C:\\x\\1.jpg", "..", "."])
+def test_paths_that_leave_data_root_are_refused(tmp_path, path):
+    with pytest.raises(DataError, match=r"train\.txt, line 2 must have a path below data_root"):
+        write_lists(tmp_path, f"a/1.jpg 0\n{path} 1\n")
+
+
+def test_absolute_path_below_data_root_becomes_relative(tmp_path):
+    assert write_lists(tmp_path, f"{tmp_path}/a/1.jpg 0\nb/1.jpg 1\n").paths[0] == "a/1.jpg"
+
+
+def test_nul_byte_is_refused_with_its_line(tmp_path):
+    with pytest.raises(DataError, match=r"train\.txt must be text, but line 2 has a NUL byte"):
+        write_lists(tmp_path, "a/1.jpg 0\nb/1\0.jpg 1\n")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.txt", "a.json.gz"])
+@pytest.mark.parametrize("text", ['{"images": [%s]}', '[{"file_name": "%s"}]'])
+def test_json_is_refused_in_one_short_sentence(tmp_path, name, text):
+    content = (text % ("1, " * 100_000)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(DataError, match=name.replace(".", r"\.")) as caught:
+        file_lists.read_list(tmp_path / name)
+    assert len(str(caught.value)) - len(str(tmp_path)) < 300
+    assert "JSON" in str(caught.value)
+
+
+def test_long_lines_and_control_characters_are_cut_and_escaped(tmp_path):
+    with pytest.raises(DataError) as caught:
+        write_lists(tmp_path, f"a/1.jpg 0\n\x1b[31m{'x' * 10_000}\n")
+    assert len(str(caught.value)) - len(str(tmp_path)) < 200
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
+    (tmp_path / "a.txt").mkdir() if kind == "folder" else os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match=r"list file .*a\.txt must be a regular file"):
+        file_lists.read_list(tmp_path / "a.txt")
+
+
+def test_home_and_variables_in_list_names_are_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SPLITS", "lists")
+    given = ListParams(train="~/a.txt", val="b.txt", test="$SPLITS/c.txt")
+    params = DatasetParams(dataset="file_lists", data_root="/x", lists=given)
+    wanted = {"train": tmp_path / "a.txt", "val": Path("/x/b.txt"), "test": Path("/x/lists/c.txt")}
+    assert file_lists.list_paths(params) == wanted
+    assert file_lists.SOURCE.files(params) == {f"lists.{part}": path for part, path in wanted.items()}

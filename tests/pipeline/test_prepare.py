@@ -3,6 +3,9 @@
 import pytest
 
 from longtail.core.errors import ConfigError, DataError
+from longtail.data.manifest import read_manifest
+from longtail.data.own_files import read_files
+from stages.paths import PREPARED
 from tests.conftest import write_params
 from tests.pipeline.helpers import refused
 
@@ -42,3 +45,27 @@ def test_labels_with_gaps_or_out_of_range_are_refused(tmp_path, list_root, stage
     if "7" in labels:
         write_params(tmp_path, settings, {"relabel": True, "image_size": 16})
         stage("prepare")
+
+
+def test_table_with_groups_is_prepared_with_what_it_says(tmp_path, list_root, stage):
+    lines = ["image_id,dx,fold,patient,age"]
+    for part in ("train", "test"):
+        for number, line in enumerate((list_root / f"{part}.txt").read_text().splitlines()):
+            path, label = line.rsplit(maxsplit=1)
+            lines.append(f"{path},class {label},{part},{part}{number // 2},{number}")
+    (list_root / "table.csv").write_bytes("\r\n".join([*lines, lines[1]]).encode("utf-8-sig"))
+    columns = {"path": "image_id", "label": "dx", "split": "fold", "group": "patient"}
+    settings = {"dataset": "table", "data_root": str(list_root), "table": "table.csv", "columns": columns}
+    write_params(tmp_path, settings, {"image_size": 16})
+    stage("prepare")
+    manifest = read_manifest(PREPARED)
+    rows = [line.split(",") for line in lines[1:]]
+    assert manifest.paths.tolist() == [row[0] for row in rows]
+    assert [manifest.class_names[label] for label in manifest.labels] == [row[1] for row in rows]
+    assert manifest.parts.tolist() == [row[2] for row in rows]
+    assert manifest.groups.tolist() == [row[3] for row in rows]
+    assert (PREPARED / "columns.csv").read_text().splitlines() == ["path,age", *(f"{row[0]},{row[4]}" for row in rows)]
+    assert list(read_files(PREPARED)) == ["table"]
+    write_params(tmp_path, {"imb_type": "natural"})
+    stage("prepare")
+    assert not (PREPARED / "columns.csv").exists() and not read_files(PREPARED), "those of another dataset"

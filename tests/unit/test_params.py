@@ -118,7 +118,7 @@ def test_unknown_key_without_a_near_one_gets_no_suggestion():
         ("seed: 2024-01-01", "seed must be a whole number, got 2024-01-01"),
         (
             "dataset: mnist",
-            "dataset must be one of cifar10, cifar100, digits, features, file_lists, image_folder, got mnist",
+            "dataset must be one of cifar10, cifar100, digits, features, file_lists, image_folder, table, got mnist",
         ),
         (
             "pretrain: {method: byol}",
@@ -221,6 +221,32 @@ def test_unknown_key_without_a_near_one_gets_no_suggestion():
             "dataset: file_lists\ndata_root: /x\nlists: {test: a}",
             "lists.train must be a list file with dataset: file_lists, got null",
         ),
+        (
+            "dataset: table\ndata_root: /x",
+            "table must be a file with dataset: table (or set lists.train and lists.test), got null",
+        ),
+        (
+            "dataset: table\ndata_root: /x\ntable: a.csv\nlists: {val: b.csv}",
+            "table must be null with lists.val, got a.csv",
+        ),
+        (
+            "dataset: table\ndata_root: /x\nlists: {train: a.csv}",
+            "lists.test must be a table file with dataset: table, got null",
+        ),
+        ("table: a.csv", "table must be null, its default, since it has no effect with dataset: digits, got a.csv"),
+        (
+            "columns: {path: image_id}",
+            "columns.path must be path, its default, since it has no effect with dataset: digits, got image_id",
+        ),
+        (
+            "dataset: table\ndata_root: /x\ntable: a.csv\ncolumns: {label: path}",
+            "columns.label must be another column than columns.path, got path",
+        ),
+        (
+            "columns: {lable: dx}",
+            "columns.lable is not a key (did you mean columns.label?)",
+        ),
+        ("columns: {path: null}", "columns.path must be text, got null"),
         ("dlsa: {proportion: 1.5}", "dlsa.proportion must be above 0 and at most 1, got 1.5"),
         ("dlsa: {proportion: 0}", "dlsa.proportion must be above 0 and at most 1, got 0"),
         ("dlsa: {depth: -1}", "dlsa.depth must be at least 0 and at most 100, got -1"),
@@ -411,6 +437,8 @@ def test_message_for_a_large_whole_number_shows_it_exactly(content):
         "runtime: {device: 'cuda:1'}",
         "dataset: image_folder\ndata_root: /x",
         "dataset: file_lists\ndata_root: /x\nlists: {train: a, test: b}",
+        "dataset: table\ndata_root: /x\nlists: {train: a.csv, test: b.csv}\ncolumns: {group: null}",
+        "dataset: table\ndata_root: /x\ntable: a.csv\ncolumns: {path: image_id}\nrelabel: true",
         "train: {epochs: 4, warmup_epochs: 4}",
         "train: {milestones: [10, 20], schedule: step}",
         "pretrain: {method: bns, bns: {temperature: 0.1, variant: paper}}",

@@ -386,7 +386,7 @@ def test_every_chosen_method_names_the_modules_that_it_needs():
     assert policies <= set(train(objective="paco", augment="crop", second_augment="sim").modules())
     for name in SOURCES.available():
         content = {"dataset": name, "data_root": "/x" if SOURCES.get(name).needs_data_root else None}
-        lists = {"lists": {"train": "a", "test": "b"}} if name == "file_lists" else {}
+        lists = {"lists": {"train": "a", "test": "b"}} if name in ("file_lists", "table") else {}
         dataset = check_params(content | lists).bound[TOP_LEVEL[0]]
         assert dataset.modules() == (SOURCES.module(name),)
 

@@ -8,7 +8,7 @@ import pytest
 from longtail.artifacts.checkpoints import save_checkpoint
 from longtail.artifacts.digest import file_digest
 from longtail.core.errors import ConfigError
-from longtail.data.own_files import files_table
+from longtail.data.own_files import files_table, write_files
 from stages import own_files
 from stages.own_files import own_files_digest, weights_digest
 from stages.paths import PREPARED, PRETRAINED
@@ -56,6 +56,36 @@ def test_what_was_prepared_counts_where_the_files_are_gone(content):
     for path in own.iterdir():
         path.unlink()
     assert own_files_digest(content) == before
+    files_table(PREPARED).unlink()
+    assert own_files_digest(content) != before
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"dataset": "file_lists", "lists": {"train": "b/list", "test": "list"}},
+        {"dataset": "table", "lists": {"train": "b/list", "test": "list"}},
+        {"dataset": "table", "table": "b/list"},
+    ],
+)
+def test_lists_and_tables_count_and_what_was_prepared_where_they_are_gone(content, given):
+    own = Path(content["data_root"])
+    (own / "b").mkdir()
+    files = {"lists.train": own / "b" / "list", "lists.test": own / "list"} if "lists" in given else {}
+    files = files or {"table": own / "b" / "list"}
+    for name, path in files.items():
+        path.write_text(name)
+    content = content | given
+    before = own_files_digest(content)
+    for path in files.values():
+        text = path.read_text()
+        path.write_text("corrected")
+        assert own_files_digest(content) != before
+        path.write_text(text)
+    write_files(PREPARED, {name: own_files.known_digest(path) for name, path in files.items()})
+    for path in files.values():
+        path.unlink()
+        assert own_files_digest(content) == before, "also if only one of them is gone"
     files_table(PREPARED).unlink()
     assert own_files_digest(content) != before
 

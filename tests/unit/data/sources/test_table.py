@@ -212,9 +212,7 @@ def test_contradictions_are_refused_with_their_lines(tmp_path):
 
 def test_group_in_two_parts_is_refused_with_the_number_and_the_way_out(tmp_path):
     content = "path,label,split,group\na.jpg,x,train,p\nb.jpg,y,train,q\nc.jpg,x,test,q\nd.jpg,y,test,p\n"
-    wanted = (
-        r"^group 'q' must be in one of .*, got train \(.*3\) and test \(.*4\); .*: 2 \(columns\.group: null"
-    )
+    wanted = r"^group 'q' must be in one of .*, got train \(.*3\) and test \(.*4\); .*: 2 \(columns\.group: null"
     with pytest.raises(DataError, match=wanted):
         read(tmp_path, "a.csv", content)
     assert len(read(tmp_path, "a.csv", content, group=None).paths) == 4

@@ -15,7 +15,7 @@ from longtail.artifacts.atomic import atomic_open
 from longtail.artifacts.checkpoints import read_meta
 from longtail.artifacts.digest import file_digest
 from longtail.core.errors import ConfigError
-from longtail.core.params import bind, keys_of
+from longtail.core.params import bind, keys_of, refuse
 from longtail.data.own_files import read_files
 from longtail.data.params import DatasetParams
 from longtail.data.sources import SOURCES
@@ -28,7 +28,7 @@ def own_files_digest(content: Mapping[str, Any]) -> str:
     """SHA-256 over names and contents of a source's few files; empty for a source without such files.
 
     Raises:
-        ConfigError: a file cannot be read.
+        ConfigError: a file cannot be read, or a list or table is missing and nothing was prepared from it.
     """
     params = bind(DatasetParams, {name: value for name, value in content.items() if name in keys_of(DatasetParams)})
     list_files = SOURCES.get(params.dataset).files
@@ -41,8 +41,9 @@ def own_files_digest(content: Mapping[str, Any]) -> str:
             digest = known_digest(path) if path.is_file() else recorded.get(name)
         except OSError as error:
             raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
-        if digest is not None:  # otherwise `prepare` names the missing file
-            found[name] = digest
+        if digest is None:
+            raise refuse(name, "an existing file", str(path))
+        found[name] = digest
     found = found or recorded
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 

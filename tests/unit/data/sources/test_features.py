@@ -284,4 +284,4 @@ def test_entry_needs_a_folder_has_no_images_and_knows_whether_there_is_a_val_par
     assert entry.has_val(params) is True
     assert entry.has_val(DatasetParams(dataset="features", data_root=str(folder / "none"))) is None
     (folder / "notes.txt").write_text("not read")
-    assert {path.name for path in entry.files(params)} == {path.name for path in folder.iterdir()} - {"notes.txt"}
+    assert entry.files(params) == {path.name: path for path in folder.iterdir() if path.name != "notes.txt"}

@@ -74,7 +74,7 @@ class PreparedImages:
 
     def _read(self, row: int) -> Image:
         root, path = Path(str(self._context.data_root)), str(self.manifest.paths[row])
-        return read_picture(root, path, str(self.manifest.sha256[row]))
+        return read_picture(root, path, str(self.manifest.sha256[row]), self.info.sixteen_bit)
 
     def digests(self) -> list[str]:
         """Digests of the split and of all files of the prepared dataset."""

@@ -34,6 +34,9 @@ def main() -> None:
         workers=context.runtime.workers,
         progress=context.runtime.progress,
         resize_later=later,
+        sixteen_bit=params.sixteen_bit,
+        resize=params.resize,
+        bad_images=params.bad_images,
     )
     size = f"{info.image_size} x {info.image_size} pixels"
     if later and info.storage == "paths":

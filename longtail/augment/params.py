@@ -19,5 +19,6 @@ class NormalizeParams(Group):
     crop: Literal["auto", "none"] = key(
         "auto",
         "without augmentation, `auto`: the center crop of the model with `pretrain.method: weights`, otherwise 224 of "
-        "256 pixels; `none`: the whole image, resized to a square. Images in memory are squares and not cropped",
+        "256 pixels, or the whole image with `resize: pad`; `none`: the whole image, resized to a square. Images in "
+        "memory are squares and not cropped",
     )

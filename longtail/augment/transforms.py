@@ -7,6 +7,7 @@ position.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from longtail.augment.policies import POLICIES, memory_policies, path_policies
 from longtail.augment.styles import STYLES
 from longtail.core.errors import ConfigError
 from longtail.data.manifest import DatasetInfo
+from longtail.data.pixels import squared
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,6 +70,8 @@ class Transform:
         interpolation: how images are resized: ``bilinear`` or ``bicubic``.
         crop_pct: share of the resized shorter side that the center crop of a file keeps; None resizes the whole image
             to a square. Images in memory are squares already, so they are never cropped.
+        resize: ``crop`` or ``pad`` makes a square of a file before anything else happens to it (see
+            ``longtail.data.pixels.squared``); ``squash`` does not. Always ``squash`` for images in memory.
     """
 
     policy: str
@@ -78,10 +82,11 @@ class Transform:
     second_policy: str | None = None
     interpolation: str = "bilinear"
     crop_pct: float | None = CROP_PCT
+    resize: str = "squash"
 
     def to_meta(self) -> dict[str, Any]:
         """All fields, without the later ones where they have their default, so that equal transforms are equal text."""
-        usual = {"interpolation": "bilinear", "crop_pct": CROP_PCT}
+        usual = {"interpolation": "bilinear", "crop_pct": CROP_PCT, "resize": "squash"}
         return {name: value for name, value in asdict(self).items() if usual.get(name, ...) != value}
 
     @classmethod
@@ -144,7 +149,8 @@ def resolve_transform(
             in [0, 1].
         train_pixels: (n, H, W, channels) uint8, the training images of a dataset in memory.
         jitter_strength: see ``Transform``.
-        crop: auto means the center crop of ``source``, or of CROP_PCT without one. none means the whole image.
+        crop: auto means the center crop of ``source``, or of CROP_PCT without one. none means the whole image, and so
+            does auto if the images are padded, since a crop would cut off what the padding keeps.
         image_size: side of the network's images in pixels; None for that of the prepared dataset.
         source: what the pretrained network expects, if it says so.
 
@@ -152,6 +158,7 @@ def resolve_transform(
         ConfigError: the constants do not suit the dataset.
     """
     in_memory = info.storage == "memory"
+    resize = "squash" if in_memory else info.resize
     mean: tuple[float, ...]
     std: tuple[float, ...]
     if normalize == "auto" and source is None:
@@ -179,7 +186,8 @@ def resolve_transform(
         std,
         image_size or info.image_size,
         interpolation="bilinear" if source is None else source.interpolation,
-        crop_pct=None if crop == "none" else CROP_PCT if source is None else source.crop_pct,
+        crop_pct=None if crop == "none" or resize == "pad" else CROP_PCT if source is None else source.crop_pct,
+        resize=resize,
     )
     return whole.with_policy(policy, jitter_strength, second_policy)
 
@@ -237,14 +245,16 @@ def path_transform(transform: Transform, train: bool, view: int = 0) -> Callable
     """Return the torchvision pipeline for one file and view: RGB picture -> (3, S, S) uint8.
 
     Outside training, the shorter side is resized to S / ``crop_pct`` and the center is cropped, or the whole image is
-    resized to a square.
+    resized to a square. With ``resize``, the picture becomes a square first, also in training.
     """
     from torchvision.transforms import v2
 
     from longtail.augment.files import whole_image
 
+    start: list[Any] = [] if transform.resize == "squash" else [partial(squared, resize=transform.resize)]
+    start.append(v2.PILToTensor())
     if not train:
-        return v2.Compose([v2.PILToTensor(), *whole_image(transform)])
+        return v2.Compose([*start, *whole_image(transform)])
     steps = POLICIES.get(transform.policy_of_view(view)).steps
     assert steps is not None, f"{transform.policy_of_view(view)} is a policy for images in memory"
-    return v2.Compose([v2.PILToTensor(), *steps(transform)])
+    return v2.Compose([*start, *steps(transform)])

@@ -4,6 +4,7 @@
 - ``classes.csv`` has the class names in label order.
 - ``dataset.json`` has the fields of DatasetInfo.
 - ``images.h5`` has the pixels, if the dataset is held in memory.
+- ``bad_images.csv`` has the files that cannot be used, with the reason; usually there are none.
 - ``files.csv`` has the digests of the lists or tables that name the images, if there are any.
 - ``columns.csv`` has the further columns of a table by path, if there are any.
 
@@ -11,22 +12,21 @@ A dataset that is features has other files in place of images; see ``longtail.da
 """
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from longtail.artifacts.hdf5 import read_hdf5
 from longtail.artifacts.tables import read_csv, read_json
 from longtail.core.errors import ArtifactError, DataError
+from longtail.data import pixels
 
 STAGE = "prepare"
 FEATURES = "features"  # the storage of a dataset without images
 IMAGES_SCHEMA = "longtail/images/1"
 MANIFEST_COLUMNS = ("index", "label", "part", "path", "sha256", "group")
-_UNDECODABLE = (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError)
 
 
 class ChangedImageError(DataError):
@@ -46,6 +46,8 @@ class DatasetInfo:
             without images.
         channels: 1 or 3; 0 without images.
         num_classes: C.
+        sixteen_bit, resize: how files become pixels; see ``longtail.data.pixels``. Stages that read files read them
+            from here.
     """
 
     dataset: str
@@ -53,6 +55,8 @@ class DatasetInfo:
     image_size: int
     channels: int
     num_classes: int
+    sixteen_bit: str = "scale"
+    resize: str = "squash"
 
     @property
     def without_images(self) -> str:
@@ -113,41 +117,30 @@ def read_verified(root: Path, path: str, sha256: str) -> bytes:
         DataError: the file cannot be read.
     """
     try:
-        content = (root / path).read_bytes()
-    except OSError as error:
-        raise DataError(f"image {root / path} cannot be read ({error.strerror}); if it moved, set data_root") from error
+        content = pixels.read_file(root / path)
+    except pixels.BadImageError as error:
+        raise DataError(f"image {root / path} {error}; if it moved, set data_root") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ChangedImageError(f"image {root / path} has changed since it was prepared")
     return content
 
 
-def read_picture(root: Path, path: str, sha256: str) -> Image.Image:
-    """One image file as an RGB picture, verified. Raises what ``read_verified`` and ``decode`` raise."""
-    return decode(read_verified(root, path, sha256), root / path)
+def read_picture(root: Path, path: str, sha256: str, sixteen_bit: str = "scale") -> Image.Image:
+    """One image file as an RGB picture, verified, with the pixels that ``prepare`` saw.
+
+    Args:
+        root, path, sha256: the file, and what it was when it was prepared.
+        sixteen_bit: see ``longtail.data.pixels.decode``; that of the prepared dataset's ``DatasetInfo``.
+
+    Raises:
+        ChangedImageError, DataError: see ``read_verified``, or the file cannot be decoded.
+    """
+    return decode(read_verified(root, path, sha256), root / path, sixteen_bit)
 
 
-def image_dimensions(content: bytes, name: Path) -> tuple[int, int]:
-    """(width, height) from the header. Raises a DataError that names an unreadable file."""
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.size
-    except _UNDECODABLE as error:
-        raise _undecodable(name, error) from error
-
-
-def decode(content: bytes, name: Path) -> Image.Image:
+def decode(content: bytes, name: Path, sixteen_bit: str = "scale") -> Image.Image:
     """An RGB picture. Raises a DataError that names an unreadable file."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):  # Pillow would clip their values to white
-                raise DataError(f"image {name} must have 8 bits per channel, got mode {image.mode}")
-            return image.convert("RGB")
-    except _UNDECODABLE as error:
-        if isinstance(error, DataError):
-            raise
-        raise _undecodable(name, error) from error
-
-
-def _undecodable(name: Path, error: Exception) -> DataError:
-    reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
-    return DataError(f"image {name} cannot be decoded: {reason}")
+        return pixels.decode(content, sixteen_bit)
+    except pixels.BadImageError as error:
+        raise DataError(f"image {name} {error}") from error

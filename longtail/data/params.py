@@ -56,6 +56,11 @@ def _without_images(params: "DatasetParams") -> str:
     return "" if SOURCES.get(params.dataset).has_images else f"dataset: {params.dataset}"
 
 
+def _without_files(params: "DatasetParams") -> str:
+    entry = SOURCES.get(params.dataset)
+    return "" if entry.has_images and entry.image_shape is None else f"dataset: {params.dataset}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetParams(Group):
     """Which images, and in what form later stages see them."""
@@ -91,6 +96,26 @@ class DatasetParams(Group):
         "`memory`: one uint8 array; `paths`: files that loader workers decode. auto: paths with `pretrain.method: "
         "weights`; otherwise memory if the median shorter side is at most 128 pixels and all images fit in 1 GiB",
         unused=_without_images,
+    )
+    sixteen_bit: Literal["scale", "window", "refuse"] = key(
+        "scale",
+        "gray images of more than 8 bits. `scale`: 16 bits are divided by 257; integers and floats are read as 0 to 1 "
+        "(floats only), 0 to 255 or 0 to 65535, whichever they fit first. `window`: the smallest value of each image "
+        "becomes 0, the largest 255. `refuse`: they are bad images",
+        unused=_without_files,
+    )
+    resize: Literal["squash", "crop", "pad"] = key(
+        "squash",
+        "how an image that is no square becomes one. `squash`: both sides are resized alone; `crop`: its center square "
+        "is used; `pad`: white is added at the shorter side. Files that stay files are cropped or padded before their "
+        "augmentation; `squash` leaves them to `crop` and the augmentation",
+        unused=_without_files,
+    )
+    bad_images: Literal["refuse", "skip"] = key(
+        "refuse",
+        "files that cannot be decoded. `refuse`: an error names them; `skip`: they are left out, with a remark. Both "
+        "list all of them in `data/prepared/bad_images.csv`",
+        unused=_without_files,
     )
     relabel: bool = key(
         False,

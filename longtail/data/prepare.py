@@ -1,12 +1,9 @@
 """Write a source in the common form of ``data/prepared``."""
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,17 +12,16 @@ from PIL import Image
 from longtail.artifacts.hdf5 import write_hdf5
 from longtail.artifacts.tables import write_csv, write_json
 from longtail.core.errors import ConfigError, DataError
-from longtail.core.progress import Progress
-from longtail.data.manifest import IMAGES_SCHEMA, MANIFEST_COLUMNS, DatasetInfo, decode, image_dimensions
+from longtail.data.manifest import IMAGES_SCHEMA, MANIFEST_COLUMNS, DatasetInfo
 from longtail.data.own_files import write_files
 from longtail.data.sources.base import Source, check_labels
+from longtail.data.survey import Survey, describe_bad, survey, without, write_bad_images
 
 MEMORY_BUDGET = 2**30  # bytes of pixels that `storage: auto` holds in memory
 SMALL_SIDE = 64
 PATH_SIDE = 224
 SMALL_MEDIAN = 128
-S = TypeVar("S")
-T = TypeVar("T")
+BAD_IMAGES = "bad_images.csv"
 
 
 def prepare(
@@ -38,6 +34,9 @@ def prepare(
     workers: int,
     progress: str,
     resize_later: bool = False,
+    sixteen_bit: str = "scale",
+    resize: str = "squash",
+    bad_images: str = "refuse",
 ) -> DatasetInfo:
     """Write ``source`` in the common form to ``folder``.
 
@@ -54,10 +53,14 @@ def prepare(
         progress: mode of the progress report.
         resize_later: images are resized where the network reads them, to a size that only later stages know. Then an
             array keeps its size, and ``auto`` leaves files where they are.
+        sixteen_bit: what happens to images of more than 8 bits: see ``longtail.data.pixels.decode``.
+        resize: how a file becomes a square: see ``longtail.data.pixels.squared``.
+        bad_images: what happens if files cannot be decoded. ``refuse`` raises an error, ``skip`` prints a remark and
+            leaves them out. Both list all of them in ``bad_images.csv``.
 
     Raises:
         ConfigError: image_size makes an array too large.
-        DataError: an image cannot be read (the message names it), or a class or label cannot be used.
+        DataError: images cannot be read (the message names the first ten), or a class or label cannot be used.
     """
     check_labels(source.labels, source.class_names, f"dataset: {dataset}")
     digests: Sequence[str] = [""] * len(source.labels)
@@ -71,15 +74,26 @@ def prepare(
                 _check_memory(len(source.images), size, source.images.shape[3])
             pixels = _resize_all(source.images, size)
         storage = "memory"
+        write_bad_images(folder / BAD_IMAGES, source, {})
     else:
         assert source.root is not None
-        digests, sizes = _survey(source.root, source.paths, workers, progress)
-        size, storage = _choose(sizes, image_size, storage, resize_later)
-        if storage == "memory":
-            print(f"{len(sizes)} images are held in memory at {size} x {size} pixels (image_size)")
-            pixels = _decode_all(source.root, source.paths, size, workers, progress)
+        found = survey(
+            source.root,
+            source.paths,
+            lambda sizes: _choose(sizes, image_size, storage, resize_later),
+            headers=storage == "auto" or (image_size is None and (storage == "memory" or resize_later)),
+            sixteen_bit=sixteen_bit,
+            resize=resize,
+            workers=workers,
+            progress=progress,
+        )
+        write_bad_images(folder / BAD_IMAGES, source, found.bad)
+        source, digests, pixels = _usable(source, found, bad_images, folder / BAD_IMAGES)
+        check_labels(source.labels, source.class_names, f"dataset: {dataset}")
+        size, storage = found.size, found.storage
+        _report(found, len(source.labels), sixteen_bit)
     channels = 3 if pixels is None else pixels.shape[3]
-    info = DatasetInfo(dataset, storage, size, channels, len(source.class_names))
+    info = DatasetInfo(dataset, storage, size, channels, len(source.class_names), sixteen_bit, resize)
     rows = range(len(source.labels))
     paths = source.paths or [""] * len(source.labels)
     groups = source.groups or [""] * len(source.labels)
@@ -101,39 +115,45 @@ def _write_columns(path: Path, source: Source) -> None:
         write_csv(path, source.columns)
 
 
-def _survey(root: Path, paths: Sequence[str], workers: int, progress: str) -> tuple[list[str], np.ndarray]:
-    """SHA-256 and (width, height) of every file."""
+def _usable(
+    source: Source, found: Survey, bad_images: str, table: Path
+) -> tuple[Source, Sequence[str], np.ndarray | None]:
+    """The source without its bad images, and the digests and pixels of the others."""
+    bad = found.bad
+    if not bad:
+        return source, found.digests, found.pixels
+    some = describe_bad(source, bad)
+    if bad_images == "refuse":
+        raise DataError(
+            f"{len(bad)} of {len(source.labels)} images below {source.root} cannot be used (bad_images: skip leaves "
+            f"them out; {table} lists them): {some}"
+        )
+    kept = without(source, bad, table)
+    print(f"{len(bad)} of {len(source.labels)} images are left out (bad_images: skip; {table} lists them): {some}")
+    digests = [digest for row, digest in enumerate(found.digests) if row not in bad]
+    return kept, digests, None if found.pixels is None else np.delete(found.pixels, list(bad), axis=0)
 
-    def look(path: str) -> tuple[str, tuple[int, int]]:
-        content = _read(root / path)
-        return hashlib.sha256(content).hexdigest(), image_dimensions(content, root / path)
 
-    results = _in_threads(look, paths, workers, Progress(len(paths), "reading images", progress))
-    return [digest for digest, _ in results], np.asarray([size for _, size in results])
+def _report(found: Survey, images: int, sixteen_bit: str) -> None:
+    if found.deep:
+        what = "scaled to 8 bits" if sixteen_bit == "scale" else "scaled from their own smallest and largest value"
+        print(f"{found.deep} of {images} images have more than 8 bits per channel: {what} (sixteen_bit: {sixteen_bit})")
+    if found.storage == "memory":
+        print(f"{images} images are held in memory at {found.size} x {found.size} pixels (image_size)")
 
 
-def _choose(sizes: np.ndarray, image_size: int | None, storage: str, resize_later: bool) -> tuple[int, str]:
-    alike = bool((sizes == sizes[0, 0]).all()) and sizes[0, 0] <= SMALL_SIDE
-    in_memory = image_size or (int(sizes[0, 0]) if alike else SMALL_SIDE)
+def _choose(sizes: np.ndarray | None, image_size: int | None, storage: str, resize_later: bool) -> tuple[int, str]:
+    """Side and storage of files. ``sizes`` (n, 2) are their widths and heights; None if they do not matter."""
+    alike = sizes is not None and bool((sizes == sizes[0, 0]).all()) and sizes[0, 0] <= SMALL_SIDE
+    own = int(sizes[0, 0]) if alike and sizes is not None else None
+    in_memory = image_size or own or SMALL_SIDE
     if resize_later and storage != "memory":
-        return image_size or (int(sizes[0, 0]) if alike else PATH_SIDE), "paths"
+        return image_size or own or PATH_SIDE, "paths"
     if storage == "auto":
-        small = np.median(sizes.min(axis=1)) <= SMALL_MEDIAN
-        storage = "memory" if small and len(sizes) * in_memory**2 * 3 <= MEMORY_BUDGET else "paths"
+        small = sizes is not None and np.median(sizes.min(axis=1)) <= SMALL_MEDIAN
+        fits = sizes is not None and len(sizes) * in_memory**2 * 3 <= MEMORY_BUDGET
+        storage = "memory" if small and fits else "paths"
     return (in_memory if storage == "memory" else image_size or PATH_SIDE), storage
-
-
-def _decode_all(root: Path, paths: Sequence[str], size: int, workers: int, progress: str) -> np.ndarray:
-    def load(row: int) -> None:
-        path = root / paths[row]
-        picture = decode(_read(path), path)
-        if picture.size != (size, size):
-            picture = picture.resize((size, size), Image.Resampling.BILINEAR)
-        pixels[row] = np.asarray(picture)
-
-    pixels = np.empty((len(paths), size, size, 3), np.uint8)
-    _in_threads(load, range(len(paths)), workers, Progress(len(paths), "decoding images", progress))
-    return pixels
 
 
 def _resize_all(images: np.ndarray, size: int) -> np.ndarray:
@@ -157,24 +177,3 @@ def _check_memory(images: int, size: int, channels: int) -> None:
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
     picture = Image.fromarray(image.squeeze(-1) if image.shape[2] == 1 else image)
     return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, -1)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"image {path} cannot be read: {error.strerror}") from error
-
-
-def _in_threads(function: Callable[[S], T], items: Sequence[S], workers: int, report: Progress) -> list[T]:
-    """``map`` in threads. Results keep their order, and so does the error that is raised if there are several."""
-    results = []
-    with report, ThreadPoolExecutor(max(1, workers)) as pool:
-        try:
-            for result in pool.map(function, items, chunksize=1):
-                results.append(result)
-                report.advance()
-        except DataError:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return results

@@ -143,17 +143,23 @@ class _Files(Dataset):
     """One item a file: uint8 views (views, 3, S, S); the key carries the seed, so workers hold no state."""
 
     def __init__(
-        self, root: Path, paths: np.ndarray, sha256: np.ndarray, transform: Transform, partners: "Partners"
+        self,
+        root: Path,
+        paths: np.ndarray,
+        sha256: np.ndarray,
+        transform: Transform,
+        partners: "Partners",
+        sixteen_bit: str,
     ) -> None:
-        self._root, self._paths, self._sha256 = root, paths, sha256
+        self._root, self._paths, self._sha256, self._sixteen_bit = root, paths, sha256, sixteen_bit
         self._transform, self._partners = transform, partners
         self._eval = path_transform(transform, train=False)
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, int]:
         row, views, seed = key
-        picture = read_picture(self._root, str(self._paths[row]), str(self._sha256[row]))
+        picture = read_picture(self._root, str(self._paths[row]), str(self._sha256[row]), self._sixteen_bit)
         if row in self._partners.files:
-            partner = read_picture(self._root, *self._partners.files[row])
+            partner = read_picture(self._root, *self._partners.files[row], self._sixteen_bit)
             picture = blend_pictures(picture, partner, self._partners.head_weight)
         if views == 0:
             return self._eval(picture), row
@@ -179,10 +185,11 @@ class PathImages:
         device: torch.device,
         workers: int,
         partners: Partners | None = None,
+        sixteen_bit: str = "scale",
     ) -> None:
         self.labels = labels
         self._labels = torch.from_numpy(labels).to(device)
-        self._files = _Files(root, paths, sha256, transform, partners or Partners({}))
+        self._files = _Files(root, paths, sha256, transform, partners or Partners({}), sixteen_bit)
         self._device, self._workers = device, workers
         self._side = transform.image_size
         self._normalize = normalizer(transform, device)
@@ -251,4 +258,5 @@ def open_part(
         )
     paths, sha256 = manifest.paths[index], manifest.sha256[index]
     partners = Partners.of(blends or Blends(), manifest, index)
-    return PathImages(Path(data_root), paths, sha256, labels, transform, device, workers, partners)
+    rule = manifest.info.sixteen_bit
+    return PathImages(Path(data_root), paths, sha256, labels, transform, device, workers, partners, rule)

@@ -225,7 +225,10 @@ def blend_triples(source: Source, blends: Blends) -> Iterator[tuple[Image.Image,
         if pixels is not None:
             return Image.fromarray(pixels[row].squeeze())
         return read_picture(
-            Path(str(source.params.get("data_root"))), str(manifest.paths[row]), str(manifest.sha256[row])
+            Path(str(source.params.get("data_root"))),
+            str(manifest.paths[row]),
+            str(manifest.sha256[row]),
+            manifest.info.sixteen_bit,
         )
 
     for image, partner in zip(blends.image[:PICTURES].tolist(), blends.partner[:PICTURES].tolist(), strict=True):

@@ -1,6 +1,7 @@
 """Augmentation and normalization against torchvision, image by image."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from longtail.augment.policies import memory_policies, path_policies
 from longtail.augment.simclr import draw_parameters, simclr_batch
 from longtail.augment.transforms import (
     CONSTANTS,
+    CROP_PCT,
     STYLES,
     InputConfig,
     Transform,
@@ -27,6 +29,7 @@ from longtail.augment.transforms import (
 )
 from longtail.core.errors import ConfigError
 from longtail.data.manifest import DatasetInfo
+from longtail.data.pixels import squared
 
 CPU = torch.device("cpu")
 
@@ -408,6 +411,42 @@ def test_evaluation_of_files_resizes_the_shorter_side_to_256_and_cuts_the_center
     resized = F.resize(F.pil_to_tensor(smooth(*size)), [256], antialias=True)
     assert min(resized.shape[1:]) == 256
     assert torch.equal(found, F.center_crop(resized, [224, 224]))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(("resize", "crop_pct"), [("crop", None), ("crop", CROP_PCT), ("pad", None)])
+def test_files_become_squares_before_everything_else(resize, crop_pct, train):
+    picture = smooth(300, 100)
+    transform = Transform("none", *CONSTANTS["imagenet"], 96, crop_pct=crop_pct)
+    found = path_transform(replace(transform, resize=resize), train)(picture)
+    assert torch.equal(found, path_transform(transform, train)(squared(picture, resize)))
+    if resize == "pad":
+        assert (found[:, :30] == 255).all() and (found[:, -30:] == 255).all() and not (found[:, 48] == 255).all()
+    elif crop_pct is not None:  # a center crop of the picture is that of its center square
+        assert torch.equal(found, path_transform(transform, train)(picture))
+
+
+def test_random_crops_stay_inside_the_center_square():
+    picture = Image.new("RGB", (300, 100), (255, 0, 0))
+    picture.paste((0, 0, 255), (100, 0, 200, 100))
+    augment = path_transform(Transform("resized_crop", *CONSTANTS["imagenet"], 16, resize="crop"), True)
+    assert all((augment(picture)[0] == 0).all() for _ in range(20))
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "expected"),
+    [("squash", "auto", CROP_PCT), ("crop", "auto", CROP_PCT), ("pad", "auto", None), ("crop", "none", None)],
+)
+def test_padded_files_are_not_cropped_again(resize, crop, expected):
+    found = resolve_transform(replace(info(storage="paths"), resize=resize), "none", "auto", None, crop=crop)
+    assert (found.resize, found.crop_pct) == (resize, expected)
+    assert Transform.from_meta(found.to_meta()) == found
+    assert ("resize" in found.to_meta()) == (resize != "squash")
+
+
+def test_images_in_memory_are_squares_whatever_made_them_so():
+    found = resolve_transform(replace(info(), resize="pad"), "none", "none", None)
+    assert (found.resize, found.crop_pct) == ("squash", CROP_PCT)
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -159,7 +159,7 @@ def test_prepare_twice_gives_the_same_bytes_with_any_number_of_workers(tmp_path,
     for workers, name in ((1, "a"), (5, "b")):
         run_prepare(image_folder.load(tmp_path / "in"), tmp_path / name, storage=storage, workers=workers)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert set(contents(tmp_path / "a")) == {"manifest.csv", "classes.csv", "dataset.json"} | (
+    assert set(contents(tmp_path / "a")) == {"manifest.csv", "classes.csv", "dataset.json", "bad_images.csv"} | (
         {"images.h5"} if storage == "memory" else set()
     )
 
@@ -197,7 +197,7 @@ def test_changed_or_missing_file_is_detected_and_named(tmp_path):
         read_verified(tmp_path / "in", path, digest)
     assert caught.value.maker == "prepare"
     file.unlink()
-    with pytest.raises(DataError, match=r"cat/0\.png cannot be read \(No such file.*set data_root"):
+    with pytest.raises(DataError, match=r"cat/0\.png cannot be read \(No such file.*\); if it moved, set data_root"):
         read_verified(tmp_path / "in", path, digest)
 
 

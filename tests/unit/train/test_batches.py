@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from longtail.artifacts.hdf5 import write_hdf5
-from longtail.augment.transforms import CONSTANTS, Transform, normalizer, path_transform
+from longtail.augment.transforms import CONSTANTS, Transform, normalizer, path_transform, resolve_transform
 from longtail.core.errors import ConfigError, DataError
 from longtail.data.manifest import DatasetInfo, Manifest
+from longtail.data.pixels import decode
 from longtail.train.batches import ImageSet, MemoryImages, PathImages, open_part
 
 CPU = torch.device("cpu")
@@ -246,6 +247,22 @@ def test_part_of_files_is_read_below_data_root(files, tmp_path):
     assert labels.tolist() == LABELS[INDEX].tolist()
     whole = torch.cat([batch for batch, _ in from_paths(files).eval_batches(10)])
     assert torch.equal(found, whole[INDEX])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_are_decoded_by_the_rules_of_the_prepared_dataset(tmp_path, workers):
+    deep = Image.fromarray(np.linspace(500, 9000, 24 * 16).astype(np.uint16).reshape(16, 24))
+    deep.save(tmp_path / "deep.png")
+    content = (tmp_path / "deep.png").read_bytes()
+    info = DatasetInfo("x", "paths", 16, 3, 2, sixteen_bit="window", resize="pad")
+    paths, digests = np.array(["deep.png"] * 2), np.array([hashlib.sha256(content).hexdigest()] * 2)
+    prepared = Manifest(info, ("a", "b"), np.array([0, 1]), np.array(["train"] * 2), paths, digests)
+    transform = resolve_transform(info, "none", "none", None)
+    images = open_part(prepared, tmp_path, str(tmp_path), np.array([0, 1]), transform, CPU, workers)
+    ((found, _),) = images.eval_batches(2)
+    expected = path_transform(transform, train=False)(decode(content, "window"))
+    assert all(torch.equal(image.mul(255).round(), expected.float()) for image in found)
+    assert found[0, 0, 0].min() == 1 and found[0].min() < 0.1, "white above, black below"
 
 
 def test_part_of_files_without_data_root_is_refused(files, tmp_path):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -160,14 +160,17 @@ def without(source: Source, bad: dict[int, str], table: Path) -> Source:
             f"cannot be used (bad_images: skip); {table} lists them, the first is "
             f"{describe_bad(source, dict(list(bad.items())[:1]))}"
         )
-    rows = kept.tolist()
-    return replace(
-        source,
-        labels=source.labels[kept],
-        parts=source.parts[kept],
-        paths=tuple(source.paths[row] for row in rows),
-        groups=tuple(source.groups[row] for row in rows) if source.groups else (),
-    )
+    of_images = {name: value for name, value in vars(source).items() if name != "class_names"}
+    return replace(source, **{name: _rows(value, kept) for name, value in of_images.items()})
+
+
+def _rows(value: Any, kept: np.ndarray) -> Any:
+    """The rows of a field that has one per image; other fields as they are."""
+    if isinstance(value, np.ndarray):
+        return value[kept]
+    if isinstance(value, pd.DataFrame):
+        return value.iloc[kept].reset_index(drop=True)
+    return tuple(value[row] for row in kept.tolist()) if isinstance(value, tuple) and value else value
 
 
 def _printable(text: str) -> str:

@@ -33,6 +33,7 @@ from benchmarks import (
     heads,
     ipdpp,
     objectives,
+    prepare,
     real_features,
     simclr,
 )
@@ -190,6 +191,13 @@ def test_direct_class_aware_draws_hold_every_class_once_a_turn() -> None:
     blocks = y[list(features.CyclicSampler(y, 24))].reshape(-1, features.SAMPLES_PER_CLASS)
     assert (blocks == blocks[:, :1]).all()
     assert (np.sort(blocks[:, 0].reshape(-1, 3), axis=1) == np.arange(3)).all()
+
+
+def test_prepare_benchmark_prints_its_table(capsys: pytest.CaptureFixture) -> None:
+    prepare.main(["--images", "4", "--repeats", "1"])
+    output = capsys.readouterr().out
+    assert [row[:2] for row in rows_of(output, "files")] == [["500 x 375 JPEG", "paths"], ["32 x 32 PNG", "memory"]]
+    assert "peak memory" in output and "held in memory" not in output
 
 
 def test_augmentation_benchmark_agrees_with_torchvision_and_prints_its_tables(

@@ -29,6 +29,25 @@ def test_unreadable_image_is_named(tmp_path, image_root, stage):
     refused(DataError, lambda: stage("prepare"), "class 1/003.jpg")
 
 
+def test_unreadable_images_are_listed_and_may_be_left_out(tmp_path, image_root, stage, capsys):
+    bad = ["train/class 1/003.jpg", "test/class 0/000.jpg"]
+    for name in bad:
+        (image_root / name).write_bytes((image_root / name).read_bytes()[:-40])
+    settings = {"dataset": "image_folder", "data_root": str(image_root), "resize": "pad"}
+    write_params(tmp_path, settings)
+    for storage in ("memory", "paths"):
+        write_params(tmp_path, settings, {"storage": storage})
+        refused(DataError, lambda: stage("prepare"), "2 of ", "data/prepared/bad_images.csv lists them", *bad)
+        assert [path.name for path in (tmp_path / "data/prepared").iterdir()] == ["bad_images.csv"]
+    write_params(tmp_path, settings, {"bad_images": "skip", "storage": "paths"})
+    stage("prepare")
+    assert "2 of " in (said := capsys.readouterr().out) and all(name in said for name in bad)
+    table = (tmp_path / "data/prepared/bad_images.csv").read_text()
+    manifest = (tmp_path / "data/prepared/manifest.csv").read_text()
+    assert all(name in table and name not in manifest for name in bad)
+    assert '"resize": "pad"' in (tmp_path / "data/prepared/dataset.json").read_text()
+
+
 @pytest.mark.parametrize("labels", ["0 1 2 7", "0 1 2 -1"])
 def test_labels_with_gaps_or_out_of_range_are_refused(tmp_path, list_root, stage, labels):
     new = dict(zip("0123", labels.split(), strict=True))

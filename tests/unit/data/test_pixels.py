@@ -98,6 +98,13 @@ def test_cmyk_follows_pillow():
     np.testing.assert_allclose(found, light[..., :3] * light[..., 3:] / 255, atol=1)
 
 
+def test_cmyk_photograph_follows_pillow():
+    content = encoded(picture(40, 32, "CMYK"), "JPEG")
+    expected = Image.open(io.BytesIO(content)).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(decode(content)), np.asarray(expected))
+    assert decode(content, reduced=True).size == (5, 4)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_laid_on_white(mode):
     colors = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
@@ -313,6 +320,13 @@ def test_postscript_starts_no_program(monkeypatch):
     monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("a program was started"))
     with pytest.raises(BadImageError, match="PostScript"):
         decode(content)
+
+
+def test_unknown_pixel_format_is_a_bad_image():
+    size = struct.pack("<IIIIII", 0x1007, 8, 8, 0, 0, 0)
+    unknown = struct.pack("<II4sIIIII", 32, 4, b"ZZZZ", 0, 0, 0, 0, 0)
+    with pytest.raises(BadImageError, match="cannot be decoded: Unimplemented pixel format"):
+        decode(b"DDS " + struct.pack("<I", 124) + size + bytes(44) + unknown + bytes(20))
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("Unimplemented"), KeyError(3), MemoryError(), RecursionError()])

@@ -129,6 +129,8 @@ def _check_together(params: Params) -> None:
     source = SOURCES.get(dataset.dataset)
     if not source.has_images:
         _check_without_images(params, f"dataset: {dataset.dataset}, which has no images")
+    if not source.may_be_unsplit:
+        check_unset(split, f"dataset: {dataset.dataset}, whose test part is fixed", ["test_share"])
     has_val = source.has_val(dataset)
     if has_val and split.val_per_class != 0:  # 0 says that none are drawn, which is so
         check_unset(split, f"dataset: {dataset.dataset}, which has a val part of its own", ["val_per_class"])

@@ -25,6 +25,8 @@ def main() -> None:
         split_seed=params.split_seed,
         class_counts=params.class_counts,
         similar=None if similar.head is None else Similar(**vars(similar)),
+        test_share=params.test_share,
+        groups=manifest.groups if len(manifest.groups) else None,
     )
     parts = {"train": split.train, "val": split.val, "test": split.test}
     index = np.concatenate(list(parts.values()))

@@ -178,6 +178,13 @@ class SplitParams(Group):
         "keeps all its images",
         unused=only_with(imb_type="counts"),
     )
+    test_share: float = key(
+        0.2,
+        "share of each class that becomes the test part, at least one image of a class with two; for a dataset that is "
+        "not split",
+        above=0,
+        below=1,
+    )
     val_per_class: int = key(
         10,
         "images per class that are held out for selection *before* subsampling, at most a fifth of the class. 0: the "

@@ -155,6 +155,37 @@ def hold_out(labels: np.ndarray, candidates: np.ndarray, counts: np.ndarray, *st
     return np.concatenate(chosen).astype(np.int64)
 
 
+def hold_out_groups(
+    labels: np.ndarray, candidates: np.ndarray, groups: np.ndarray, counts: np.ndarray, *stream: int | str
+) -> np.ndarray:
+    """Draw at most ``counts[k]`` candidates of each class k, whole groups only.
+
+    Groups come in random order, and one is taken if no class gets more than its count. So a class can get less, and a
+    class whose groups are all too large gets nothing. The int64 indices are sorted by class, then by value.
+
+    Args:
+        labels: (N,) labels of the whole dataset.
+        candidates: indices into the dataset.
+        groups: (N,) names of the groups of the whole dataset; an image with an empty one is a group on its own.
+        counts: (C,).
+        stream: names the random generator.
+    """
+    own = np.flatnonzero(groups[candidates] == "")
+    _, group = np.unique(groups[candidates], return_inverse=True)
+    group[own] = group.max() + 1 + np.arange(len(own))
+    order = np.argsort(group, kind="stable")
+    members = np.split(candidates[order], np.flatnonzero(np.diff(group[order])) + 1)
+    left = counts.copy()
+    chosen = []
+    for number in generator(*stream).permutation(len(members)):
+        given, sizes = np.unique(labels[members[number]], return_counts=True)
+        if (sizes <= left[given]).all():
+            left[given] -= sizes
+            chosen.append(members[number])
+    rows = np.sort(np.concatenate([np.empty(0, np.int64), *chosen]).astype(np.int64))
+    return rows[np.argsort(labels[rows], kind="stable")]
+
+
 def make_split(
     labels: np.ndarray,
     parts: np.ndarray,
@@ -166,22 +197,28 @@ def make_split(
     split_seed: int,
     class_counts: Sequence[int] | Mapping[str, int] | None = None,
     similar: Similar | None = None,
+    test_share: float = 0.2,
+    groups: np.ndarray | None = None,
 ) -> Split:
     """Split a dataset into a long-tailed train part, a held-out val part and a test part.
 
-    - Test: the dataset's own part. A dataset that comes as one ``pool`` gives 40 test images per class.
+    - Test: the dataset's own part. A dataset that comes as one ``pool`` gives 40 test images per class. One that is not
+      split (``all``) gives ``test_share`` of each class, at least one image of a class with two.
     - Val: the dataset's own part if it has one. Otherwise min(val_per_class, floor(n_c / 5)) images of each class c are
       drawn from the training pool before subsampling.
+    - Images of one group stay in one part, so a class may get fewer test or val images.
 
     Args:
         labels: (N,) labels of the whole dataset.
-        parts: (N,) strings, ``train``, ``val``, ``test`` or ``pool``.
+        parts: (N,) strings, ``train``, ``val``, ``test``, ``pool`` or ``all``.
         class_names: (C,), used in errors.
         imb_type, imb_factor: see ``long_tailed_counts``; with ``counts`` see ``explicit_counts``.
         val_per_class: at most this many val images per class; 0 means none.
         split_seed: seeds all draws.
         class_counts: the counts of ``counts``.
         similar: blends some training images; None for none.
+        test_share: see above.
+        groups: (N,) names of what stays together, empty for an image on its own; None without groups.
 
     Raises:
         DataError: a class has no training or no test images, or a pool has too few images.
@@ -208,11 +245,25 @@ def make_split(
             )
         test = hold_out(labels, pool, np.full(num_classes, TEST_PER_CLASS), split_seed, "test")
         train = np.setdiff1d(pool, test)
+    grouped = groups is not None and (groups != "").any()
+
+    def draw(candidates: np.ndarray, wanted: np.ndarray, stream: str) -> np.ndarray:
+        if not grouped:
+            return hold_out(labels, candidates, wanted, split_seed, stream)
+        assert groups is not None
+        return hold_out_groups(labels, candidates, groups, wanted, split_seed, stream)
+
+    unsplit = np.flatnonzero(parts == "all")
+    if len(unsplit):
+        images = count(unsplit)
+        wanted = np.minimum(np.maximum((images * test_share).astype(np.int64), 1), images - 1)
+        test = draw(unsplit, np.maximum(wanted, 0), "test")
+        train = np.setdiff1d(unsplit, test)
     require(train, "training")
     require(test, "test")
     if len(val) == 0 and val_per_class > 0:
         wanted = np.minimum(val_per_class, count(train) // VAL_SHARE)
-        val = hold_out(labels, train, wanted, split_seed, "val")
+        val = draw(train, wanted, "val")
         train = np.setdiff1d(train, val)
     if imb_type == "counts":
         assert class_counts is not None, "imb_type counts without class_counts"

@@ -15,7 +15,7 @@ import numpy as np
 
 from longtail.core.params import keys_of
 from longtail.data.manifest import Manifest, read_manifest
-from longtail.data.params import DatasetParams
+from longtail.data.params import DatasetParams, SplitParams
 from longtail.data.splits import make_split
 from longtail.methods.pretraining import WEIGHTS
 from stages.paths import PREPARED, RAW, SCRATCH
@@ -51,6 +51,8 @@ class Source:
             imb_factor=1,
             val_per_class=0,
             split_seed=split_seed,
+            test_share=self.params.get("test_share", SplitParams().test_share),
+            groups=manifest.groups if len(manifest.groups) else None,
         )
         return int(np.bincount(manifest.labels[split.train], minlength=len(manifest.class_names)).min())
 

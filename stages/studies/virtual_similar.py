@@ -199,6 +199,8 @@ def blended_pictures(options: argparse.Namespace, source: Source, share: float) 
         class_counts=chosen.class_counts,
         val_per_class=0,
         split_seed=seed,
+        test_share=chosen.test_share,
+        groups=manifest.groups if len(manifest.groups) else None,
         similar=Similar(head, tail, share, HEAD_WEIGHT),
     )
     triples = list(blend_triples(source, split.blends))

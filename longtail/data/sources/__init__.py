@@ -27,6 +27,7 @@ class SourceEntry:
         files: parameters -> the user's own few files whose content decides what ``prepare`` writes, by the names of
             ``Source.digests``. A file that may be left out is named if it is there. None for a source without such
             files.
+        may_be_unsplit: whether it may come without a test part, so that ``test_share`` draws one.
         has_val: parameters -> whether the source has a val part of its own; None if only its files can tell.
     """
 
@@ -36,6 +37,7 @@ class SourceEntry:
     has_images: bool = True
     image_shape: tuple[int, int] | None = None
     files: Callable[[DatasetParams], dict[str, Path]] | None = None
+    may_be_unsplit: bool = False
     has_val: Callable[[DatasetParams], bool | None] = lambda params: False
 
 

@@ -254,4 +254,4 @@ def _has_val(params: "DatasetParams") -> bool | None:
     return None if params.table is not None else params.lists.val is not None
 
 
-SOURCE = SourceEntry(load=_load, needs_data_root=True, files=_files, has_val=_has_val)
+SOURCE = SourceEntry(load=_load, needs_data_root=True, files=_files, may_be_unsplit=True, has_val=_has_val)

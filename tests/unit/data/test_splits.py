@@ -346,3 +346,44 @@ def test_larger_explicit_sets_contain_smaller_ones_with_the_same_seed_only():
 def test_explicit_counts_that_do_not_fit_are_refused_by_class(given, message):
     with pytest.raises(ConfigError, match=message):
         explicit(given)
+
+
+def unsplit(sizes=(40, 10, 3, 2, 1), groups=None, **changes):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    names = tuple("abcdefgh"[: len(sizes)])
+    settings = {"imb_type": "natural", "imb_factor": 1, "val_per_class": 0, "split_seed": 0} | changes
+    parts = np.full(len(labels), "all")
+    return labels, make_split(labels, parts, names, **settings, groups=None if groups is None else np.asarray(groups))
+
+
+def test_a_share_of_each_class_of_an_unsplit_dataset_is_its_test_part():
+    labels, split = unsplit((40, 10, 3, 2))
+    assert np.bincount(labels[split.test]).tolist() == [8, 2, 1, 1]
+    assert sorted([*split.train, *split.test]) == list(range(55))
+    labels, half = unsplit((40, 10, 3, 2), test_share=0.5, split_seed=1)
+    assert np.bincount(labels[half.test]).tolist() == [20, 5, 1, 1]
+
+
+def test_a_class_of_one_image_has_no_test_image_and_is_named():
+    with pytest.raises(DataError, match=r"class 4 \(e\) has no test image"):
+        unsplit()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_stay_in_one_part_and_the_shares_are_kept_where_they_can_be(seed):
+    sizes = (60, 30, 20)
+    labels = np.repeat(np.arange(3), sizes)
+    site = np.array([f"site {number % 20}" for number in range(len(labels))], dtype="U8")
+    site[:10] = ""  # images on their own
+    found, split = unsplit(sizes, site, split_seed=seed, val_per_class=5)
+    assert np.array_equal(found, labels)
+    parts = {name: set(site[getattr(split, name)]) - {""} for name in ("train", "val", "test")}
+    assert not parts["train"] & parts["test"] and not parts["train"] & parts["val"] and not parts["val"] & parts["test"]
+    test = np.bincount(labels[split.test], minlength=3)
+    assert (test <= [12, 6, 4]).all() and (test >= [8, 3, 2]).all()
+    assert len(set(split.train) | set(split.val) | set(split.test)) == len(labels)
+
+
+def test_groups_of_one_image_each_fill_the_share_exactly():
+    labels, split = unsplit((40, 10, 5), [f"g{number}" for number in range(55)])
+    assert np.bincount(labels[split.test]).tolist() == [8, 2, 1]

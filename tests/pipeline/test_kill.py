@@ -176,10 +176,13 @@ every_stage = pytest.mark.parametrize(
 
 @every_stage
 def test_killed_at_random_moments_gives_the_same_bytes(ready):
-    """Twice two kills, and the second finds what the first has left."""
+    """Two kills, of which the second finds what the first has left, twice. On a busy machine kills may come before any
+    checkpoint, so there are more attempts until two came after one."""
     whole, seconds = ready.undisturbed()
     resumed = 0
-    for attempt in range(2):
+    for attempt in range(8):
+        if attempt >= 2 and resumed >= 2:
+            break
         ready.remove_outputs()
         stream = np.random.default_rng(attempt)
         for moment in (stream.uniform(0.1, 0.8), stream.uniform(0.1, 0.5)):

@@ -229,11 +229,11 @@ def test_missing_file_runs_nothing_again_until_pretraining_needs_it(project):
     """As in a clone that has only pulled the results."""
     (project.folder / "a.pth").unlink()
     assert stages_run(project.dvc("repro", "train_backbone")) == []
-    write_params(project.folder, given("a.pth"), {"seed": 1})
+    write_params(project.folder, given("a.pth"), {"seed": 1}, heads=HEADS)
     for _ in range(2):  # the first one removes the old weights, and with them the digest
         output = project.dvc("repro", "train_backbone", check=False)
         assert "pretrain.weights must be an existing file, got a.pth" in output
-    write_params(project.folder, given("a.pth"))
+    write_params(project.folder, given("a.pth"), heads=HEADS)
     project.dvc("checkout", "pretrain")
     assert stages_run(project.dvc("repro", "train_backbone")) == []
 

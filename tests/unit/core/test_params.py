@@ -96,7 +96,7 @@ def refusal(**values: Any) -> str:
         ({"shown": 1}, "outer.shown must be true or false, got 1"),
         ({"shown": "true"}, "outer.shown must be true or false, got 'true'"),
         ({"limit": "none"}, "outer.limit must be a whole number or one of auto, all, got none"),
-        ({"inner": {"depth": 3}}, "outer.inner must be a group of keys, got {'depth': 3}"),
+        ({"inner": {"depth": 3}}, "outer.inner must be a group of keys, got {depth: 3}"),
         ({"inner": None}, "outer.inner must be a group of keys, got null"),
     ],
 )

@@ -106,7 +106,7 @@ def write(page: Page, found: pd.DataFrame, options: argparse.Namespace, source: 
                 if "published" in chosen and chosen["published"].notna().all():
                     lines.append(Line.over_seeds(f"{label}, published", chosen["depth"], chosen["published"]))
             panels.append(Panel(TITLES[str(method)], lines))
-        page.add_figure(line_figure(panels, "layers", "top-1, %", from_zero=False), f"imbalance factor {factor:g}")
+        page.add_figure(line_figure(panels, "layers", "top-1, %", percent=False), f"imbalance factor {factor:g}")
     gain = found.pivot_table(index=["factor", "depth", "method", "seed"], columns="ssp", values="top1")
     if {False, True} <= set(gain.columns):
         difference = (gain[True] - gain[False]).dropna()

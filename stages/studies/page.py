@@ -55,8 +55,11 @@ class Panel:
     lines: Sequence[Line]
 
 
-def line_figure(panels: Sequence[Panel], x_label: str, y_label: str, from_zero: bool = True) -> str:
-    """Panels side by side, as SVG. A line of one label has one color. The same numbers give the same bytes."""
+def line_figure(panels: Sequence[Panel], x_label: str, y_label: str, percent: bool = True) -> str:
+    """Panels side by side, as SVG. ``percent`` shows 0 to 100.
+
+    A label has one color in all panels. The same numbers give the same bytes.
+    """
     plot = _pyplot()
     figure, axes = plot.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.2), squeeze=False)
     labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
@@ -69,8 +72,8 @@ def line_figure(panels: Sequence[Panel], x_label: str, y_label: str, from_zero: 
             axis.errorbar(line.x, line.y, yerr=spread, fmt=f"o{style}", **look)
         axis.set_title(_plain(panel.title), fontsize=10)
         axis.set_xlabel(x_label, fontsize=8)
-        if from_zero:
-            axis.set_ylim(bottom=0)
+        if percent:
+            axis.set_ylim(0, 103)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel(y_label, fontsize=8)

@@ -168,7 +168,7 @@ def cosine_figure(found: pd.DataFrame) -> str:
         for method, rows in found.groupby("pretrain", sort=False)
     ]
     panel = Panel("likeness of the two classes", lines)
-    return line_figure([panel], "share of blended head images", "cosine", from_zero=False)
+    return line_figure([panel], "share of blended head images", "cosine", percent=False)
 
 
 def trend(method: str, label: str, rows: pd.DataFrame, x: str) -> str:

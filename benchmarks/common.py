@@ -15,6 +15,7 @@ from longtail.core.yaml import parse_yaml
 from longtail.methods.heads import HEADS
 from longtail.methods.stage_methods import STAGE_METHODS
 from longtail.params import check_params
+from stages.recipe import assign, parse_setting
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("prepare", "subsample", "pretrain", "train_backbone", "extract_features")
@@ -45,12 +46,7 @@ def _gpu() -> str:
 def override(params: dict[str, Any], settings: list[str]) -> None:
     """Apply ``group.key=value`` settings in place. Values are YAML."""
     for setting in settings:
-        key, _, value = setting.partition("=")
-        *groups, last = key.split(".")
-        target = params
-        for group in groups:
-            target = target.setdefault(group, {})
-        target[last] = parse_yaml(value)
+        assign(params, *parse_setting(setting))
 
 
 def write_params(folder: Path, settings: list[str]) -> None:

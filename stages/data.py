@@ -1,7 +1,6 @@
 """The prepared dataset and its split, as the stages that train or run a network read them."""
 
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 from PIL.Image import Image
@@ -11,7 +10,7 @@ from longtail.artifacts.tables import read_csv
 from longtail.augment.transforms import Transform
 from longtail.core.errors import ArtifactError
 from longtail.data.blends import Blends, blend_pictures, blend_pixels
-from longtail.data.manifest import read_manifest, read_picture, read_pixels
+from longtail.data.manifest import read_manifest, read_pixels, read_row
 from longtail.data.splits import Split
 from longtail.train.batches import ImageSet, open_part
 from stages.context import Context
@@ -73,8 +72,7 @@ class PreparedImages:
         )
 
     def _read(self, row: int) -> Image:
-        root, path = Path(str(self._context.data_root)), str(self.manifest.paths[row])
-        return read_picture(root, path, str(self.manifest.sha256[row]), self.info.sixteen_bit)
+        return read_row(self.manifest, str(self._context.data_root), row)
 
     def digests(self) -> list[str]:
         """Digests of the split and of all files of the prepared dataset."""

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from longtail.artifacts.digest import Scalar
 from longtail.artifacts.head_files import HeadFile, read_head
 from longtail.artifacts.left_out import left_out_reason
 from longtail.artifacts.predictions import Predictions, read_predictions
-from longtail.artifacts.tables import read_csv, write_csv, write_json
+from longtail.artifacts.tables import write_csv, write_json
 from longtail.core.errors import ArtifactError
 from longtail.evaluation import plot_tables
 from longtail.evaluation.metrics import DETAIL_KEYS, SUMMARY_KEYS, select_keys, summarize
@@ -20,8 +19,9 @@ from longtail.evaluation.shots import Shots
 from longtail.methods.heads import HEADS
 from longtail.methods.stage_methods import STAGE_METHODS, StageMethod
 from stages.context import Context, run
-from stages.paths import CLASS_COUNTS, METRICS, MODELS, PLOTS, PREDICTIONS
 from stages.paths import HEADS as HEAD_FILES
+from stages.paths import METRICS, MODELS, PLOTS, PREDICTIONS
+from stages.stored_run import read_class_counts
 
 
 @dataclass(frozen=True)
@@ -143,18 +143,6 @@ def _as_number(value: Scalar) -> Scalar:
 def _require_same_split(path: Path, made_by: str, split_digest: str, table: Predictions) -> None:
     if split_digest != table.split_digest:
         raise ArtifactError(path, "belongs to another split than the predictions", made_by)
-
-
-def read_class_counts(table: Predictions) -> pd.DataFrame:
-    """label, name, train, val and test of each class."""
-    test = np.bincount(table.label, minlength=table.num_classes)
-    counts = read_csv(
-        CLASS_COUNTS, made_by="subsample", columns=["label", "name", "train", "val", "test"], text=["name"]
-    )
-    for part, expected in (("train", table.train_counts), ("test", test)):
-        if not np.array_equal(counts[part], expected):
-            raise ArtifactError(CLASS_COUNTS, f"counts other {part} images than the predictions", "subsample")
-    return counts
 
 
 if __name__ == "__main__":

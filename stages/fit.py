@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longtail.core.errors import ConfigError
-from longtail.core.yaml import parse_yaml, read_yaml
+from longtail.core.yaml import read_yaml
 from longtail.train.params import RuntimeParams
 from stages import recipe
 from stages.commands import environment
@@ -44,17 +44,8 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     usual = RuntimeParams().threads
     if read_yaml(PARAMS).get("runtime", {}).get("threads", usual) == usual:  # one core is left to decode images
         changes["runtime"] = {"threads": max(usual, (os.cpu_count() or 1) - 1)}
-    for assignment in options.set:
-        name, equals, value = assignment.partition("=")
-        if not (name and equals):
-            raise ConfigError(f"--set must be KEY=VALUE, such as imb_type=exp, got {assignment}")
-        group = changes
-        *path, last = name.split(".")
-        for part in path:
-            group = group.setdefault(part, {})
-            if not isinstance(group, dict):
-                raise ConfigError(f"--set must name a key of params.yaml, got {name}")
-        group[last] = parse_yaml(f"value: {value}")["value"]
+    for setting in options.set:
+        recipe.assign(changes, *recipe.parse_setting(setting))
     return changes
 
 

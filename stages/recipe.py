@@ -25,6 +25,7 @@ from stages.context import run
 RECIPES = Path(__file__).parent.parent / "recipes"
 KEYS = {"source", "aim", "params"}
 KEPT = {"seed", "runtime"}
+WHOLE = {"class_counts"}  # a mapping that is one value
 
 
 def names() -> list[str]:
@@ -63,6 +64,35 @@ def overlay(params: dict[str, Any], changes: dict[str, Any]) -> None:
             overlay(params[key], value)
         elif key not in params or params[key] != value:
             params[key] = value
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Full name and value of a setting ``group.key=value``; the value is YAML.
+
+    Raises:
+        ConfigError: the text has another form.
+    """
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ConfigError(f"--set must be KEY=VALUE, such as imb_type=exp, got {text}")
+    return name, parse_yaml(f"value: {value}")["value"]
+
+
+def assign(params: dict[str, Any], name: str, value: Any) -> None:
+    """Set ``group.key`` in nested parameters, in place. A group is laid over the one that is there.
+
+    Raises:
+        ConfigError: a part of the name is a key with a value, not a group.
+    """
+    *path, last = name.split(".")
+    for part in path:
+        params = params.setdefault(part, {})
+        if not isinstance(params, dict):
+            raise ConfigError(f"--set must name a key of params.yaml, got {name}")
+    if last in WHOLE:
+        params[last] = value
+    else:
+        overlay(params, {last: value})
 
 
 def with_defaults(changes: dict[str, Any]) -> dict[str, Any]:

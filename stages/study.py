@@ -15,14 +15,14 @@ from typing import Any
 from longtail.core.errors import ConfigError
 from longtail.core.params import bind
 from longtail.core.seeds import SeedParams
-from longtail.core.yaml import parse_yaml, read_yaml
+from longtail.core.yaml import read_yaml
 from longtail.params import check_params
 from longtail.train.params import RuntimeParams
 from stages.context import check_file, run
 from stages.paths import PARAMS
-from stages.recipe import overlay, read_recipe, with_defaults
+from stages.recipe import assign, overlay, parse_setting, read_recipe, with_defaults
 from stages.studies.page import Page
-from stages.studies.runs import Experiments, FailedRunError, Run, assign
+from stages.studies.runs import Experiments, FailedRunError, Run
 from stages.studies.source import prepare
 
 STUDIES = {
@@ -114,11 +114,10 @@ def refuse_varied(options: argparse.Namespace, runs: Sequence[Run]) -> None:
     Raises:
         ConfigError: names the key.
     """
-    varied = {key for one in runs for key in one.settings} - set(options.pretrain_settings) | {"pretrain.method"}
-    fixed = varied if getattr(options, "starts", False) else varied - {"pretrain.method"}
-    for assignment in options.set:
-        name = assignment.partition("=")[0]
-        if any(key == name or key.startswith(f"{name}.") for key in fixed):
+    varied = {key for one in runs for key in one.settings} - (options.pretrain_settings.keys() - {"pretrain.method"})
+    for setting in options.set:
+        name, _ = parse_setting(setting)
+        if any(key == name or key.startswith(f"{name}.") for key in varied):
             raise ConfigError(f"--set cannot change {name}, which the study {options.study} sets itself")
 
 
@@ -136,15 +135,12 @@ def parameters(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
     if options.dataset is not None:
         content["dataset"] = options.dataset
     pretraining = {}
-    for assignment in options.set:
-        name, equals, value = assignment.partition("=")
-        if not (name and equals):
-            raise ConfigError(f"--set must be KEY=VALUE, such as train.epochs=10, got {assignment}")
-        parsed = parse_yaml(f"value: {value}")["value"]
+    for setting in options.set:
+        name, value = parse_setting(setting)
         if name.startswith("pretrain.") and getattr(options, "starts", False):
-            pretraining[name] = parsed
+            pretraining[name] = value
         else:
-            assign(content, name, parsed)
+            assign(content, name, value)
     if isinstance(content.get("data_root"), str):  # runs have folders of their own
         content["data_root"] = str(Path(content["data_root"]).absolute())
     weights = content.get("pretrain", {}).get("weights")

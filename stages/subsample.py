@@ -6,7 +6,7 @@ import pandas as pd
 from longtail.artifacts.tables import write_csv
 from longtail.data.manifest import read_manifest
 from longtail.data.params import SimilarParams, SplitParams
-from longtail.data.splits import Similar, Split, make_split
+from longtail.data.splits import Split, split_dataset
 from stages.context import Context, run
 from stages.paths import BLEND_COLUMNS, CLASS_COUNTS, PREPARED, SPLIT, SPLIT_COLUMNS
 
@@ -15,19 +15,7 @@ def main() -> None:
     context = Context("subsample")
     params, similar = context.top_level(SplitParams), context.group(SimilarParams)
     manifest = read_manifest(PREPARED)
-    split = make_split(
-        manifest.labels,
-        manifest.parts,
-        manifest.class_names,
-        imb_type=params.imb_type,
-        imb_factor=params.imb_factor,
-        val_per_class=params.val_per_class,
-        split_seed=params.split_seed,
-        class_counts=params.class_counts,
-        similar=None if similar.head is None else Similar(**vars(similar)),
-        test_share=params.test_share,
-        groups=manifest.groups if len(manifest.groups) else None,
-    )
+    split = split_dataset(manifest, params, similar)
     parts = {"train": split.train, "val": split.val, "test": split.test}
     index = np.concatenate(list(parts.values()))
     part = np.repeat(list(parts), [len(rows) for rows in parts.values()])

@@ -138,6 +138,11 @@ def read_picture(root: Path, path: str, sha256: str, sixteen_bit: str = "scale")
     return decode(read_verified(root, path, sha256), root / path, sixteen_bit)
 
 
+def read_row(manifest: Manifest, root: str | Path, row: int) -> Image.Image:
+    """One image of a dataset in files below ``root``. Raises what ``read_picture`` raises."""
+    return read_picture(Path(root), str(manifest.paths[row]), str(manifest.sha256[row]), manifest.info.sixteen_bit)
+
+
 def decode(content: bytes, name: Path, sixteen_bit: str = "scale") -> Image.Image:
     """An RGB picture. Raises a DataError that names an unreadable file."""
     try:

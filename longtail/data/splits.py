@@ -18,6 +18,8 @@ from longtail.core.errors import ConfigError, DataError
 from longtail.core.params import show
 from longtail.core.seeds import generator
 from longtail.data.blends import Blends, draw_blends, find_class
+from longtail.data.manifest import Manifest
+from longtail.data.params import SimilarParams, SplitParams
 
 TEST_PER_CLASS = 40
 VAL_SHARE = 5
@@ -34,16 +36,6 @@ class Split:
     val: np.ndarray
     test: np.ndarray
     blends: Blends = field(default_factory=Blends)
-
-
-@dataclass(frozen=True)
-class Similar:
-    """Which blends to draw: see ``longtail.data.blends.draw_blends``. Classes are names or labels."""
-
-    head: int | str
-    tail: int | str
-    share: float
-    head_weight: float
 
 
 def long_tailed_counts(pool: np.ndarray, imb_type: str, imb_factor: float) -> np.ndarray:
@@ -196,7 +188,7 @@ def make_split(
     val_per_class: int,
     split_seed: int,
     class_counts: Sequence[int] | Mapping[str, int] | None = None,
-    similar: Similar | None = None,
+    similar: SimilarParams | None = None,
     test_share: float = 0.2,
     groups: np.ndarray | None = None,
 ) -> Split:
@@ -216,7 +208,7 @@ def make_split(
         val_per_class: at most this many val images per class; 0 means none.
         split_seed: seeds all draws.
         class_counts: the counts of ``counts``.
-        similar: blends some training images; None for none.
+        similar: which training images are blended; None, or without a head, none are.
         test_share: see above.
         groups: (N,) names of what stays together, empty for an image on its own; None without groups.
 
@@ -245,12 +237,10 @@ def make_split(
             )
         test = hold_out(labels, pool, np.full(num_classes, TEST_PER_CLASS), split_seed, "test")
         train = np.setdiff1d(pool, test)
-    grouped = groups is not None and (groups != "").any()
 
     def draw(candidates: np.ndarray, wanted: np.ndarray, stream: str) -> np.ndarray:
-        if not grouped:
+        if groups is None or not (groups != "").any():
             return hold_out(labels, candidates, wanted, split_seed, stream)
-        assert groups is not None
         return hold_out_groups(labels, candidates, groups, wanted, split_seed, stream)
 
     unsplit = np.flatnonzero(parts == "all")
@@ -272,10 +262,27 @@ def make_split(
         counts = long_tailed_counts(count(train), imb_type, imb_factor)
     rng = np.random.RandomState(split_seed)
     train = select(labels, train, counts, rng)
-    if similar is None:
+    if similar is None or similar.head is None:
         return Split(train, val, test)
     head, tail = (find_class(getattr(similar, name), class_names, f"similar.{name}") for name in ("head", "tail"))
     if head == tail:
         raise ConfigError(f"similar.tail must be another class than similar.head, got {show(similar.tail)}")
     blends = draw_blends(labels, train, head, tail, similar.share, similar.head_weight, rng)
     return Split(train, val, test, blends)
+
+
+def split_dataset(manifest: Manifest, params: SplitParams, similar: SimilarParams | None = None) -> Split:
+    """The split of a prepared dataset that the parameters ask for. Raises what :func:`make_split` raises."""
+    return make_split(
+        manifest.labels,
+        manifest.parts,
+        manifest.class_names,
+        imb_type=params.imb_type,
+        imb_factor=params.imb_factor,
+        val_per_class=params.val_per_class,
+        split_seed=params.split_seed,
+        class_counts=params.class_counts,
+        similar=similar,
+        test_share=params.test_share,
+        groups=manifest.groups,
+    )

@@ -128,8 +128,23 @@ def percent(fraction: float) -> float:
     return round(100 * float(fraction), 2)
 
 
+def accuracy_measures(predictions: Predictions, counts: np.ndarray, shots: Shots) -> dict[str, float]:
+    """``all``, the groups, ``macro``, ``worst`` and, with 5 classes or more, ``top5``, in percent with 2 decimals.
+
+    Args and errors are those of :func:`summarize`.
+    """
+    accuracy = class_accuracy(predictions)
+    measures = {"all": percent(predictions.correct.mean())}
+    measures |= {name: percent(mean) for name, mean in group_means(accuracy, group_of(counts, shots)).items()}
+    measures["worst"] = percent(accuracy.min())
+    if predictions.num_classes >= 5:
+        in_top = (predictions.top_class[:, :5] == predictions.label[:, None]).any(axis=1)
+        measures["top5"] = percent(in_top.mean())
+    return measures
+
+
 def summarize(predictions: Predictions, counts: np.ndarray, shots: Shots) -> dict[str, float | int]:
-    """All measures of one method in one mapping: ``SUMMARY_KEYS`` first, then ``DETAIL_KEYS``.
+    """All measures of one method in one mapping: those of ``SUMMARY_KEYS`` and of ``DETAIL_KEYS``.
 
     Accuracies and calibration errors are in percent with 2 decimals, ``nll`` is in nats with 4. Groups without classes
     are left out, and so is ``top5`` with fewer than 5 classes. ``selected_on_test`` and ``uncalibrated`` are present,
@@ -153,17 +168,12 @@ def summarize(predictions: Predictions, counts: np.ndarray, shots: Shots) -> dic
     groups = group_of(counts, shots)
     correct, confidence = predictions.correct, predictions.confidence
 
-    measures: dict[str, float | int] = {"all": percent(correct.mean())}
-    measures |= {name: percent(mean) for name, mean in group_means(accuracy, groups).items()}
-    measures["worst"] = percent(accuracy.min())
+    measures: dict[str, float | int] = {**accuracy_measures(predictions, counts, shots)}
     measures["ece"] = percent(expected_calibration_error(confidence, correct))
     measures["nll"] = round(-float(predictions.label_log_probability.astype(np.float64).mean()), 4) + 0.0
     if predictions.selected_on_test:
         measures["selected_on_test"] = 1
 
-    if predictions.num_classes >= 5:
-        in_top = (predictions.top_class[:, :5] == predictions.label[:, None]).any(axis=1)
-        measures["top5"] = percent(in_top.mean())
     measures["f1"] = percent(macro_f1(predictions.label, predictions.predicted))
     measures["harmonic"] = percent(harmonic_mean(accuracy))
     measures["geometric"] = percent(geometric_mean(accuracy))

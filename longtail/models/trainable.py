@@ -8,7 +8,6 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from longtail.core.errors import ConfigError
 
-TRAINABLE = ("all", "head", "last_stage", "norm", "bias")
 # How timm's models call their stages, unless that is a part of their head.
 _STAGE = re.compile(
     r"^(?!head|final_conv|conv_head|last_conv).*\b(stages?|layers?|blocks?|features|s|denseblock|mixed)[._]?\d", re.I

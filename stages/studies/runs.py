@@ -27,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from longtail.core.errors import ConfigError, LongtailError
+from longtail.core.yaml import read_yaml
 from longtail.params import check_params, defaults
-from stages.check import fingerprint
+from stages.check import DAG, fingerprint
 from stages.commands import environment
 from stages.evaluate_backbone import BACKBONE_METRICS
 from stages.fingerprints import Sources
 from stages.paths import PARAMS, RAW, SCRATCH
-from stages.recipe import overlay
+from stages.recipe import assign
 
 TARGET = "evaluate_backbone"
 BEFORE_TRAINING = (("prepare", ""), ("subsample", ""), ("pretrain", ""))
@@ -115,12 +116,17 @@ class Experiments:
         return content
 
     def _experiment_name(self, name: str, content: Mapping[str, Any]) -> str:
-        return f"{self._study}-{name}-{self._digest(content, STAGES)}"
+        values = {key: value for key, value in content.items() if key != "runtime"}
+        return f"{self._study}-{name}-{self._digest(values, content, STAGES)}"
 
-    def _digest(self, content: Mapping[str, Any], stages: Sequence[tuple[str, str]]) -> str:
-        """Of everything that the results of the stages depend on."""
-        left_out = {"runtime"} if stages is STAGES else {"runtime", "train", *content.keys() - _PREPARING}
-        values = {key: value for key, value in content.items() if key not in left_out}
+    def _pretraining(self, content: Mapping[str, Any]) -> str:
+        """Digest of what the result of ``pretrain`` depends on. Its parameters are those that dvc.yaml names."""
+        dag = read_yaml(DAG)["stages"]
+        names = sorted({name for stage, _ in BEFORE_TRAINING for name in dag[stage]["params"]})
+        return self._digest([(name, _value(content, name)) for name in names], content, BEFORE_TRAINING)
+
+    def _digest(self, values: Any, content: Mapping[str, Any], stages: Sequence[tuple[str, str]]) -> str:
+        """Of parameters, and of the code that the stages reach with them."""
         digests = [fingerprint(self._sources, stage, argument, content) for stage, argument in stages]
         text = json.dumps([values, digests], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -131,7 +137,7 @@ class Experiments:
         """Run them, at most ``jobs`` at a time. Of several with the same pretraining, one goes first."""
         start = last = time.monotonic()
         done = 0
-        shared = {run.name: self._digest(contents[run.name], BEFORE_TRAINING) for run in runs}
+        shared = {run.name: self._pretraining(contents[run.name]) for run in runs}
         pretrained: set[str] = {
             digest for name, digest in shared.items() if contents[name]["pretrain"]["method"] == "none"
         }
@@ -260,9 +266,11 @@ class Experiments:
         return self._folder / f"{experiment}.log"
 
 
-_PREPARING = {"dataset", "data_root", "lists", "image_size", "storage", "relabel", "imb_type", "imb_factor",
-              "class_counts", "val_per_class", "split_seed", "seed", "similar", "normalize", "crop",
-              "pretrain"}  # fmt: skip
+def _value(content: Any, name: str) -> Any:
+    """The value of ``group.key``; None if it is left out."""
+    for part in name.split("."):
+        content = content.get(part) if isinstance(content, Mapping) else None
+    return content
 
 
 @contextmanager
@@ -277,20 +285,6 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def assign(content: dict[str, Any], name: str, value: Any) -> None:
-    """Set ``group.key`` in nested parameters. A mapping of class counts is one value."""
-    *path, last = name.split(".")
-    group = content
-    for part in path:
-        group = group.setdefault(part, {})
-        if not isinstance(group, dict):
-            raise ConfigError(f"{name} is not a key: {part} is no group")
-    if isinstance(value, dict) and isinstance(group.get(last), dict) and name != "class_counts":
-        overlay(group[last], value)
-    else:
-        group[last] = value
 
 
 def git(*arguments: str) -> str:

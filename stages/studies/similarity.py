@@ -11,11 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from longtail.artifacts.feature_set import features_file
-from longtail.artifacts.features import read_features
-from longtail.artifacts.predictions import read_predictions
-from longtail.artifacts.tables import read_csv, write_json
-from longtail.core.errors import ArtifactError, ConfigError
+from longtail.artifacts.tables import write_json
+from longtail.core.errors import ConfigError
 from longtail.core.params import bind
 from longtail.core.yaml import read_yaml
 from longtail.evaluation.metrics import class_accuracy, group_of
@@ -30,8 +27,8 @@ from longtail.evaluation.similarity import (
     head_classes,
 )
 from stages.evaluate import table_rows
-from stages.evaluate_backbone import CLASS_COLUMNS
-from stages.paths import CLASS_COUNTS, FEATURES, PARAMS, PREDICTIONS
+from stages.paths import PARAMS
+from stages.stored_run import read_row
 from stages.studies.page import FOLDER, Page, matrix_figure, scatter_figure
 
 NAME = "similarity"
@@ -51,12 +48,7 @@ def main(options: argparse.Namespace) -> None:
     if rows[options.method] == "finetune_ipdpp":
         raise ConfigError(f"--method must be a row on the stored features, got {options.method}, which finetunes them")
     shots = bind(Shots, read_yaml(PARAMS).get("shots", {}))
-    path = PREDICTIONS / f"{options.method}.h5"
-    predictions = read_predictions(path, rows[options.method])
-    train = read_features(features_file(FEATURES, "train"))
-    if train.split_digest != predictions.split_digest:
-        raise ArtifactError(path, "belongs to another split than the features", rows[options.method])
-    names = read_csv(CLASS_COUNTS, made_by="subsample", columns=CLASS_COLUMNS, text=("name",))["name"].tolist()
+    predictions, train, names = read_row(options.method, rows[options.method])
     counts, accuracy = predictions.train_counts, class_accuracy(predictions)
     groups = group_of(counts, shots)
     means = class_means(train.features, train.labels, predictions.num_classes)
@@ -65,17 +57,17 @@ def main(options: argparse.Namespace) -> None:
     heads = head_classes(counts, groups)
 
     found = class_table(names, counts, groups, accuracy, likeness, plain, confused, heads)
-    measured = correlations(accuracy, np.log(counts), found["similarity"].to_numpy(float))
+    nearest = found["similarity"].to_numpy(float)
+    measured = correlations(accuracy, np.log(counts), nearest)
     page = Page(NAME, "Which classes suffer from whom", f"longtail study {NAME} --method {options.method}")
     page.add_text(str(__doc__).split("\n\n")[1])
     page.add_text(verdict(measured, found))
     page.add_table(correlation_table(measured), 2)
-    likeness_of = found["similarity"].to_numpy(float)
     page.add_figure(
         scatter_figure(
             [
                 ("training images (log10)", np.log10(counts), 100 * accuracy),
-                ("similarity to the nearest head class", likeness_of, 100 * accuracy),
+                ("similarity to the nearest head class", nearest, 100 * accuracy),
             ],
             "accuracy, %",
         ),

@@ -16,7 +16,7 @@ import numpy as np
 from longtail.core.params import keys_of
 from longtail.data.manifest import Manifest, read_manifest
 from longtail.data.params import DatasetParams, SplitParams
-from longtail.data.splits import make_split
+from longtail.data.splits import split_dataset
 from longtail.methods.pretraining import WEIGHTS
 from stages.paths import PREPARED, RAW, SCRATCH
 
@@ -40,32 +40,27 @@ class Source:
         """(C,)."""
         return self.manifest.class_names
 
+    def split_params(self, **changes: Any) -> SplitParams:
+        """The parameters of the study's split, with some changed."""
+        own = {name: self.params[name] for name in keys_of(SplitParams) if name in self.params}
+        return SplitParams(**own | changes)
+
     def smallest_pool(self, split_seed: int) -> int:
         """Training images of the smallest class, once test images are taken off and nothing is held out."""
-        manifest = self.manifest
-        split = make_split(
-            manifest.labels,
-            manifest.parts,
-            manifest.class_names,
-            imb_type="natural",
-            imb_factor=1,
-            val_per_class=0,
-            split_seed=split_seed,
-            test_share=self.params.get("test_share", SplitParams().test_share),
-            groups=manifest.groups if len(manifest.groups) else None,
-        )
-        return int(np.bincount(manifest.labels[split.train], minlength=len(manifest.class_names)).min())
+        params = self.split_params(imb_type="natural", val_per_class=0, split_seed=split_seed)
+        train = split_dataset(self.manifest, params).train
+        return int(np.bincount(self.manifest.labels[train], minlength=len(self.class_names)).min())
 
 
 def prepare(params: Mapping[str, Any]) -> Source:
     """Prepare the dataset of a study beside the workspace, once for these parameters and files."""
     chosen = {name: params[name] for name in keys_of(DatasetParams) if name in params}
     weights = params.get("pretrain", {}).get("method") == WEIGHTS
-    identity = [chosen, weights and params.get("train", {}).get("backbone"), _listing(params.get("data_root"))]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    folder = (SCRATCH / "studies" / f"data-{digest}").absolute()
+    identity = json.dumps([chosen, weights and params.get("train", {}).get("backbone")], sort_keys=True)
+    name = f"data-{hashlib.sha256(identity.encode()).hexdigest()[:10]}-"
+    folder = (SCRATCH / "studies" / (name + _listing(params.get("data_root"))[:10])).absolute()
     if not (folder / PREPARED / "dataset.json").is_file():
-        for older in folder.parent.glob("data-*"):
+        for older in folder.parent.glob(f"{name}*"):  # of other files, or half-written
             shutil.rmtree(older)
         folder.mkdir(parents=True)
         if params.get("data_root") is None:

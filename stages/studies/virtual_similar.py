@@ -7,7 +7,6 @@ class loses accuracy as the share grows or as the weight of the head image falls
 import argparse
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,10 @@ import pandas as pd
 from PIL import Image
 
 from longtail.core.errors import ConfigError
-from longtail.core.params import bind, keys_of
-from longtail.data.blends import Blends, blend, blend_pictures, find_class
-from longtail.data.manifest import read_picture, read_pixels
-from longtail.data.params import SplitParams
-from longtail.data.splits import Similar, make_split
+from longtail.data.blends import Blends, blend_pictures, find_class
+from longtail.data.manifest import read_pixels, read_row
+from longtail.data.params import SimilarParams
+from longtail.data.splits import split_dataset
 from longtail.methods.pretraining import METHODS
 from stages.studies.page import Line, Page, Panel, line_figure
 from stages.studies.published import SIMILAR_BY_HEAD_WEIGHT, SIMILAR_BY_SHARE
@@ -189,19 +187,10 @@ def blended_pictures(options: argparse.Namespace, source: Source, share: float) 
     """Some head images, the tail images that they are blended with, and the blends, as PNG, with a caption."""
     head, tail = classes(options, source)
     manifest, seed = source.manifest, options.seeds[0]
-    chosen = bind(SplitParams, {name: source.params[name] for name in keys_of(SplitParams) if name in source.params})
-    split = make_split(
-        manifest.labels,
-        manifest.parts,
-        manifest.class_names,
-        imb_type=chosen.imb_type,
-        imb_factor=chosen.imb_factor,
-        class_counts=chosen.class_counts,
-        val_per_class=0,
-        split_seed=seed,
-        test_share=chosen.test_share,
-        groups=manifest.groups if len(manifest.groups) else None,
-        similar=Similar(head, tail, share, HEAD_WEIGHT),
+    split = split_dataset(
+        manifest,
+        source.split_params(val_per_class=0, split_seed=seed),
+        SimilarParams(head=head, tail=tail, share=share, head_weight=HEAD_WEIGHT),
     )
     triples = list(blend_triples(source, split.blends))
     sheet = Image.new("RGB", (len(triples) * (SIDE + 8) + 8, 3 * (SIDE + 8) + 8), "white")
@@ -226,17 +215,8 @@ def blend_triples(source: Source, blends: Blends) -> Iterator[tuple[Image.Image,
     def read(row: int) -> Image.Image:
         if pixels is not None:
             return Image.fromarray(pixels[row].squeeze())
-        return read_picture(
-            Path(str(source.params.get("data_root"))),
-            str(manifest.paths[row]),
-            str(manifest.sha256[row]),
-            manifest.info.sixteen_bit,
-        )
+        return read_row(manifest, source.params["data_root"], row)
 
     for image, partner in zip(blends.image[:PICTURES].tolist(), blends.partner[:PICTURES].tolist(), strict=True):
         pair = (read(image), read(partner))
-        if pixels is not None:
-            blended = Image.fromarray(blend(np.asarray(pair[0]), np.asarray(pair[1]), blends.head_weight))
-        else:
-            blended = blend_pictures(*pair, blends.head_weight)
-        yield (*pair, blended)
+        yield (*pair, blend_pictures(*pair, blends.head_weight))

@@ -31,17 +31,22 @@ class Project:
     plain: bool = False
     first_output: str = ""
 
-    def call(self, *command: str, check: bool = True) -> str:
-        """stdout and stderr of a command in the repository."""
+    def environment(self) -> dict[str, str]:
+        """That of the repository's commands."""
         first = [] if self.plain else [str(shared_commands().folder)]
         path = os.pathsep.join([*first, str(BIN), os.environ["PATH"]])
         environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
         environment |= {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@t", "GIT_COMMITTER_NAME": "t"}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)  # users' machines do write compiled modules
         environment |= {"GIT_COMMITTER_EMAIL": "t@t", "DVC_NO_ANALYTICS": "1", "DVC_STUDIO_OFFLINE": "1"}
-        environment["DVC_SITE_CACHE_DIR"] = str(self.folder / ".dvc/tmp/site")
+        environment["DVC_SITE_CACHE_DIR"] = str(self.folder / ".dvc" / "tmp" / "site")
+        return environment
+
+    def call(self, *command: str, check: bool = True) -> str:
+        """stdout and stderr of a command in the repository."""
+        environment = self.environment()
         result = subprocess.run(
-            [shutil.which(command[0], path=path) or command[0], *command[1:]],
+            [shutil.which(command[0], path=environment["PATH"]) or command[0], *command[1:]],
             cwd=self.folder,
             env=environment,
             text=True,

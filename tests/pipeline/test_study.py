@@ -33,7 +33,7 @@ def test_a_killed_study_goes_on_and_nothing_runs_twice(project):
         cwd=project.folder,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=project.environment(),
     )
     for line in first.stdout:
         if "1 of 2" in line:

@@ -6,7 +6,8 @@ from PIL import Image
 
 from longtail.core.errors import ConfigError
 from longtail.data.blends import Blends, blend, blend_pictures, blend_pixels, draw_blends, find_class
-from longtail.data.splits import Similar, make_split
+from longtail.data.params import SimilarParams
+from longtail.data.splits import make_split
 
 NAMES = tuple("abcdefghij")
 LABELS = np.repeat(np.arange(10), 6000)
@@ -15,7 +16,7 @@ CIFAR10_LT = {"imb_type": "exp", "imb_factor": 100, "val_per_class": 0}
 
 
 def split(share: float = 0.1, head=0, tail=9, seed: int = 0, **changes):
-    similar = Similar(head, tail, share, 0.2)
+    similar = SimilarParams(head=head, tail=tail, share=share, head_weight=0.2)
     return make_split(LABELS, PARTS, NAMES, **CIFAR10_LT | changes, split_seed=seed, similar=similar)
 
 

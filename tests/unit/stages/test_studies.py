@@ -9,9 +9,10 @@ import pytest
 from longtail.core.errors import ConfigError
 from longtail.core.yaml import read_yaml
 from longtail.data.manifest import DatasetInfo, Manifest
+from stages.recipe import assign
 from stages.studies import architectures, published, toy, virtual_similar
 from stages.studies.page import Line, Page, Panel, line_figure, matrix_figure
-from stages.studies.runs import Experiments, assign
+from stages.studies.runs import Experiments
 from stages.studies.source import Source
 from tests.conftest import merged
 from tests.imports import ROOT
